@@ -1,0 +1,46 @@
+# Everything goes through .venv, made once from Python, make and the package index alone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+OUT ?= runs/quickstart
+
+# Tests never ask a network, and their workers share the cores instead of fighting for them.
+TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint format docs clean
+
+help: ## List what can be made.
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 20
+
+quickstart: $(READY) ## See the whole road run offline, in minutes (OUT=folder).
+	$(BIN)/clipdistill quickstart --out $(OUT)
+
+test: $(READY) ## Run the tests, offline (ARGS="-k words" picks some).
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+lint: $(READY) ## Check style, types and layers.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## Repair what ruff can repair.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(READY) ## Write docs/cli.md anew from the commands' help.
+	$(BIN)/python tools/make_cli_docs.py
+
+clean: ## Delete the virtual environment, caches and the quickstart's results.
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf runs/quickstart src/*.egg-info
+	find src tests tools scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Made again when what is to be installed changes.
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): PyTorch is large, this takes a few minutes the first time."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@touch $@

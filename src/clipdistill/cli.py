@@ -1,0 +1,390 @@
+"""The command line: the verbs, the options that all of them take, what is printed, exit codes.
+
+This is the only place that prints, sets up logging or exits.  A verb is a stage's function: its
+options are derived from the function's signature and docstring, and the function is imported only
+when the verb runs.
+
+With `--json` exactly one JSON object goes to stdout, whatever happens: the result, or
+`{"error": {"type", "message", "exit_code"}}`.  A sentence for people goes to stderr as well.
+
+Exit codes: 0 done; 2 wrong command line; 130 stopped with Ctrl-C; the others are in `errors`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
+
+from .errors import ClipDistillError, MissingExtraError, did_you_mean
+from .progress import reporting
+
+if TYPE_CHECKING:
+    from .results import Result
+
+log = logging.getLogger(__name__)
+
+ABOUT = "Prompts in, a small, fast image classifier out, with no labels."
+WRONG_COMMAND_LINE = 2
+INTERRUPTED = 130
+UNEXPECTED = 1
+
+TRAIN_PACKAGES = {
+    "accelerate": "accelerate",
+    "onnx": "onnx",
+    "onnxscript": "onnxscript",
+    "open_clip": "open_clip_torch",
+    "pyarrow": "pyarrow",
+    "safetensors": "safetensors",
+    "tensorboard": "tensorboard",
+    "timm": "timm",
+    "torch": "torch",
+    "torchvision": "torchvision",
+}
+"""Module -> package of the extra "train", for the message when one is missing."""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command.
+
+    Attributes:
+        name: as it is typed.
+        target: "module:function", imported when the verb runs.
+        help: one line for the list of commands.
+        examples: command lines for the end of its help.
+    """
+
+    name: str
+    target: str
+    help: str
+    examples: tuple[str, ...]
+
+    def epilogue(self) -> str:
+        """The examples as they stand in the help."""
+        title = "Example:" if len(self.examples) == 1 else "Examples:"
+        return "\n".join([title, "", *(f"    {example}" for example in self.examples)])
+
+
+VERBS = (
+    Verb(
+        "quickstart",
+        "clipdistill.stages.quickstart:quickstart",
+        "See the whole road run offline, on drawn pictures, in minutes.",
+        ("clipdistill quickstart --out runs/quickstart",),
+    ),
+    Verb(
+        "embed",
+        "clipdistill.stages.embed:embed",
+        "Embed images with an OpenCLIP teacher.",
+        (
+            "clipdistill embed photos runs/embeddings",
+            "clipdistill embed photos runs/embeddings --model-name local-dir:teacher",
+        ),
+    ),
+    Verb(
+        "embed-text",
+        "clipdistill.stages.embed_text:embed_text",
+        "Embed prompts with the teacher's text tower.",
+        (
+            "clipdistill embed-text prompts.txt runs/text.npy",
+            'clipdistill embed-text names.txt runs/text.npy --template "a photo of a {}"',
+        ),
+    ),
+    Verb(
+        "distill",
+        "clipdistill.stages.distill:distill",
+        "Train a small timm student on the teacher's embeddings.",
+        (
+            "clipdistill distill resnet18 photos runs/embeddings runs/student",
+            "clipdistill distill resnet18 photos runs/emb runs/student --num-epochs 20",
+        ),
+    ),
+    Verb(
+        "evaluate",
+        "clipdistill.stages.evaluate:evaluate",
+        "Measure teachers, students and ONNX files, with labels or without.",
+        ("clipdistill evaluate runs/student --labelled photos --text runs/text.npy",),
+    ),
+    Verb(
+        "predict",
+        "clipdistill.stages.predict:predict",
+        "Classify images with a student or an ONNX file.",
+        (
+            "clipdistill predict runs/classifier.onnx cat.jpg",
+            "clipdistill predict runs/student photos --text runs/text.npy",
+        ),
+    ),
+    Verb(
+        "export",
+        "clipdistill.stages.export:export",
+        "Write a student as an ONNX file, with labels a whole classifier.",
+        ("clipdistill export runs/student runs/classifier.onnx --text runs/text.npy",),
+    ),
+    Verb(
+        "relabel",
+        "clipdistill.stages.relabel:relabel",
+        "Give an ONNX classifier other classes, without training.",
+        ("clipdistill relabel runs/classifier.onnx runs/other_text.npy runs/other.onnx",),
+    ),
+)
+
+
+@dataclass
+class Output:
+    """How results and errors are shown.
+
+    Attributes:
+        json: one JSON object on stdout instead of tables.
+        quiet: no progress and no messages; the result and errors only.
+        debug: tracebacks, log messages and warnings; no bars, which would tear them.
+    """
+
+    json: bool = False
+    quiet: bool = False
+    debug: bool = False
+
+
+def _flag(name: str | Sequence[str], text: str) -> Parameter:
+    return Parameter(name, negative="", group=EVERY, help=text, show_default=False)
+
+
+EVERY = Group("Every command", sort_key=9)
+_Json = Annotated[bool, _flag("--json", "Print one JSON object, the result or the error.")]
+_Quiet = Annotated[bool, _flag(("--quiet", "-q"), "No progress, no messages.")]
+_Debug = Annotated[bool, _flag("--debug", "Show tracebacks, logs and warnings.")]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    output = Output()
+    return _guarded(lambda: _run_app(tokens, output), output)
+
+
+def run_script(action: Callable[[], Result | None]) -> int:
+    """Run a function and show its result or error as a verb's; returns the exit code."""
+    output = Output()
+    return _guarded(lambda: _run_stage(action, output), output)
+
+
+def build_app(output: Output) -> App:
+    """The cyclopts application; what its global options say goes to `output`."""
+    app = App(
+        name="clipdistill",
+        help=ABOUT,
+        help_epilogue="Start with: `clipdistill quickstart`; about one: `clipdistill embed --help`",
+        help_format="markdown",
+        version=_version,
+        default_parameter=Parameter(negative_iterable=(), show_default=_default_text),
+        suppress_keyboard_interrupt=False,
+        result_action="return_value",
+    )
+    app.meta.suppress_keyboard_interrupt = False
+    app["--help"].group = app["--version"].group = EVERY
+    for place, verb in enumerate(VERBS):
+        app.command(
+            verb.target,
+            name=verb.name,
+            help=verb.help,
+            help_epilogue=verb.epilogue(),
+            sort_key=place,
+        )
+
+    @app.meta.default
+    def launch(
+        *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+        json: _Json = False,
+        quiet: _Quiet = False,
+        debug: _Debug = False,
+    ) -> Any:
+        output.json, output.quiet, output.debug = json, quiet, debug
+        command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+        if command.__module__.startswith("cyclopts."):
+            return command(*bound.args, **bound.kwargs)  # help and version
+        return _run_stage(lambda: command(*bound.args, **bound.kwargs), output)
+
+    return app
+
+
+def help_text(tokens: Sequence[str], width: int = 80) -> str:
+    """The help page of a command as plain text; `tokens` such as ["embed"], or none for the first.
+
+    For `docs/cli.md` and its test.
+    """
+    from rich.console import Console
+
+    file = io.StringIO()
+    console = Console(file=file, width=width, color_system=None, force_terminal=False)
+    app = build_app(Output())
+    _prefer_docstrings(app, tokens)
+    app.help_print(list(tokens), console=console)
+    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().strip().splitlines())
+
+
+def _run_app(tokens: list[str], output: Output) -> None:
+    app = build_app(output)
+    _prefer_docstrings(app, tokens)
+    app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+
+
+def _prefer_docstrings(app: App, tokens: Sequence[str]) -> None:
+    """Let a verb's own page show its docstring instead of the one line of the list."""
+    _, path, _ = app.meta.parse_commands(tokens)
+    for command in path:
+        if command.name[0] in {verb.name for verb in VERBS}:
+            command.help = None
+
+
+def _run_stage(action: Callable[[], Result | None], output: Output) -> None:
+    """Run a stage with progress shown, then show its result."""
+    _set_up(output)
+    helper = int(os.environ.get("RANK", "0") or 0) > 0  # not the first process of torchrun
+    with contextlib.ExitStack() as stack:
+        # Whatever a library prints must not end up in the result.
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        if not (output.quiet or helper):
+            from .console import ConsoleReporter
+
+            stack.enter_context(reporting(ConsoleReporter(bars=not output.debug)))
+        result = action()
+    if result is not None and not helper:
+        _show(result, output)
+
+
+def _set_up(output: Output) -> None:
+    """Logging, warnings and the hub's bars, for this process."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO if output.debug else logging.ERROR,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    if output.debug:
+        logging.getLogger("clipdistill").setLevel(logging.DEBUG)
+    elif not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    if output.quiet or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _show(result: Result, output: Output) -> None:
+    if output.json:
+        from .results import to_json
+
+        _print_json(to_json(result))
+    else:
+        from .console import show
+
+        show(result.summary())
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _guarded(action: Callable[[], None], output: Output) -> int:
+    """Run `action`; turn whatever it raises into a message and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
+    try:
+        try:
+            action()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except BaseException as error:
+            return _explain(error, output)
+    except BrokenPipeError:
+        # Nobody reads on (`| head`); what Python flushes at its exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNEXPECTED
+    return 0
+
+
+def _explain(error: BaseException, output: Output) -> int:
+    """Say what went wrong, and return the exit code."""
+    if isinstance(error, SystemExit):
+        raise error
+    error = _missing_extra(error)
+    if isinstance(error, ClipDistillError):
+        code, text = error.exit_code, str(error)
+    elif isinstance(error, CycloptsError):
+        code, text = WRONG_COMMAND_LINE, _usage_text(error)
+    elif isinstance(error, KeyboardInterrupt):
+        code, text = INTERRUPTED, "stopped; run the same command again to go on"
+    else:
+        code = UNEXPECTED
+        text = (
+            f"Unexpected {type(error).__name__}: {error}\nThis is a fault in clipdistill. Please "
+            "report it with what the same command says when --debug is added."
+        )
+    if output.debug:
+        log.error("traceback:", exc_info=error)
+    if output.json:
+        about = {"type": type(error).__name__, "message": text, "exit_code": code}
+        _print_json({"error": about})
+        sys.stdout.flush()
+    from .console import show_error
+
+    show_error(text, label="" if code == INTERRUPTED else "error: ")
+    return code
+
+
+def _missing_extra(error: BaseException) -> BaseException:
+    """Name the extra to install when one of its packages is what could not be imported."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ModuleNotFoundError):
+            package = TRAIN_PACKAGES.get((cause.name or "").partition(".")[0])
+            if package:
+                return MissingExtraError(package, "train", "This command")
+        cause = cause.__cause__
+    return error
+
+
+def _usage_text(error: CycloptsError) -> str:
+    """What is wrong with the command line, and which help to read."""
+    chain = [name for name in error.command_chain or () if not name.startswith("-")]
+    if isinstance(error, UnknownCommandError):
+        # cyclopts' own text would import every verb to list them.
+        names = [verb.name for verb in VERBS]
+        token = (error.unused_tokens or [""])[0]
+        text = f"Unknown command {token!r}.{did_you_mean(token, names)}"
+    else:
+        text = str(error)
+    return f"{text}\nTry: {' '.join(['clipdistill', *chain, '--help'])}"
+
+
+def _default_text(value: Any) -> str | None:
+    """A default as the help shows it; nothing for None and empty lists."""
+    if value is None or value == () or value == "":
+        return None
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _version() -> str:
+    from . import __version__
+
+    return str(__version__)

@@ -1,0 +1,84 @@
+"""The errors of clipdistill, and the exit code each gives on the command line.
+
+    ClipDistillError            1   anything we foresaw but did not class
+    ├── InputError              3   what the user named is missing, empty or unreadable
+    │   └── ImageError          3   one image cannot be used (a row in the report, rarely fatal)
+    ├── FormatError             4   a file is not what its name promises: truncated, foreign, too new
+    ├── MismatchError           5   two artefacts do not belong together: teacher, dimension, labels
+    ├── ModelNotFoundError      6   unknown model name, or its weights cannot be had
+    ├── OutputError             7   the output cannot be written: permissions, disk full, in the way
+    ├── TrainingError           8   training cannot go on: a loss that is not finite
+    └── MissingExtraError       9   an optional part of clipdistill is not installed
+
+Exit code 2 is a wrong command line, 130 is Ctrl-C.  Every message says what was expected, what was
+found, and what to do about it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ClipDistillError(Exception):
+    """Base of every error that clipdistill raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(ClipDistillError):
+    """What the user named is missing, empty or unreadable."""
+
+    exit_code = 3
+
+
+class ImageError(InputError):
+    """One image cannot be used; `str(error)` is the reason for the report."""
+
+
+class FormatError(ClipDistillError):
+    """A file is not what it should be: truncated, of another kind, of a newer version."""
+
+    exit_code = 4
+
+
+class MismatchError(ClipDistillError):
+    """Two artefacts do not belong together."""
+
+    exit_code = 5
+
+
+class ModelNotFoundError(ClipDistillError):
+    """A model name is unknown, or its weights cannot be fetched."""
+
+    exit_code = 6
+
+
+class OutputError(ClipDistillError):
+    """An output cannot be written."""
+
+    exit_code = 7
+
+
+class TrainingError(ClipDistillError):
+    """Training cannot go on."""
+
+    exit_code = 8
+
+
+class MissingExtraError(ClipDistillError):
+    """An optional dependency is not installed."""
+
+    exit_code = 9
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed. "
+            f"Run: pip install 'clipdistill[{extra}]'"
+        )
+
+
+def did_you_mean(name: str, known: Iterable[str], most: int = 4) -> str:
+    """Return ' Did you mean a, b?' for the names nearest to `name`, or an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=most, cutoff=0.5)
+    return f" Did you mean {', '.join(near)}?" if near else ""

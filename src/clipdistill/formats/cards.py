@@ -1,0 +1,148 @@
+"""The cards that travel with artefacts: which teacher, which student, which preprocessing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import FormatError, MismatchError
+from ..images.preprocess import Preprocess
+from ..zeroshot import LogitScale
+
+
+def _check_dim(dim: int) -> None:
+    if not 1 <= dim <= 1 << 20:
+        raise FormatError(f"the dimension of an embedding should be 1 or more, found {dim}")
+
+
+@dataclass(frozen=True)
+class TeacherCard:
+    """Who made an embedding space.
+
+    Attributes:
+        model_name: open_clip's name, "hf-hub:..." or "local-dir:...".
+        pretrained: open_clip's weights tag or file; empty for hf-hub and local-dir.
+        fingerprint: hex digest of the weights; None when unknown (files of the older scripts).
+        dim: length of an embedding.
+        logits: the teacher's own logit scale and bias.
+        preprocess: what its image tower expects.
+    """
+
+    model_name: str
+    pretrained: str
+    fingerprint: str | None
+    dim: int
+    logits: LogitScale
+    preprocess: Preprocess
+
+    def __post_init__(self) -> None:
+        _check_dim(self.dim)
+        bias = 0.0 if self.logits.bias is None else self.logits.bias
+        if not (math.isfinite(self.logits.scale) and math.isfinite(bias)):
+            raise FormatError(f"the teacher's logit scale and bias are not finite: {self.logits}")
+
+    def __str__(self) -> str:
+        weights = f"/{self.pretrained}" if self.pretrained else ""
+        return f"{self.model_name}{weights} ({self.dim}-d)"
+
+    def check_same(self, other: TeacherCard, here: object, there: object) -> None:
+        """Check that two artefacts share one embedding space.
+
+        Unknown fingerprints (the older scripts' files) are compared by dimension alone.
+
+        Raises:
+            MismatchError: they do not; `here` and `there` name the two artefacts.
+        """
+        known = self.fingerprint is not None and other.fingerprint is not None
+        if self.dim != other.dim or (known and self.fingerprint != other.fingerprint):
+            raise MismatchError(
+                f"{here} was made with teacher {self}, but {there} with {other}: "
+                "they do not live in the same embedding space. Make both with the same teacher "
+                "(--model-name and --pretrained)."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "model_name": self.model_name,
+            "pretrained": self.pretrained,
+            "fingerprint": self.fingerprint,
+            "dim": self.dim,
+            "logit_scale": self.logits.scale,
+            "logit_bias": self.logits.bias,
+            "preprocess": self.preprocess.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> TeacherCard:
+        """The inverse of `to_json`.
+
+        Raises:
+            FormatError: a field is missing or of the wrong type.
+        """
+        try:
+            bias = value.get("logit_bias")
+            fingerprint = value["fingerprint"]
+            scale = float(value["logit_scale"])
+            return cls(
+                model_name=str(value["model_name"]),
+                pretrained=str(value["pretrained"]),
+                fingerprint=None if fingerprint is None else str(fingerprint),
+                dim=int(value["dim"]),
+                logits=LogitScale(scale, None if bias is None else float(bias)),
+                preprocess=Preprocess.from_json(value["preprocess"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise FormatError(f"the teacher's card cannot be read: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class StudentCard:
+    """What a student is: enough to build it, feed it and know where it came from.
+
+    Attributes:
+        arch: timm's model name.
+        dim: length of its embedding, the teacher's.
+        preprocess: what it expects.
+        teacher: whose embeddings it learnt; None for a bare checkpoint of the older scripts.
+        training: the settings and what came out of them, for people and for resuming.
+    """
+
+    arch: str
+    dim: int
+    preprocess: Preprocess
+    teacher: TeacherCard | None
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_dim(self.dim)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "arch": self.arch,
+            "dim": self.dim,
+            "preprocess": self.preprocess.to_json(),
+            "teacher": None if self.teacher is None else self.teacher.to_json(),
+            "training": self.training,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> StudentCard:
+        """The inverse of `to_json`.
+
+        Raises:
+            FormatError: a field is missing or of the wrong type.
+        """
+        try:
+            teacher = value["teacher"]
+            return cls(
+                arch=str(value["arch"]),
+                dim=int(value["dim"]),
+                preprocess=Preprocess.from_json(value["preprocess"]),
+                teacher=None if teacher is None else TeacherCard.from_json(teacher),
+                training=dict(value["training"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise FormatError(f"the student's card cannot be read: {error!r}") from error

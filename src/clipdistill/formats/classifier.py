@@ -1,0 +1,215 @@
+"""An ONNX file of ours: the network, and in its metadata everything needed to use it.
+
+    input          "input"          float32 (N, 3, S, S), normalised as the card says
+    outputs        "probabilities"  float32 (N, C), classifiers only, and then first
+                   "embeddings"     float32 (N, D), unit length
+
+    clipdistill.format           "clipdistill.onnx"
+    clipdistill.version          "1"
+    clipdistill.card             json: role, arch, dim, preprocess, teacher, training
+    clipdistill.labels           json, classifiers only: labels, prompts, templates, teacher
+    clipdistill.text_embeddings  base64 of float32 little-endian (C, D), unit length
+    clipdistill.temperature      logit = temperature * cosine + logit_bias
+    clipdistill.logit_bias       only where the teacher is a sigmoid model (SigLIP)
+
+Reading needs no onnx package: ONNX Runtime hands the metadata over as a dictionary.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError, InputError, OutputError
+from ..files import ensure_folder
+from ..images.preprocess import Preprocess
+from ..zeroshot import LogitScale, normalized
+from .cards import TeacherCard
+from .text import TextEmbeddings
+
+FORMAT = "clipdistill.onnx"
+VERSION = 1
+PREFIX = "clipdistill."
+
+INPUT = "input"
+EMBEDDINGS = "embeddings"
+PROBABILITIES = "probabilities"
+
+MAX_FILE_BYTES = 2**31 - 1
+"""Protobuf's limit for one message, so also that of an ONNX file without external data."""
+MAX_JSON = 64 << 20
+"""Characters of a json entry; 20,000 classes with 80 prompts each stay far below."""
+MAX_TEXT_VALUES = 1 << 26
+"""Numbers in the text matrix (256 MiB): 100,000 classes of 640 dimensions still fit."""
+
+
+@dataclass(frozen=True)
+class OnnxCard:
+    """What an ONNX file is.
+
+    Attributes:
+        role: "student" or "teacher".
+        arch: timm's name of the student, or the teacher's model name.
+        dim: length of an embedding.
+        preprocess: what its input expects.
+        teacher: whose embedding space it speaks; None when unknown.
+        training: the student's training summary, for people.
+        text: the classes of a classifier; None for a bare embedder.
+    """
+
+    role: str
+    arch: str
+    dim: int
+    preprocess: Preprocess
+    teacher: TeacherCard | None
+    training: dict[str, Any] = field(default_factory=dict)
+    text: TextEmbeddings | None = None
+
+    def to_metadata(self) -> dict[str, str]:
+        """As the key-value texts of an ONNX file."""
+        card = {
+            "role": self.role,
+            "arch": self.arch,
+            "dim": self.dim,
+            "preprocess": self.preprocess.to_json(),
+            "teacher": None if self.teacher is None else self.teacher.to_json(),
+            "training": self.training,
+        }
+        values = {"format": FORMAT, "version": str(VERSION), "card": _dump(card)}
+        if self.text is not None:
+            vectors = np.ascontiguousarray(self.text.vectors, dtype="<f4")
+            logits = self.text.teacher.logits
+            values["labels"] = _dump(self.text.to_json())
+            values["text_embeddings"] = base64.b64encode(vectors.tobytes()).decode("ascii")
+            values["temperature"] = repr(logits.scale)
+            if logits.bias is not None:
+                values["logit_bias"] = repr(logits.bias)
+        return {PREFIX + key: value for key, value in values.items()}
+
+    @classmethod
+    def from_metadata(cls, path: Path, metadata: Mapping[str, str]) -> OnnxCard:
+        """The inverse of `to_metadata`; `path` names the file in messages.
+
+        Raises:
+            FormatError: the file is not one of ours, too new, or its metadata is damaged.
+        """
+        values = {
+            key.removeprefix(PREFIX): value
+            for key, value in metadata.items()
+            if key.startswith(PREFIX)
+        }
+        _check_kind(path, values)
+        card = _parse(path, values, "card")
+        try:
+            teacher = card["teacher"]
+            result = cls(
+                role=str(card["role"]),
+                arch=str(card["arch"]),
+                dim=int(card["dim"]),
+                preprocess=Preprocess.from_json(card["preprocess"]),
+                teacher=None if teacher is None else TeacherCard.from_json(teacher),
+                training=dict(card["training"]),
+                text=_text(path, values) if "labels" in values else None,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _damaged(path, f"the card cannot be read: {error!r}") from error
+        except FormatError as error:
+            raise _damaged(path, str(error)) from error
+        if result.role not in ("student", "teacher") or result.dim < 1:
+            raise _damaged(path, f"role {result.role!r} with {result.dim} dimensions")
+        if result.text is not None and result.text.vectors.shape[1] != result.dim:
+            raise _damaged(path, f"text of {result.text.vectors.shape[1]} dimensions")
+        return result
+
+
+def check_output(out: Path) -> None:
+    """Check an `.onnx` output before any work is done.
+
+    Raises:
+        InputError: it does not end in `.onnx` (arguments in another order?).
+        OutputError: it cannot be written.
+    """
+    if out.suffix.lower() != ".onnx":
+        raise InputError(
+            f"{out}: the output should be named like classifier.onnx. "
+            "Check that the arguments are in the right order."
+        )
+    ensure_folder(out.parent)
+    if out.is_dir():
+        raise OutputError(f"{out} should become a file, but a folder of that name is in the way.")
+
+
+def _check_kind(path: Path, values: Mapping[str, str]) -> None:
+    if values.get("format") != FORMAT:
+        raise FormatError(
+            f"{path}: this ONNX file does not say how its input is prepared and what it gives. "
+            "Expected one made by `clipdistill export`."
+        )
+    version = values.get("version", "")
+    if not version.isdecimal() or len(version) > 9 or int(version) > VERSION:
+        raise FormatError(
+            f"{path}: {FORMAT} version {version[:20]!r} is newer than this clipdistill reads "
+            f"({VERSION}). Update clipdistill."
+        )
+
+
+def _damaged(path: Path, reason: str) -> FormatError:
+    return FormatError(
+        f"{path}: its metadata is damaged ({reason}). Make it again with: clipdistill export"
+    )
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _parse(path: Path, values: Mapping[str, str], key: str) -> dict[str, Any]:
+    text = values.get(key, "")
+    if len(text) > MAX_JSON:
+        raise _damaged(path, f"{key} is {len(text):,} characters long")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"{key} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise _damaged(path, f"{key} should be an object, found {type(value).__name__}")
+    return value
+
+
+def _text(path: Path, values: Mapping[str, str]) -> TextEmbeddings:
+    described = _parse(path, values, "labels")
+    shape = (len(described["labels"]), TeacherCard.from_json(described["teacher"]).dim)
+    vectors = _matrix(path, values.get("text_embeddings", ""), shape)
+    text = TextEmbeddings.from_json(described, vectors)
+    if len(text.prompts) != len(text.labels) or not text.labels:
+        raise _damaged(path, f"{len(text.labels)} labels, {len(text.prompts)} lists of prompts")
+    bias = values.get("logit_bias")
+    told = LogitScale(float(values["temperature"]), None if bias is None else float(bias))
+    if told != text.teacher.logits or not math.isfinite(told.scale):
+        raise _damaged(path, f"temperature {told.scale} and bias {told.bias} are not its teacher's")
+    return text
+
+
+def _matrix(path: Path, text: str, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Decode base64 of float32 little-endian; the length is checked before anything is decoded."""
+    count = shape[0] * shape[1]
+    expected = 4 * ((4 * count + 2) // 3)
+    if not 0 < count <= MAX_TEXT_VALUES or len(text) != expected:
+        raise _damaged(path, f"text embeddings of shape {shape} in {len(text):,} characters")
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _damaged(path, f"text embeddings are not base64: {error}") from error
+    vectors = np.frombuffer(data, dtype="<f4").reshape(shape).astype(np.float32)
+    if not np.isfinite(vectors).all():
+        raise _damaged(path, "text embeddings are not finite")
+    return normalized(vectors)

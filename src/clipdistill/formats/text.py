@@ -1,0 +1,160 @@
+"""Text embeddings: `NAME.npy` (C, D) and beside it `NAME.json` that says what they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError, InputError, MismatchError
+from ..files import (
+    atomic_path,
+    check_format,
+    describing,
+    read_array,
+    read_json,
+    sha256_of,
+    write_json,
+)
+from ..images.preprocess import Preprocess
+from ..zeroshot import LogitScale, normalized
+from .cards import TeacherCard
+
+FORMAT = "clipdistill.text_embeddings"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """A class list in a teacher's embedding space.
+
+    Attributes:
+        vectors: float32 (C, D), L2-normalised.
+        labels: C names.
+        prompts: for each label the prompts that were averaged.
+        templates: the templates each prompt was put into.
+        teacher: whose text tower made them.
+    """
+
+    vectors: NDArray[np.float32]
+    labels: tuple[str, ...]
+    prompts: tuple[tuple[str, ...], ...]
+    templates: tuple[str, ...]
+    teacher: TeacherCard
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the vectors, as plain JSON values."""
+        return {
+            "labels": list(self.labels),
+            "prompts": [list(prompts) for prompts in self.prompts],
+            "templates": list(self.templates),
+            "teacher": self.teacher.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, vectors: NDArray[np.float32]) -> TextEmbeddings:
+        """The inverse of `to_json`.
+
+        Raises:
+            FormatError: a field is missing, or the counts do not agree.
+        """
+        try:
+            result = cls(
+                vectors=vectors,
+                labels=tuple(str(label) for label in value["labels"]),
+                prompts=tuple(tuple(str(p) for p in prompts) for prompts in value["prompts"]),
+                templates=tuple(str(template) for template in value["templates"]),
+                teacher=TeacherCard.from_json(value["teacher"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FormatError(f"text embeddings cannot be read: {error!r}") from error
+        if vectors.shape != (len(result.labels), result.teacher.dim):
+            raise FormatError(
+                f"text embeddings: {len(result.labels)} labels of {result.teacher.dim} dimensions "
+                f"expected, found an array of shape {vectors.shape}"
+            )
+        return result
+
+
+def save_text(path: Path, text: TextEmbeddings) -> Path:
+    """Write the pair of files; returns the path of the `.npy`."""
+    path = path if path.suffix == ".npy" else path.with_name(path.name + ".npy")
+    with atomic_path(path) as temporary:
+        np.save(temporary, text.vectors)
+    head = {"format": FORMAT, "version": VERSION, "npy_sha256": sha256_of(path)}
+    write_json(path.with_suffix(".json"), {**head, **text.to_json()})
+    return path
+
+
+def load_text(path: Path, labels: tuple[str, ...] = ()) -> TextEmbeddings:
+    """Load text embeddings, given either of the two files or their common stem.
+
+    A bare `.npy` (as the older scripts wrote it) needs `labels` and gets CLIP's usual logit scale.
+
+    Raises:
+        InputError: no such file.
+        FormatError: it cannot be read, or the two files are not a pair.
+        MismatchError: `labels` are given but their number differs.
+    """
+    path = path if path.suffix in (".npy", ".json") else path.with_name(path.name + ".npy")
+    array_path, card_path = path.with_suffix(".npy"), path.with_suffix(".json")
+    vectors = load_matrix(array_path)
+    if not card_path.is_file():
+        return _bare(array_path, vectors, labels)
+    card = read_json(card_path, "the text embeddings' description")
+    check_format(card_path, card, FORMAT, VERSION)
+    if card.get("npy_sha256") != sha256_of(array_path):
+        raise FormatError(
+            f"{array_path} and {card_path} do not belong together (one was rewritten or cut "
+            "short). Make them again with: clipdistill embed-text"
+        )
+    with describing(card_path):
+        return TextEmbeddings.from_json(card, vectors)
+
+
+def load_matrix(path: Path) -> NDArray[np.float32]:
+    """Load a (N, D) `.npy` of finite floats, normalised to unit rows; never unpickles.
+
+    Raises:
+        InputError: no such file.
+        FormatError: truncated, not an array of floats, not two-dimensional, NaN.
+    """
+    remedy = "Make the text embeddings again with: clipdistill embed-text"
+    try:
+        array = read_array(path)
+    except InputError as error:
+        raise InputError(
+            f"{path}: no such text embeddings. Make them with: clipdistill embed-text"
+        ) from error
+    except FormatError as error:
+        raise FormatError(f"{error} {remedy}") from error
+    if array.ndim != 2 or array.size == 0 or array.dtype.kind != "f":
+        raise FormatError(
+            f"{path}: expected floats (labels, dimension), found {array.dtype} {array.shape}. "
+            f"{remedy}"
+        )
+    if not np.isfinite(array).all():
+        raise FormatError(f"{path}: contains values that are not finite. {remedy}")
+    return normalized(array)
+
+
+def _bare(path: Path, vectors: NDArray[np.float32], labels: tuple[str, ...]) -> TextEmbeddings:
+    if not labels:
+        labels = tuple(str(index) for index in range(len(vectors)))
+    if len(labels) != len(vectors):
+        raise MismatchError(
+            f"{path} holds {len(vectors)} text embeddings, but {len(labels)} prompts were given. "
+            "Give the prompts file it was made from."
+        )
+    unknown = TeacherCard(
+        model_name="unknown",
+        pretrained="",
+        fingerprint=None,
+        dim=vectors.shape[1],
+        logits=LogitScale(),
+        preprocess=Preprocess(224),
+    )
+    return TextEmbeddings(vectors, labels, tuple((label,) for label in labels), ("{}",), unknown)

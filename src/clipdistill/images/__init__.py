@@ -1,0 +1,1 @@
+"""Images: finding them, decoding them, bringing them to a model's input (Pillow and numpy only)."""

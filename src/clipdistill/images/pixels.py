@@ -1,0 +1,224 @@
+"""Decoded pixels on disk: every picture is decoded once, to the size that training needs.
+
+A folder holds chunks, `<hash>.npy` uint8 (n, S, S, 3) with `<hash>.json` written after it.  The
+name is a hash of which pictures are in the chunk and how they were resized, so another training
+with the same size finds them, added pictures make new chunks only, and a killed build goes on
+where it stopped.  What does not fit the limit is decoded again in every epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError, InputError
+from ..files import (
+    TEMPORARY_PREFIX,
+    atomic_path,
+    ensure_folder,
+    read_array,
+    read_json,
+    write_json,
+)
+from ..progress import Step, message, track
+from .loading import load_pixels
+from .preprocess import Preprocess
+from .sources import ImageItem
+
+CHUNK_BYTES = 128 << 20
+"""Bytes a chunk at most; held in memory while it is made."""
+FREE_SHARE = 0.8
+"""Share of the free disk that the cache may take."""
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    path: Path
+    start: int
+    stop: int
+
+
+class PixelCache:
+    """Random access to the resized pixels of many pictures.
+
+    Args:
+        folder: where the chunks lie (shared by everything of one geometry).
+        items: the pictures, in row order.
+        contents: their `content_id`s as embedded; a picture that has changed since is a failure.
+            Empty strings are not compared.
+        preprocess: how they are resized; mean and std play no part.
+        workers: decoding threads.
+        limit_bytes: disk space to use at most.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        items: Sequence[ImageItem],
+        contents: Sequence[str],
+        preprocess: Preprocess,
+        *,
+        workers: int,
+        limit_bytes: int,
+    ) -> None:
+        self.folder = folder / preprocess.geometry
+        self.items = items
+        self.contents = contents
+        self.preprocess = preprocess
+        self.workers = workers
+        self.failures: dict[int, str] = {}
+        self._row_bytes = 3 * preprocess.size**2
+        self._chunk_rows = max(1, min(8192, CHUNK_BYTES // self._row_bytes))
+        self._arrays: list[NDArray[np.uint8]] = []
+        self.cached = self._rows_within(limit_bytes)
+
+    def build(self) -> None:
+        """Decode what is missing; afterwards `failures` is complete for the cached rows.
+
+        Raises:
+            OutputError: the folder cannot be written to.
+        """
+        ensure_folder(self.folder)
+        chunks = self._chunks()
+        missing = [chunk for chunk in chunks if not self._complete(chunk)]
+        self._make_room(chunks, missing)
+        total = sum(chunk.stop - chunk.start for chunk in missing)
+        if total:
+            message(
+                f"Decoding {total} images once to {self.preprocess.size} px: "
+                f"{self.cached * self._row_bytes / 1e6:.0f} MB in {self.folder}"
+            )
+        with track("decode", total, "images") as step:
+            for chunk in missing:
+                self._build_chunk(chunk, step)
+        self._open(chunks)
+        if self.cached < len(self.items):
+            message(
+                f"{len(self.items) - self.cached} of {len(self.items)} images do not fit the pixel "
+                "cache and are decoded in every epoch; --cache-gb gives it more room."
+            )
+
+    def gather(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Pixels of some rows.
+
+        Args:
+            rows: int (B,), any order, repeats allowed.
+
+        Returns:
+            uint8 (B, S, S, 3), and bool (B,): False where a picture could not be read (its pixels
+            are zero and `failures` says why).
+        """
+        size = self.preprocess.size
+        pixels = np.zeros((len(rows), size, size, 3), dtype=np.uint8)
+        fine = np.ones(len(rows), dtype=bool)
+        numbers = rows // self._chunk_rows
+        cached = rows < self.cached
+        for number in np.unique(numbers[cached]):
+            here = np.flatnonzero(cached & (numbers == number))
+            pixels[here] = self._arrays[number][rows[here] % self._chunk_rows]
+        self._decode(rows, np.flatnonzero(~cached), pixels)
+        if self.failures:
+            fine = np.array([int(row) not in self.failures for row in rows])
+        return pixels, fine
+
+    def _decode(
+        self, rows: NDArray[np.intp], where: NDArray[np.intp], pixels: NDArray[np.uint8]
+    ) -> None:
+        """Decode the rows at positions `where` into `pixels`."""
+        items = [self.items[int(rows[position])] for position in where]
+        loaded = load_pixels(items, self.preprocess, workers=self.workers)
+        for position, one in zip(where, loaded, strict=True):
+            row = int(rows[position])
+            reason = one.reason or self._changed(row, one.content)
+            if one.pixels is None or reason:
+                self.failures[row] = reason
+            else:
+                pixels[position] = one.pixels
+
+    def _changed(self, row: int, content: str) -> str:
+        if self.contents[row] and self.contents[row] != content:
+            return "it has changed since it was embedded; run `clipdistill embed` again"
+        return ""
+
+    def _rows_within(self, limit_bytes: int) -> int:
+        """How many rows, in whole chunks, the limit and the disk have room for."""
+        existing = self.folder
+        while not existing.exists():
+            existing = existing.parent
+        mine = sum(path.stat().st_size for path in self.folder.glob("*.npy"))
+        room = min(limit_bytes, int(FREE_SHARE * shutil.disk_usage(existing).free) + mine)
+        rows = room // self._row_bytes
+        if rows >= len(self.items):
+            return len(self.items)
+        return rows // self._chunk_rows * self._chunk_rows
+
+    def _chunks(self) -> list[_Chunk]:
+        chunks = []
+        for start in range(0, self.cached, self._chunk_rows):
+            stop = min(start + self._chunk_rows, self.cached)
+            digest = hashlib.blake2b(self.preprocess.geometry.encode(), digest_size=12)
+            for row in range(start, stop):
+                item = self.items[row]
+                known = self.contents[row] or f"{item.size} {item.mtime_ns}"
+                digest.update(f"\n{item.key}\t{known}".encode())
+            chunks.append(_Chunk(self.folder / f"{digest.hexdigest()}.npy", start, stop))
+        return chunks
+
+    def _make_room(self, wanted: Sequence[_Chunk], missing: Sequence[_Chunk]) -> None:
+        """Delete chunks that this set of pictures does not use, when others have to be made."""
+        if not missing:
+            return
+        keep = {chunk.path.stem for chunk in wanted}
+        for path in self.folder.iterdir():
+            ours = path.suffix in (".npy", ".json") and path.stem not in keep
+            if ours and not path.name.startswith(TEMPORARY_PREFIX):
+                path.unlink(missing_ok=True)
+
+    def _build_chunk(self, chunk: _Chunk, step: Step) -> None:
+        size = self.preprocess.size
+        count = chunk.stop - chunk.start
+        pixels = np.zeros((count, size, size, 3), dtype=np.uint8)
+        failed: dict[str, str] = {}
+        items = self.items[chunk.start : chunk.stop]
+        for index, one in enumerate(load_pixels(items, self.preprocess, workers=self.workers)):
+            reason = one.reason or self._changed(chunk.start + index, one.content)
+            if one.pixels is None or reason:
+                failed[str(index)] = reason
+            else:
+                pixels[index] = one.pixels
+            step()
+        with atomic_path(chunk.path) as temporary:
+            np.save(temporary, pixels)
+        write_json(chunk.path.with_suffix(".json"), {"images": count, "failed": failed})
+
+    def _open(self, chunks: Sequence[_Chunk]) -> None:
+        self._arrays = [read_array(chunk.path, mapped=True) for chunk in chunks]
+        for chunk in chunks:
+            described = read_json(chunk.path.with_suffix(".json"), "a chunk of decoded pixels")
+            for index, reason in described["failed"].items():
+                self.failures[chunk.start + int(index)] = str(reason)
+
+    def _complete(self, chunk: _Chunk) -> bool:
+        """Whether a chunk is there, whole; a damaged one counts as missing and is made anew."""
+        try:
+            array = read_array(chunk.path, mapped=True)
+            described = read_json(chunk.path.with_suffix(".json"), "a chunk of decoded pixels")
+        except (InputError, FormatError):
+            return False
+        size, count = self.preprocess.size, chunk.stop - chunk.start
+        fine = array.shape == (count, size, size, 3) and array.dtype == np.uint8
+        return fine and described.get("images") == count and _is_failures(described.get("failed"))
+
+
+def _is_failures(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        number.isascii() and number.isdigit() and isinstance(reason, str)
+        for number, reason in value.items()
+    )

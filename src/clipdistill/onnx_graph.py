@@ -1,0 +1,168 @@
+"""Surgery on our ONNX files: the zero-shot head, the metadata, the checks (the onnx package only).
+
+The head is plain ONNX put behind the output "embeddings", so `export` and `relabel` share it and a
+file gets other classes without torch:
+
+    embeddings (N, D) -> MatMul text (D, C) -> Mul scale [-> Add bias] -> Softmax | Sigmoid
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import zeroshot
+from .errors import ClipDistillError, FormatError, MissingExtraError
+from .formats.classifier import EMBEDDINGS, MAX_FILE_BYTES, PROBABILITIES, OnnxCard
+from .formats.text import TextEmbeddings
+from .runtime import OnnxEmbedder
+
+try:
+    import onnx
+    from google.protobuf.message import DecodeError
+    from onnx import TensorProto, helper, numpy_helper
+except ImportError as _error:
+    raise MissingExtraError("onnx", "train", "Writing an ONNX file") from _error
+
+OPSET = 17
+"""The newest operator set that every JetPack's TensorRT reads (8.5 and later)."""
+IR_VERSION = 8
+"""The file version that belongs to opset 17 (onnx 1.12)."""
+HEAD = "zeroshot/"
+"""Nodes and constants of the head have names that start like this."""
+TOLERANCE = 1e-4
+"""Largest difference of a probability between the file and numpy: 100 x float32's cosine error."""
+
+
+def load_graph(path: Path) -> Any:
+    """Load an ONNX file as a `ModelProto`; external data is never followed.
+
+    Raises:
+        FormatError: it is damaged.
+    """
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except (DecodeError, OSError, ValueError) as error:
+        raise FormatError(f"{path}: not a readable ONNX file ({error}).") from error
+
+
+def tidy(model: Any, card: OnnxCard) -> None:
+    """Clean what torch's exporter leaves: aliases of weights, unnamed sizes, its own name."""
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    aliases = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type == "Identity" and node.input[0] in weights
+    }
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name in aliases:
+                node.input[index] = aliases[name]
+    _keep(graph.node, lambda node: node.output[0] not in aliases)
+    del graph.output[:]
+    graph.output.append(_vectors(EMBEDDINGS, card.dim))
+    graph.name = card.arch
+    model.producer_name, model.producer_version = "clipdistill", ""
+
+
+def describe(model: Any, card: OnnxCard) -> None:
+    """Make the file what `card` says: its head (or none) and its metadata."""
+    set_head(model, card.text)
+    del model.metadata_props[:]
+    helper.set_model_props(model, card.to_metadata())
+
+
+def set_head(model: Any, text: TextEmbeddings | None) -> None:
+    """Replace the zero-shot head; None removes it."""
+    graph = model.graph
+    _keep(graph.node, lambda node: not node.name.startswith(HEAD))
+    _keep(graph.initializer, lambda tensor: not tensor.name.startswith(HEAD))
+    _keep(graph.output, lambda output: output.name == EMBEDDINGS)
+    if text is None:
+        return
+    logits = text.teacher.logits
+    _constant(graph, "text", np.ascontiguousarray(text.vectors.T))
+    _constant(graph, "scale", np.float32(logits.scale))
+    _node(graph, "MatMul", (EMBEDDINGS, HEAD + "text"), HEAD + "cosine")
+    _node(graph, "Mul", (HEAD + "cosine", HEAD + "scale"), HEAD + "scaled")
+    if logits.bias is None:
+        _node(graph, "Softmax", (HEAD + "scaled",), PROBABILITIES, axis=-1)
+    else:
+        _constant(graph, "bias", np.float32(logits.bias))
+        _node(graph, "Add", (HEAD + "scaled", HEAD + "bias"), HEAD + "logits")
+        _node(graph, "Sigmoid", (HEAD + "logits",), PROBABILITIES)
+    # Probabilities first: most programs look at the first output only.
+    graph.output.insert(0, _vectors(PROBABILITIES, len(text.labels)))
+
+
+def save_graph(model: Any, path: Path) -> None:
+    """Check the model with onnx and write it.
+
+    Raises:
+        FormatError: it is not valid ONNX, or too large for one file.
+    """
+    if model.ByteSize() > MAX_FILE_BYTES:
+        raise FormatError(
+            f"The network takes {model.ByteSize() / 2**30:.1f} GiB, but one ONNX file holds 2 GiB. "
+            "Choose a smaller model."
+        )
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise FormatError(f"onnx finds the exported file invalid: {error}") from error
+    onnx.save(model, str(path))
+
+
+def check_head(embedder: OnnxEmbedder, pixels: NDArray[np.uint8]) -> None:
+    """Compare a classifier's probabilities with `zeroshot.probabilities`; uint8 (N, S, S, 3).
+
+    Raises:
+        ClipDistillError: they differ.
+    """
+    text = embedder.text
+    if text is None:
+        return
+    embeddings = embedder.embed_pixels(pixels)
+    expected = zeroshot.probabilities(embeddings, text.vectors, text.teacher.logits)
+    worst = float(np.abs(embedder.classify_pixels(pixels) - expected).max())
+    if not worst <= TOLERANCE:  # also when NaN
+        raise ClipDistillError(
+            f"The file's probabilities differ by {worst:.2g} from those computed with numpy "
+            f"(allowed: {TOLERANCE}); it was not kept. Please report this."
+        )
+
+
+def synthetic_pixels(count: int, side: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Smooth, seeded pictures for checks where no real ones are at hand: uint8 (N, S, S, 3)."""
+    random = np.random.default_rng(seed)
+    waves = random.uniform(-6, 6, (count, 3, 1, 1, 2)) * np.linspace(0, 1, side)[:, None]
+    down, across = (
+        waves[..., 0].reshape(count, 3, side, 1),
+        waves[..., 1].reshape(count, 3, 1, side),
+    )
+    values = 0.5 + 0.4 * np.sin(down + across) + random.normal(0, 0.08, (count, 3, side, side))
+    return np.clip(255 * values, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def _vectors(name: str, width: int) -> Any:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
+
+
+def _constant(graph: Any, name: str, value: Any) -> None:
+    graph.initializer.append(numpy_helper.from_array(np.asarray(value), HEAD + name))
+
+
+def _node(graph: Any, kind: str, inputs: tuple[str, ...], output: str, **attributes: Any) -> None:
+    name = HEAD + kind.lower()
+    graph.node.append(helper.make_node(kind, inputs, [output], name=name, **attributes))
+
+
+def _keep(repeated: Any, wanted: Any) -> None:
+    """Drop the entries of a protobuf list that are not wanted."""
+    kept = [entry for entry in repeated if wanted(entry)]
+    del repeated[:]
+    repeated.extend(kept)

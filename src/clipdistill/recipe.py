@@ -1,0 +1,90 @@
+"""Every setting of a distillation, with its default and why (no heavy imports)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cyclopts import Parameter
+
+NOT_IDENTITY = (
+    "num_workers", "device", "precision", "cache_dir", "cache_gb", "checkpoint_seconds",
+    "output_dim", "image_size",
+)  # fmt: skip
+"""Settings that may change when a training is resumed: they do not change what is learnt.
+(`output_dim` only checks, and the image size is compared as part of the preprocessing.)"""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class DistillOptions:
+    """How to distil.
+
+    Attributes:
+        output_dim: length of the embedding; found from the embeddings, checked when given.
+        pretrained: start from timm's ImageNet weights (fetched from the model hub).
+        student_weights: start from the weights in this .safetensors or .pth instead.
+        init_checkpoint: start from this student folder or checkpoint (weights only, fresh
+            optimizer).
+        image_size: side of the student's input in pixels; default: the model's own.
+        criterion: cosine (1 - cosine, on the sphere where zero-shot works), mse, l1 or huber (on
+            the embeddings as they are stored).
+        optimizer: adamw, adam or sgd.
+        lr: peak learning rate.
+        weight_decay: of adamw (decoupled), adam and sgd (L2).
+        momentum: of sgd.
+        schedule: cosine (to zero) or constant.
+        warmup: share of all steps in which the learning rate rises linearly.
+        ema_decay: decay of the moving average of the weights, which is what is kept; 0: none.
+        grad_clip: largest gradient norm; 0: no clipping.
+        flip: mirror half of the pictures, anew in every epoch.
+        batch_size: images a step, over all processes together.
+        num_epochs: passes over the images.
+        seed: of the new weights, the order, the mirroring and the validation split.
+        val_fraction: share of the images held out to measure cosine and agreement, without labels.
+        prompts: prompts file, or text embeddings of `embed-text`: report in every epoch how often
+            student and teacher choose the same label.
+        num_workers: threads that decode; default: one a processor.
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: auto, fp32, bf16 or fp16; auto is bf16 on CUDA, fp32 elsewhere.
+        cache_dir: where decoded pixels are kept; default: beside the embeddings.
+        cache_gb: the most disk that decoded pixels may take, in GB.
+        checkpoint_seconds: save the state when this much time has passed since the last save
+            (looked at every ten steps and after every epoch).
+    """
+
+    output_dim: int | None = None
+    pretrained: bool = False
+    student_weights: Path | None = None
+    init_checkpoint: Path | None = None
+    image_size: int | None = None
+    criterion: Literal["cosine", "mse", "l1", "huber"] = "cosine"
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    momentum: float = 0.9
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: float = 0.1
+    ema_decay: float = 0.0
+    grad_clip: float = 1.0
+    flip: bool = True
+    batch_size: int = 64
+    num_epochs: int = 50
+    seed: int = 0
+    val_fraction: float = 0.05
+    prompts: Path | None = None
+    num_workers: int | None = None
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    cache_dir: Path | None = None
+    cache_gb: float = 20.0
+    checkpoint_seconds: float = 30.0
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide what is learnt: equal for a run and its resumption."""
+        return {k: v for k, v in self.to_json().items() if k not in NOT_IDENTITY}

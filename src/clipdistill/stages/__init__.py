@@ -1,0 +1,1 @@
+"""The stages: one file, one public function, one verb of the command line each."""

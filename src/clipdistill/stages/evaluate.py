@@ -1,0 +1,462 @@
+"""evaluate: how good models are, with labels or without, side by side."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import metrics
+from ..embedder import Embedder
+from ..errors import InputError, MismatchError, did_you_mean
+from ..formats.cards import TeacherCard
+from ..formats.embeddings import Failure, load_embeddings, match_rows
+from ..formats.text import TextEmbeddings, load_text
+from ..images.loading import batched, default_workers, load_one, load_pixels, stack
+from ..images.sources import ImageItem, list_images
+from ..progress import track
+from ..results import Table, list_some
+from ..runtime import OnnxEmbedder, open_embedder
+from ..zeroshot import normalized, probabilities, top_k
+
+WARM_UP_RUNS, TIMED_RUNS = 3, 20
+"""Runs before and under the clock for a latency; the median of 20 is steady to a few percent."""
+TABLE_MODELS, TABLE_CLASSES = 4, 40
+"""Largest per-class table that is shown to a person; the JSON always has everything."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one model did.
+
+    Measures that do not apply are None: accuracies without labels, agreement and cosine without a
+    reference.
+
+    Attributes:
+        model: its name.
+        runtime: "torch" or "onnxruntime".
+        role: "teacher" or "student".
+        accuracy: zero-shot top-1, a share.
+        top5: zero-shot top-5, a share.
+        agreement: share of images whose best label is the reference's.
+        cosine: mean cosine with the reference's embeddings.
+        confidence: mean probability of the best label.
+        size_mb: weights, in 10^6 bytes.
+        latency_ms: median of 20 embeddings of one picture at batch size 1, from resized pixels
+            (decoding and the choice of a label are not in it).
+        images: how many were measured.
+        per_class: label -> accuracy; None for classes without images.
+        counts: label -> how many images it was given to.
+        confusion: images by true class (row) and predicted class (column), in label order.
+        labels: in order.
+    """
+
+    model: str
+    runtime: str
+    role: str
+    accuracy: float | None
+    top5: float | None
+    agreement: float | None
+    cosine: float | None
+    confidence: float
+    size_mb: float
+    latency_ms: float
+    images: int
+    per_class: dict[str, float | None]
+    counts: dict[str, int]
+    confusion: list[list[int]]
+    labels: list[str]
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What `evaluate` measured.
+
+    Attributes:
+        rows: one a model, in the order given.
+        reference: whom agreement and cosine compare with; None without a teacher.
+        labelled: whether the images had labels.
+        images: how many were found.
+        empty_folders: class folders without images.
+        failures: images that could not be used, each with its reason.
+    """
+
+    rows: tuple[Evaluation, ...]
+    reference: str | None
+    labelled: bool
+    images: int
+    empty_folders: tuple[str, ...]
+    failures: tuple[Failure, ...]
+
+    def summary(self) -> list[str | Table]:
+        """See `Result.summary`."""
+        lines: list[str | Table] = [_models_table(self)]
+        if self.reference is not None:
+            lines.append(f"Agreement and cosine compare with {self.reference}.")
+        if self.labelled and len(self.rows) <= TABLE_MODELS:
+            lines += _class_table(self.rows)
+        elif not self.labelled:
+            lines.append(_counts_table(self.rows))
+        lines += list_some("Class folders without images:", self.empty_folders)
+        lines += list_some("Not used:", [f"{f.image_path}: {f.reason}" for f in self.failures])
+        return lines
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The same for every model: pictures, their true classes, the classes, and how to read."""
+
+    items: list[ImageItem]
+    truth: NDArray[np.intp] | None
+    text: TextEmbeddings
+    batch_size: int
+    workers: int
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """What a model made of the pictures: `rows` int (N,) of the items, `vectors` (N, D)."""
+
+    rows: NDArray[np.intp]
+    vectors: NDArray[np.float32]
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """Whom to compare with."""
+
+    name: str
+    embedded: _Embedded
+
+
+def evaluate(
+    *models: str,
+    labelled: Path | None = None,
+    images: Path | None = None,
+    embeddings: Path | None = None,
+    text: Path | None = None,
+    batch_size: int = 64,
+    num_workers: int | None = None,
+    device: str = "auto",
+    arch: str | None = None,
+    image_size: int | None = None,
+) -> EvaluateResult:
+    """Measure teachers, students and ONNX files on the same pictures.
+
+    With --labelled: zero-shot top-1 and top-5 accuracy, per class, and the confusion matrix.  With
+    --images there are no labels, and the teacher is the measure.  Agreement (share of pictures
+    with the same best label) and cosine compare with the teacher: its stored --embeddings, or a
+    teacher among MODELS.
+
+    Latency is the median time of one embedding at batch size 1, from resized pixels: decoding is
+    not in it.
+
+    Args:
+        models: .onnx files, students' folders or checkpoints (.pth), teachers
+            (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER).
+        labelled: Folder with one folder of pictures a class, named like the labels.
+        images: Folder of pictures without labels.
+        embeddings: The teacher's embeddings of the same folder, from `clipdistill embed`.
+        text: Text embeddings from `clipdistill embed-text`; not needed when a MODEL is an ONNX
+            classifier.
+        batch_size: Pictures a model sees at once.
+        num_workers: Threads for decoding; one a processor unless given.
+        device: auto, cpu, cuda ...
+        arch: timm's model name, only for checkpoints that do not tell (the older scripts').
+        image_size: Side of the input in pixels, likewise.
+
+    Raises:
+        InputError: nothing to measure, or a class folder that is no label.
+        MismatchError: models, text and embeddings are not of one teacher.
+    """
+    folder = _check_arguments(models, labelled, images, batch_size)
+    opened = [
+        open_embedder(model, arch=arch, image_size=image_size, device=device) for model in models
+    ]
+    classes = _choose_text(opened, text)
+    items = list_images(folder)
+    truth: NDArray[np.intp] | None = None
+    empty: tuple[str, ...] = ()
+    if labelled is not None:
+        truth, empty = _true_classes(labelled, items, classes.labels)
+    workers = default_workers() if num_workers is None else num_workers
+    task = _Task(items, truth, classes, batch_size, workers)
+    done: dict[int, _Embedded] = {}
+    reference = _find_reference(opened, embeddings, task, done)
+    rows, failures = [], {}
+    for index, embedder in enumerate(opened):
+        embedded = done.pop(index) if index in done else _embed(embedder, task)
+        failures.update({failure.image_path: failure for failure in embedded.failures})
+        rows.append(_measure(embedder, embedded, reference, task))
+    return EvaluateResult(
+        tuple(rows), None if reference is None else reference.name, labelled is not None,
+        len(items), empty, tuple(failures.values()),
+    )  # fmt: skip
+
+
+def _check_arguments(
+    models: Sequence[str], labelled: Path | None, images: Path | None, batch_size: int
+) -> Path:
+    """Returns the folder of pictures."""
+    if not models:
+        raise InputError("No models given. Expected: evaluate MODEL ... --labelled FOLDER")
+    if labelled is not None and images is not None:
+        raise InputError("--labelled and --images exclude each other; give one folder.")
+    folder = labelled or images
+    if folder is None:
+        raise InputError(
+            "No pictures given. Add --labelled FOLDER (one folder a class) or --images FOLDER."
+        )
+    if batch_size < 1:
+        raise InputError("--batch-size should be 1 or more.")
+    return folder
+
+
+def _choose_text(opened: Sequence[Embedder], text: Path | None) -> TextEmbeddings:
+    """The classes: those given, else the first ONNX classifier's; every model must share them."""
+    own = [one for one in opened if isinstance(one, OnnxEmbedder) and one.text is not None]
+    if text is not None:
+        classes, source = load_text(text), str(text)
+    elif own and own[0].text is not None:
+        classes, source = own[0].text, own[0].spec.name
+    else:
+        raise InputError(
+            "No labels to choose from. Add --text with text embeddings, made by: "
+            "clipdistill embed-text"
+        )
+    for embedder in opened:
+        embedder.spec.check_space(classes.teacher, source)
+    return classes
+
+
+def _true_classes(
+    root: Path, items: Sequence[ImageItem], labels: Sequence[str]
+) -> tuple[NDArray[np.intp], tuple[str, ...]]:
+    """The true class of each picture (int (N,)), and the class folders without pictures.
+
+    Raises:
+        InputError: pictures lie outside class folders, or a folder is no label.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: expected a folder with one folder of images a class.")
+    loose = [item.key for item in items if "/" not in item.key]
+    if loose:
+        raise InputError(
+            f"{root}: {loose[0]} lies in no class folder. Expected FOLDER/<class>/<image>; for "
+            "images without labels use --images."
+        )
+    known = {label: index for index, label in reversed(list(enumerate(labels)))}
+    loosely = {_plain(label): index for label, index in known.items()}
+    here = sorted(
+        path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
+    used = [item.key.partition("/")[0] for item in items]
+    index_of: dict[str, int] = {}
+    for name in sorted({*here, *used}):
+        index = known.get(name, loosely.get(_plain(name)))
+        if index is None:
+            raise InputError(
+                f"{root / name}: this folder's name is none of the {len(labels)} labels."
+                f"{did_you_mean(name, labels)} Rename the folder, or use text embeddings "
+                "that have this label."
+            )
+        index_of[name] = index
+    empty = tuple(name for name in here if name not in set(used))
+    return np.array([index_of[name] for name in used], dtype=np.intp), empty
+
+
+def _plain(name: str) -> str:
+    """Spell a label for comparison: any case; `_`, `-` and spaces are the same."""
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
+def _find_reference(
+    opened: Sequence[Embedder], embeddings: Path | None, task: _Task, done: dict[int, _Embedded]
+) -> _Reference | None:
+    """Stored embeddings if given, else the first teacher among the models (kept in `done`)."""
+    if embeddings is not None:
+        stored = load_embeddings(embeddings)
+        for embedder in opened:
+            embedder.spec.check_space(stored.teacher, embeddings)
+        _check_text(task.text, stored.teacher, embeddings)
+        found = match_rows(stored, [item.key for item in task.items])
+        if not found:
+            raise MismatchError(
+                f"{embeddings}: none of the {len(task.items)} images is embedded there (looked "
+                f"for {task.items[0].key}, for one). Embed the same folder: clipdistill embed"
+            )
+        rows = [index for index, item in enumerate(task.items) if item.key in found]
+        vectors = stored.vectors[[found[task.items[index].key] for index in rows]]
+        embedded = _Embedded(np.array(rows, dtype=np.intp), vectors.astype(np.float32))
+        return _Reference(f"the embeddings in {embeddings}", embedded)
+    for index, embedder in enumerate(opened):
+        if embedder.spec.role == "teacher":
+            done[index] = _embed(embedder, task)
+            return _Reference(embedder.spec.name, done[index])
+    return None
+
+
+def _check_text(text: TextEmbeddings, teacher: TeacherCard, where: Path) -> None:
+    teacher.check_same(text.teacher, where, "the text embeddings")
+
+
+def _embed(embedder: Embedder, task: _Task) -> _Embedded:
+    """One pass over the pictures with the model's own preprocessing.
+
+    Raises:
+        InputError: not one picture could be read.
+    """
+    index_of = {(item.path, item.key): index for index, item in enumerate(task.items)}
+    loaded = load_pixels(task.items, embedder.spec.preprocess, workers=task.workers)
+    rows: list[int] = []
+    vectors: list[NDArray[np.float32]] = []
+    failures: list[Failure] = []
+    with track(
+        f"embedding with {Path(embedder.spec.name).name}", len(task.items), "images"
+    ) as step:
+        for good, failed in batched(loaded, task.batch_size):
+            failures += [Failure(one.item.key, one.reason) for one in failed]
+            if good:
+                rows += [index_of[one.item.path, one.item.key] for one in good]
+                vectors.append(embedder.embed_pixels(stack(good)))
+            step(len(good) + len(failed))
+    if not vectors:
+        reasons = "; ".join(f"{one.image_path}: {one.reason}" for one in failures[:3])
+        raise InputError(f"None of {len(task.items)} images could be read: {reasons}.")
+    return _Embedded(np.array(rows, dtype=np.intp), np.concatenate(vectors), tuple(failures))
+
+
+def _measure(
+    embedder: Embedder, embedded: _Embedded, reference: _Reference | None, task: _Task
+) -> Evaluation:
+    """Turn a model's embeddings into its row."""
+    labels = task.text.labels
+    scores = _scores(embedded.vectors, task.text)
+    predicted = top_k(scores, 1)[:, 0]
+    truth = None if task.truth is None else task.truth[embedded.rows]
+    counts = None if truth is None else metrics.confusion(predicted, truth, len(labels))
+    agreement, cosine = _against(embedded, scores, reference, task.text)
+    sample = load_one(task.items[embedded.rows[0]], embedder.spec.preprocess)
+    given = np.bincount(predicted, minlength=len(labels)).tolist()
+    return Evaluation(
+        model=embedder.spec.name,
+        runtime=embedder.spec.runtime,
+        role=embedder.spec.role,
+        accuracy=None if truth is None else metrics.accuracy(predicted, truth),
+        top5=None if truth is None else metrics.top_k_accuracy(scores, truth, 5),
+        agreement=agreement,
+        cosine=cosine,
+        confidence=float(scores.max(axis=1).mean(dtype=np.float64)),
+        size_mb=embedder.spec.size_bytes / 1e6,
+        latency_ms=latency_ms(embedder, stack([sample])),
+        images=len(scores),
+        per_class={} if counts is None else _per_class(counts, labels),
+        counts=dict(zip(labels, given, strict=True)),
+        confusion=[] if counts is None else counts.tolist(),
+        labels=list(labels),
+    )
+
+
+def _per_class(counts: NDArray[np.int64], labels: Sequence[str]) -> dict[str, float | None]:
+    shares = metrics.class_accuracy(counts).tolist()
+    return {
+        label: None if math.isnan(share) else share
+        for label, share in zip(labels, shares, strict=True)
+    }
+
+
+def _scores(vectors: NDArray[np.float32], text: TextEmbeddings) -> NDArray[np.float32]:
+    return probabilities(normalized(vectors), text.vectors, text.teacher.logits)
+
+
+def _against(
+    embedded: _Embedded,
+    scores: NDArray[np.float32],
+    reference: _Reference | None,
+    text: TextEmbeddings,
+) -> tuple[float | None, float | None]:
+    """Agreement and mean cosine on the pictures that both have; None where there is nothing."""
+    if reference is None:
+        return None, None
+    _, mine, theirs = np.intersect1d(embedded.rows, reference.embedded.rows, return_indices=True)
+    if not len(mine):
+        return None, None
+    vectors = reference.embedded.vectors[theirs]
+    return (
+        metrics.agreement(scores[mine], _scores(vectors, text)),
+        metrics.mean_cosine(embedded.vectors[mine], vectors),
+    )
+
+
+def latency_ms(embedder: Embedder, pixels: NDArray[np.uint8]) -> float:
+    """Median milliseconds of `embed_pixels` on uint8 (1, S, S, 3), after a warm-up."""
+    for _ in range(WARM_UP_RUNS):
+        embedder.embed_pixels(pixels)
+    times = []
+    for _ in range(TIMED_RUNS):
+        started = time.perf_counter()
+        embedder.embed_pixels(pixels)
+        times.append(time.perf_counter() - started)
+    return 1000 * float(np.median(times))
+
+
+def _models_table(result: EvaluateResult) -> Table:
+    first = (">accuracy", ">top-5") if result.labelled else (">confidence",)
+    columns = ("model", "runtime", *first, ">agreement", ">cosine", ">MB", ">ms", ">images")
+    rows = []
+    for row in result.rows:
+        shares = (row.accuracy, row.top5) if result.labelled else (row.confidence,)
+        cosine = "-" if row.cosine is None else f"{row.cosine:.4f}"
+        rows.append((
+            row.model, row.runtime, *map(_percent, shares), _percent(row.agreement), cosine,
+            f"{row.size_mb:.1f}", f"{row.latency_ms:.2f}", str(row.images),
+        ))  # fmt: skip
+    title = f"{len(result.rows[0].labels)} labels, {result.images} images"
+    return Table(f"{title}; ms: one embedding at batch size 1", columns, tuple(rows))
+
+
+def _class_table(rows: Sequence[Evaluation]) -> list[Table]:
+    """Accuracy of each class, the worst first."""
+    labels = [label for label in rows[0].labels if rows[0].per_class.get(label) is not None]
+    if not 0 < len(labels) <= TABLE_CLASSES:
+        return []
+    labels.sort(key=lambda label: rows[0].per_class[label] or 0.0)
+    lines = tuple(
+        (
+            label,
+            str(sum(rows[0].confusion[rows[0].labels.index(label)])),
+            *(_percent(row.per_class[label]) for row in rows),
+            _mistaken(rows[0], label),
+        )
+        for label in labels
+    )
+    names = (f">{Path(row.model).name}" for row in rows)
+    most = "mostly taken for"
+    return [Table("Accuracy of each class", ("label", ">images", *names, most), lines)]
+
+
+def _mistaken(row: Evaluation, label: str) -> str:
+    """The wrong label that the class's images were given to most often."""
+    index = row.labels.index(label)
+    wrong = [(count, other) for other, count in enumerate(row.confusion[index]) if other != index]
+    count, other = max(wrong, key=lambda pair: pair[0], default=(0, 0))
+    return f"{row.labels[other]} ({count})" if count else ""
+
+
+def _counts_table(rows: Sequence[Evaluation]) -> Table:
+    """How often each label was given, the commonest first."""
+    labels = sorted(rows[0].labels, key=lambda label: -rows[0].counts[label])[:TABLE_CLASSES]
+    lines = tuple((label, *(str(row.counts[label]) for row in rows)) for label in labels)
+    names = (f">{Path(row.model).name}" for row in rows)
+    return Table("Images given to each label", ("label", *names), lines)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}%"

@@ -1,0 +1,187 @@
+"""predict: pictures -> ranked labels with probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..embedder import Embedder
+from ..errors import InputError
+from ..formats.prompts import load_prompts
+from ..formats.text import TextEmbeddings, load_text
+from ..images.loading import batched, default_workers, load_pixels, stack
+from ..images.sources import ImageItem, match_images
+from ..progress import track
+from ..results import Table, list_some
+from ..runtime import OnnxEmbedder, open_embedder
+from ..zeroshot import probabilities, top_k
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one picture.
+
+    Attributes:
+        image: the file.
+        ranked: (label, probability), the likeliest first; empty when it could not be read.
+        reason: why it could not be read; empty when it could.
+    """
+
+    image: str
+    ranked: tuple[tuple[str, float], ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """What `predict` found.
+
+    Attributes:
+        model: the model.
+        classes: how many labels it chose from.
+        predictions: one a picture, in the order given.
+    """
+
+    model: str
+    classes: int
+    predictions: tuple[Prediction, ...]
+
+    @property
+    def failures(self) -> tuple[Prediction, ...]:
+        """The pictures that could not be read."""
+        return tuple(one for one in self.predictions if one.reason)
+
+    def summary(self) -> list[str | Table]:
+        """See `Result.summary`."""
+        good = [one for one in self.predictions if not one.reason]
+        shown = _one_picture(good[0]) if len(good) == 1 else _many_pictures(good, self.classes)
+        return [shown, *list_some("Not read:", [f"{f.image}: {f.reason}" for f in self.failures])]
+
+
+def predict(
+    model: str,
+    /,
+    *images: str,
+    text: Path | None = None,
+    prompts: Path | None = None,
+    top_k: int = 5,
+    batch_size: int = 32,
+    num_workers: int | None = None,
+    device: str = "auto",
+    arch: str | None = None,
+    image_size: int | None = None,
+) -> PredictResult:
+    """Classify pictures with a student, an ONNX file or a teacher.
+
+    Args:
+        model: An .onnx file, a student's folder or checkpoint (.pth), or a teacher
+            (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER).
+        images: Files, folders (searched recursively) or globs.
+        text: Text embeddings from `clipdistill embed-text`; an ONNX classifier carries its own,
+            and this overrides them.
+        prompts: The prompts file of a bare .npy (the older scripts'), for its labels.
+        top_k: Labels to show for each picture.
+        batch_size: Pictures the model sees at once.
+        num_workers: Threads for decoding; one a processor unless given.
+        device: auto, cpu, cuda ...
+        arch: timm's model name, only for checkpoints that do not tell (the older scripts').
+        image_size: Side of the input in pixels, likewise.
+
+    Raises:
+        InputError: no pictures, none that can be read, or no labels to choose from.
+        MismatchError: the text embeddings are another teacher's.
+    """
+    if not images:
+        raise InputError(f"No images given. Expected: predict {model} IMAGE ...")
+    if top_k < 1 or batch_size < 1:
+        raise InputError("--top-k and --batch-size should be 1 or more.")
+    embedder = open_embedder(model, arch=arch, image_size=image_size, device=device)
+    classes = _choose_text(embedder, text, prompts)
+    items = match_images([str(image) for image in images])
+    workers = default_workers() if num_workers is None else num_workers
+    found: dict[tuple[Path, str], Prediction] = {}
+    loaded = load_pixels(items, embedder.spec.preprocess, workers=workers)
+    with track("classifying", len(items), "images") as step:
+        for good, failed in batched(loaded, batch_size):
+            for one in failed:
+                found[_identity(one.item)] = Prediction(_name(one.item), (), one.reason)
+            if good:
+                scores = _classify(embedder, classes, stack(good), own=text is None)
+                for one, row in zip(good, scores, strict=True):
+                    ranked = _rank(row, classes.labels, top_k)
+                    found[_identity(one.item)] = Prediction(_name(one.item), ranked)
+            step(len(good) + len(failed))
+    predictions = tuple(found[_identity(item)] for item in items)
+    _check_any(predictions)
+    return PredictResult(model, len(classes.labels), predictions)
+
+
+def _choose_text(embedder: Embedder, text: Path | None, prompts: Path | None) -> TextEmbeddings:
+    """The classes: those given, else the file's own."""
+    if text is not None:
+        labels = () if prompts is None else load_prompts(prompts).labels
+        classes = load_text(text, labels)
+        embedder.spec.check_space(classes.teacher, text)
+        return classes
+    if prompts is not None:
+        raise InputError("--prompts only names the labels of --text; give the text embeddings too.")
+    own = embedder.text if isinstance(embedder, OnnxEmbedder) else None
+    if own is None:
+        raise InputError(
+            f"{embedder.spec.name} carries no labels. Add --text with text embeddings, made by: "
+            "clipdistill embed-text"
+        )
+    return own
+
+
+def _classify(
+    embedder: Embedder, classes: TextEmbeddings, pixels: NDArray[np.uint8], *, own: bool
+) -> NDArray[np.float32]:
+    """Probabilities float32 (N, C); a classifier answers with its own graph unless overridden."""
+    if own and isinstance(embedder, OnnxEmbedder):
+        return embedder.classify_pixels(pixels)
+    return probabilities(embedder.embed_pixels(pixels), classes.vectors, classes.teacher.logits)
+
+
+def _rank(
+    scores: NDArray[np.float32], labels: Sequence[str], most: int
+) -> tuple[tuple[str, float], ...]:
+    return tuple((labels[index], float(scores[index])) for index in top_k(scores[None], most)[0])
+
+
+def _check_any(predictions: Sequence[Prediction]) -> None:
+    if all(one.reason for one in predictions):
+        reasons = "; ".join(f"{one.image}: {one.reason}" for one in predictions[:3])
+        raise InputError(f"None of {len(predictions)} images could be read: {reasons}.")
+
+
+def _identity(item: ImageItem) -> tuple[Path, str]:
+    return item.path, item.key
+
+
+def _name(item: ImageItem) -> str:
+    """The file; for a picture in a tar, its place in it."""
+    return str(item.path) if item.offset is None else item.key
+
+
+def _one_picture(one: Prediction) -> Table:
+    rows = tuple((label, _percent(share)) for label, share in one.ranked)
+    return Table(one.image, ("label", ">probability"), rows)
+
+
+def _many_pictures(good: Sequence[Prediction], classes: int) -> Table:
+    rows = []
+    for one in good:
+        (label, share), *rest = one.ranked
+        second = f"{rest[0][0]} ({_percent(rest[0][1])})" if rest else ""
+        rows.append((one.image, label, _percent(share), second))
+    title = f"{len(good)} images, {classes} labels"
+    return Table(title, ("image", "label", ">probability", "runner-up"), tuple(rows))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"

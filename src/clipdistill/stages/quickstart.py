@@ -1,0 +1,194 @@
+"""quickstart: the whole road on a toy world, offline, in minutes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from ..errors import OutputError
+from ..files import ensure_folder, write_bytes, write_json
+from ..progress import message, track
+from ..recipe import DistillOptions
+from ..results import Table, to_json
+from ..toy.world import FIRST_USER_SEED, KINDS, prompts, render
+
+ARCH = "resnet10t"
+IMAGE_SIZE = 64
+BATCH_SIZE = 64
+SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model in the final table.
+
+    Attributes:
+        model: teacher or student.
+        runtime: what ran it.
+        accuracy: zero-shot top-1 on held-out labelled pictures, 0 to 1.
+        agreement: share of pictures given the teacher's own label.
+        cosine: mean cosine with the teacher's embeddings.
+        size_mb: of the weights on disk.
+        latency_ms: median time of one picture, batch 1.
+    """
+
+    model: str
+    runtime: str
+    accuracy: float
+    agreement: float
+    cosine: float
+    size_mb: float
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class QuickstartResult:
+    """What `quickstart` did.
+
+    Attributes:
+        out: the folder that holds everything.
+        seconds: of the whole run.
+        rows: teacher, student in torch, student in ONNX Runtime.
+        predictions: (picture, label, probability) of a few held-out pictures.
+    """
+
+    out: Path
+    seconds: float
+    rows: tuple[Row, ...]
+    predictions: tuple[tuple[str, str, float], ...]
+
+    def summary(self) -> list[str | Table]:
+        """See `Result.summary`."""
+        out = self.out
+        return [
+            Table(
+                "Zero-shot on held-out pictures; no label was used in training",
+                ("model", "runtime", ">accuracy", ">agreement", ">cosine", ">size MB", ">ms/image"),
+                tuple(
+                    (row.model, row.runtime, f"{100 * row.accuracy:.1f}%",
+                     f"{100 * row.agreement:.1f}%", f"{row.cosine:.3f}", f"{row.size_mb:.1f}",
+                     f"{row.latency_ms:.1f}")
+                    for row in self.rows
+                ),
+            ),
+            Table(
+                "A few pictures, classified by classifier.onnx",
+                ("picture", "label", ">probability"),
+                tuple((name, label, f"{100 * p:.1f}%") for name, label, p in self.predictions),
+            ),
+            f"Everything lies in {out} ({self.seconds:.0f} s):",
+            f"  {out / 'images'}            unlabelled pictures",
+            f"  {out / 'embeddings'}        what the teacher said of them",
+            f"  {out / 'student'}           the distilled network",
+            f"  {out / 'classifier.onnx'}   the classifier, with labels and preprocessing",
+            f"  {out / 'summary.json'}      the table above",
+            "Next:",
+            f"  clipdistill predict {out}/classifier.onnx {out}/held-out/cat",
+            f"  clipdistill evaluate {out}/student {out}/classifier.onnx --labelled {out}/held-out "
+            f"--text {out}/text.npy",
+            "  clipdistill embed YOUR_PHOTOS embeddings    # then embed-text, distill, export",
+        ]  # fmt: skip
+
+
+def quickstart(
+    *,
+    out: Path = Path("runs/quickstart"),
+    num_images: int = 4000,
+    num_epochs: int = 12,
+    seed: int = FIRST_USER_SEED,
+) -> QuickstartResult:
+    """Distil a classifier for a toy world, offline, from drawing the pictures to the ONNX file.
+
+    Every stage runs for real, through the same functions as the other verbs, and keeps what an
+    earlier run of it finished.
+
+    Args:
+        out: folder for everything.
+        num_images: unlabelled pictures to draw and learn from.
+        num_epochs: passes over them.
+        seed: of the toy world; 10 or more (the toy teacher was trained on other seeds).
+
+    Raises:
+        OutputError: `out` cannot be written to, or holds a run with other settings.
+    """
+    start = time.monotonic()
+    out = ensure_folder(Path(out))
+    if seed < FIRST_USER_SEED:
+        raise OutputError(
+            f"--seed {seed}: expected {FIRST_USER_SEED} or more; lower seeds drew the pictures the "
+            "toy teacher was trained and measured on."
+        )
+    images, held_out = out / "images", out / "held-out"
+    _draw(images, num_images, seed, labelled=False)
+    _draw(held_out, 25 * len(KINDS), seed + 1, labelled=True)
+    write_bytes(out / "prompts.txt", "".join(f"{prompt}\n" for prompt in prompts()).encode())
+    with as_file(files("clipdistill.toy") / "teacher") as folder:
+        teacher = f"local-dir:{folder}"
+        _make(out, teacher, images, num_epochs)
+        rows = _measure(out, teacher, held_out)
+    result = QuickstartResult(out, time.monotonic() - start, rows, _classify(out, held_out))
+    write_json(out / "summary.json", to_json(result))
+    return result
+
+
+def _draw(folder: Path, count: int, seed: int, *, labelled: bool) -> None:
+    with track("draw held-out" if labelled else "draw", count, "pictures") as step:
+        render(folder, count, seed=seed, labelled=labelled, on_picture=step)
+
+
+def _make(out: Path, teacher: str, images: Path, num_epochs: int) -> None:
+    """The road itself: embed, embed-text, distill, export."""
+    from .distill import distill
+    from .embed import embed
+    from .embed_text import embed_text
+    from .export import export
+
+    message("1/5 embed: the teacher looks at unlabelled pictures")
+    embed(images, out / "embeddings", model_name=teacher)
+    message("2/5 embed-text: prompts become the class list")
+    embed_text(out / "prompts.txt", out / "text.npy", model_name=teacher)
+    message(f"3/5 distill: {ARCH} learns to give the teacher's embeddings (no labels, no prompts)")
+    options = DistillOptions(image_size=IMAGE_SIZE, batch_size=BATCH_SIZE, num_epochs=num_epochs)
+    distill(ARCH, images, out / "embeddings", out / "student", options)
+    message("4/5 export: one ONNX file with labels and preprocessing")
+    export(str(out / "student"), out / "classifier.onnx", text=out / "text.npy")
+
+
+def _measure(out: Path, teacher: str, held_out: Path) -> tuple[Row, ...]:
+    from .evaluate import evaluate
+
+    message("5/5 evaluate: teacher and student on held-out, labelled pictures")
+    models = (teacher, str(out / "student"), str(out / "classifier.onnx"))
+    result = evaluate(*models, labelled=held_out, text=out / "text.npy")
+    names = ("teacher", f"student {ARCH}", f"student {ARCH}")
+    return tuple(
+        Row(name, row.runtime, _known(row.accuracy), _known(row.agreement), _known(row.cosine),
+            row.size_mb, row.latency_ms)
+        for name, row in zip(names, result.rows, strict=True)
+    )  # fmt: skip
+
+
+def _known(value: float | None) -> float:
+    if value is None:
+        raise AssertionError("evaluate measured nothing although labels and teacher were given")
+    return value
+
+
+def _classify(out: Path, held_out: Path) -> tuple[tuple[str, str, float], ...]:
+    """Classify the first picture of a few kinds with the finished file alone."""
+    from .predict import predict
+
+    some = [next(iter(sorted((held_out / kind).glob("*.jpg")))) for kind in _spread(KINDS, SHOWN)]
+    result = predict(str(out / "classifier.onnx"), *[str(path) for path in some], top_k=1)
+    return tuple(
+        (path.relative_to(out).as_posix(), *row.ranked[0])
+        for path, row in zip(some, result.predictions, strict=True)
+    )
+
+
+def _spread(names: Sequence[str], count: int) -> list[str]:
+    """`count` names, evenly over the list."""
+    return [names[index * len(names) // count] for index in range(count)]

@@ -1,0 +1,74 @@
+"""relabel: give an ONNX file other classes, without training and without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..files import atomic_path
+from ..formats.classifier import OnnxCard, check_output
+from ..formats.text import load_text
+from ..results import Table, list_some
+from ..runtime import OnnxEmbedder
+
+CHECK_PICTURES = 4
+
+
+@dataclass(frozen=True)
+class RelabelResult:
+    """What `relabel` wrote.
+
+    Attributes:
+        out: the new file.
+        before: the labels it had; empty for a bare embedder.
+        labels: the labels it has now.
+        teacher: whose embedding space both speak.
+    """
+
+    out: Path
+    before: tuple[str, ...]
+    labels: tuple[str, ...]
+    teacher: str
+
+    def summary(self) -> list[str | Table]:
+        """See `Result.summary`."""
+        had = f"instead of {len(self.before)}" if self.before else "where it had none"
+        return [
+            f"{self.out} now tells {len(self.labels)} labels apart, {had}; teacher {self.teacher}.",
+            *list_some("Labels:", self.labels),
+            f"Try it: clipdistill predict {self.out} IMAGE",
+        ]
+
+
+def relabel(classifier: Path, text: Path, out: Path, /) -> RelabelResult:
+    """Give an ONNX file other classes, without training.
+
+    Works on classifiers and on files that were exported without --text.  The network stays the
+    same; its head and its metadata are replaced, and the new file is run and compared with numpy
+    before it takes its name.
+
+    Args:
+        classifier: An .onnx file made by `clipdistill export`.
+        text: Text embeddings of the same teacher, from `clipdistill embed-text`.
+        out: The new .onnx file (may be the old one).
+
+    Raises:
+        FormatError: the classifier is damaged or foreign.
+        MismatchError: the text embeddings are another teacher's.
+    """
+    from ..onnx_graph import check_head, describe, load_graph, save_graph, synthetic_pixels
+
+    check_output(out)
+    before = OnnxEmbedder(classifier, device="cpu")
+    classes = load_text(text)
+    before.spec.check_space(classes.teacher, text)
+    card: OnnxCard = replace(before.card, text=classes)
+    model = load_graph(classifier)
+    describe(model, card)
+    with atomic_path(out) as temporary:
+        save_graph(model, temporary)
+        after = OnnxEmbedder(temporary, device="cpu")
+        check_head(after, synthetic_pixels(CHECK_PICTURES, card.preprocess.size))
+        del after  # Windows cannot rename an open file
+    old = () if before.text is None else before.text.labels
+    return RelabelResult(out, old, classes.labels, str(classes.teacher))

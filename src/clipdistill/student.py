@@ -1,0 +1,250 @@
+"""The student: a timm network whose classifier is the projection into the teacher's space.
+
+The module is exactly `timm.create_model(arch, num_classes=dim)`, so its weights are plain timm
+weights, and the older scripts' checkpoints are ours.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+
+from .embedder import EmbedderSpec
+from .errors import FormatError, InputError, MismatchError, ModelNotFoundError, did_you_mean
+from .files import describing
+from .formats.cards import StudentCard
+from .formats.student import WEIGHTS, as_weights, load_card, load_checkpoint, load_weights
+from .images.preprocess import Preprocess
+from .torch_embedder import Precision, TorchEmbedder, resolve_device
+
+
+def check_arch(arch: str) -> None:
+    """Check a timm model name.
+
+    Raises:
+        ModelNotFoundError: timm does not know it; near matches are named.
+    """
+    if arch.startswith("hf-hub:") or timm.is_model(arch):
+        return
+    raise ModelNotFoundError(
+        f"Unknown student {arch!r}.{did_you_mean(arch, timm.list_models())} "
+        f"timm knows {len(timm.list_models())} models: see timm.list_models()."
+    )
+
+
+def build_student(
+    arch: str, dim: int, *, image_size: int | None = None, pretrained: bool = False
+) -> torch.nn.Module:
+    """Build the network: float32 (N, 3, S, S) -> (N, dim).
+
+    Args:
+        arch: timm's model name.
+        dim: length of the embedding.
+        image_size: side of the input, for networks that must know it (ViT, Swin ...).
+        pretrained: start from timm's ImageNet weights (needs the hub or its cache).
+
+    Raises:
+        ModelNotFoundError: unknown name, or the weights cannot be fetched.
+        InputError: the network cannot be built for this image size.
+    """
+    check_arch(arch)
+    extra: dict[str, Any] = {}
+    if image_size is not None and _wants_size(arch):
+        extra["img_size"] = image_size
+    try:
+        network: torch.nn.Module = timm.create_model(
+            arch, pretrained=pretrained, num_classes=dim, **extra
+        )
+        return network
+    except (OSError, RuntimeError, ValueError, TypeError, AssertionError, ImportError, LookupError,
+            AttributeError, SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile
+            ) as error:  # fmt: skip
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        if pretrained or arch.startswith("hf-hub:"):
+            raise ModelNotFoundError(
+                f"Student {arch}: its pretrained weights could not be fetched ({first}). Tried the "
+                "model hub and the local hub cache. Without a network: --student-weights FILE "
+                "takes a .safetensors or .pth, or leave --pretrained away to start from scratch."
+            ) from error
+        raise InputError(f"Student {arch} cannot be built at {image_size} px: {first}") from error
+
+
+def _wants_size(arch: str) -> bool:
+    """Whether the model's builder takes `img_size` (its positional embedding depends on it)."""
+    config = timm.get_pretrained_cfg(arch, allow_unregistered=True)
+    return bool(config is not None and config.fixed_input_size)
+
+
+def default_preprocess(
+    arch: str, image_size: int | None, teacher: Preprocess | None
+) -> Preprocess:
+    """The preprocessing of a new student.
+
+    Resizing and cropping are the teacher's, so that both see the same part of a picture; mean and
+    std are those of timm's weights; the size is the model's own unless given.
+    """
+    config = timm.get_pretrained_cfg(arch, allow_unregistered=True)
+    own = config.input_size[-1] if config is not None and config.input_size else 224
+    mean = config.mean if config is not None else None
+    std = config.std if config is not None else None
+    base = teacher or Preprocess(own, interpolation="bilinear")
+    return Preprocess(
+        size=image_size or own,
+        mean=_rgb(mean) if mean else base.mean,
+        std=_rgb(std) if std else base.std,
+        interpolation=base.interpolation,
+        resize_mode=base.resize_mode,
+        fill_color=base.fill_color,
+    )
+
+
+def _rgb(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
+
+
+def load_backbone_weights(network: torch.nn.Module, path: Path) -> int:
+    """Load pretrained weights from a file, leaving the projection as it is when sizes differ.
+
+    Returns:
+        How many tensors were taken.
+
+    Raises:
+        InputError: no such file.
+        FormatError: not weights.
+        MismatchError: fewer than half of the network's tensors fit.
+    """
+    state = load_weights(path)
+    own = network.state_dict()
+    fitting = {
+        name: value for name, value in state.items()
+        if name in own and own[name].shape == value.shape
+    }  # fmt: skip
+    if 2 * len(fitting) < len(own):
+        raise MismatchError(
+            f"{path}: only {len(fitting)} of the network's {len(own)} tensors are in it with the "
+            "right shape. These are the weights of another architecture."
+        )
+    network.load_state_dict(fitting, strict=False)
+    return len(fitting)
+
+
+def load_state(network: torch.nn.Module, state: dict[str, torch.Tensor], source: Path) -> None:
+    """Load a complete state dict.
+
+    Raises:
+        MismatchError: names or shapes differ; the message names the first difference.
+    """
+    own = network.state_dict()
+    for name in own:
+        if name not in state:
+            raise MismatchError(
+                f"{source}: it has no weights for {name!r}. It is a checkpoint of another "
+                "architecture; name the right one."
+            )
+        if own[name].shape != state[name].shape:
+            raise MismatchError(
+                f"{source}: {name!r} is {tuple(state[name].shape)}, expected "
+                f"{tuple(own[name].shape)}. Check the architecture, the output dimension and the "
+                "image size."
+            )
+    unknown = sorted(set(state) - set(own))
+    if unknown:
+        raise MismatchError(
+            f"{source}: {len(unknown)} tensors are not part of the network ({unknown[0]!r} ...). "
+            "It is a checkpoint of another architecture; name the right one."
+        )
+    network.load_state_dict(state)
+
+
+def load_student(
+    path: Path,
+    *,
+    arch: str | None = None,
+    image_size: int | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> tuple[StudentCard, TorchEmbedder]:
+    """Load a student folder or a checkpoint as an Embedder.
+
+    Args:
+        path: a folder with `student.json`, or a `checkpoint.pth` (ours, or the older scripts').
+        arch: timm's name; only for the older scripts' checkpoints, which do not tell.
+        image_size: side of the input; likewise.
+        device: where to run it.
+        precision: of the forward pass.
+
+    Raises:
+        InputError: missing, unfinished, or an older checkpoint without `arch`.
+        FormatError: damaged.
+        MismatchError: the weights do not fit the architecture.
+    """
+    if path.is_dir():
+        card = load_card(path)
+        state = load_weights(path / WEIGHTS)
+        source = path / WEIGHTS
+    else:
+        checkpoint = load_checkpoint(path)
+        state = _model_state(checkpoint, path)
+        card = _checkpoint_card(checkpoint, state, path, arch, image_size)
+        source = path
+    network = build_student(card.arch, card.dim, image_size=card.preprocess.size)
+    load_state(network, state, source)
+    spec = EmbedderSpec(
+        str(path), "torch", "student", card.teacher, card.dim, card.preprocess,
+        sum(value.numel() * value.element_size() for value in state.values()),
+    )  # fmt: skip
+    return card, TorchEmbedder(spec, network, resolve_device(device), precision)
+
+
+def _model_state(checkpoint: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
+    state = checkpoint.get("model")
+    if not isinstance(state, dict):
+        raise FormatError(
+            f"{path}: expected a checkpoint with the weights under 'model' (as `distill` and the "
+            f"older scripts write them), found the keys {sorted(map(str, checkpoint))[:5]}."
+        )
+    return as_weights(state, path)
+
+
+def _checkpoint_card(
+    checkpoint: dict[str, Any],
+    state: dict[str, torch.Tensor],
+    path: Path,
+    arch: str | None,
+    image_size: int | None,
+) -> StudentCard:
+    if "card" in checkpoint:
+        with describing(path):
+            return StudentCard.from_json(checkpoint["card"])
+    if arch is None:
+        raise InputError(
+            f"{path}: this checkpoint does not say which network it belongs to. "
+            "Add --arch, for example: --arch resnet18"
+        )
+    check_arch(arch)
+    # The older scripts' predict: torchvision's Resize (bilinear) and CenterCrop, ImageNet's mean.
+    preprocess = Preprocess(image_size or 224, interpolation="bilinear")
+    return StudentCard(arch, _output_dim(arch, state, path), preprocess, teacher=None)
+
+
+def _output_dim(arch: str, state: dict[str, torch.Tensor], path: Path) -> int:
+    """Read the embedding dimension off the classifier's weight."""
+    config = timm.get_pretrained_cfg(arch, allow_unregistered=True)
+    classifier = config.classifier if config is not None else None
+    names = [classifier] if isinstance(classifier, str) else list(classifier or ())
+    for name in names:
+        weight = state.get(f"{name}.weight")
+        if weight is not None:
+            return int(weight.shape[0])
+    raise MismatchError(
+        f"{path}: no weights of {arch}'s classifier ({names}) in it. It is a checkpoint of "
+        "another architecture; name the right one with --arch."
+    )

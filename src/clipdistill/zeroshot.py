@@ -1,0 +1,61 @@
+"""Embeddings x text embeddings -> probabilities and ranked labels (numpy only)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LogitScale:
+    """How a teacher turns cosines into logits: `scale * cosine + bias`.
+
+    Attributes:
+        scale: CLIP's learnt temperature, exp(logit_scale) (about 100 for OpenAI's and LAION's
+            models; Radford et al. 2021, section 2.5).
+        bias: None for softmax models; SigLIP's logit bias for sigmoid models (Zhai et al. 2023).
+    """
+
+    scale: float = 100.0
+    bias: float | None = None
+
+
+def normalized(vectors: NDArray[np.floating]) -> Floats:
+    """Scale rows to unit length: (N, D) of any float type -> float32.  Zero rows stay zero."""
+    values = np.asarray(vectors, dtype=np.float32)
+    length = np.linalg.norm(values, axis=-1, keepdims=True)
+    unit: Floats = values / np.maximum(length, 1e-12)
+    return unit
+
+
+def probabilities(embeddings: Floats, text: Floats, logits: LogitScale) -> Floats:
+    """Zero-shot probabilities.
+
+    Args:
+        embeddings: float32 (N, D), L2-normalised.
+        text: float32 (C, D), L2-normalised.
+        logits: the teacher's scale and bias.
+
+    Returns:
+        float32 (N, C): softmax over the labels (rows sum to 1), or for a sigmoid teacher an
+        independent probability a label.
+    """
+    values: Floats = logits.scale * (embeddings @ text.T)
+    if logits.bias is not None:
+        # Evaluated on the side where exp cannot overflow.
+        values = values + logits.bias
+        small = np.exp(-np.abs(values))
+        values = np.where(values >= 0, 1 / (1 + small), small / (1 + small))
+    else:
+        values = np.exp(values - values.max(axis=-1, keepdims=True))
+        values = values / values.sum(axis=-1, keepdims=True)
+    return values.astype(np.float32)
+
+
+def top_k(scores: Floats, k: int) -> NDArray[np.intp]:
+    """Indices of the `k` largest of each row of (N, C), largest first; ties to the lower index."""
+    return np.argsort(-scores, axis=-1, kind="stable")[:, :k]

@@ -1,0 +1,126 @@
+"""The metadata of an ONNX file: what goes in comes out, and damage is named."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipdistill.errors import FormatError, InputError, OutputError
+from clipdistill.formats.cards import TeacherCard
+from clipdistill.formats.classifier import OnnxCard, check_output
+from clipdistill.formats.text import TextEmbeddings
+from clipdistill.images.preprocess import Preprocess
+from clipdistill.zeroshot import LogitScale, normalized
+
+PATH = Path("model.onnx")
+
+
+def teacher(logits: LogitScale) -> TeacherCard:
+    return TeacherCard("ViT-B-32", "openai", "ab" * 16, 4, logits, Preprocess(224))
+
+
+def card(logits: LogitScale = LogitScale(42.5), *, text: bool = True) -> OnnxCard:
+    vectors = normalized(np.random.default_rng(0).normal(size=(3, 4)))
+    labels = ("cat", "dög", "fish")
+    classes = TextEmbeddings(vectors, labels, (("cat",),) * 3, ("a {}",), teacher(logits))
+    return OnnxCard(
+        "student", "resnet18", 4, Preprocess(64), teacher(logits), {"epochs": 3},
+        classes if text else None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("logits", [LogitScale(42.5), LogitScale(117.3, -12.9)])
+def test_round_trip(logits: LogitScale) -> None:
+    before = card(logits)
+    after = OnnxCard.from_metadata(PATH, {"other": "tool", **before.to_metadata()})
+    assert before.text is not None and after.text is not None
+    np.testing.assert_allclose(after.text.vectors, before.text.vectors, atol=1e-7)
+    assert after.text.teacher.logits == logits
+    vectors = before.text.vectors
+    assert replace(after, text=replace(after.text, vectors=vectors)) == before
+
+
+def test_round_trip_without_classes() -> None:
+    before = replace(card(text=False), teacher=None)
+    assert OnnxCard.from_metadata(PATH, before.to_metadata()) == before
+
+
+def test_metadata_can_be_read_without_us() -> None:
+    values = card(LogitScale(10.0, -2.0)).to_metadata()
+    assert json.loads(values["clipdistill.labels"])["labels"] == ["cat", "dög", "fish"]
+    assert float(values["clipdistill.temperature"]) == 10.0
+    assert float(values["clipdistill.logit_bias"]) == -2.0
+    raw = base64.b64decode(values["clipdistill.text_embeddings"])
+    assert np.frombuffer(raw, "<f4").reshape(3, 4).shape == (3, 4)
+
+
+def test_a_foreign_file() -> None:
+    with pytest.raises(FormatError, match="clipdistill export"):
+        OnnxCard.from_metadata(PATH, {"author": "somebody"})
+
+
+def test_a_newer_file() -> None:
+    with pytest.raises(FormatError, match="newer.*Update"):
+        OnnxCard.from_metadata(PATH, card().to_metadata() | {"clipdistill.version": "2"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("card", "{"),
+        ("card", "[1]"),
+        ("card", "{}"),
+        ("card", "[" * 100_000),
+        ("labels", "{}"),
+        ("labels", '{"labels": 3}'),
+        ("text_embeddings", ""),
+        ("text_embeddings", "!" * 64),
+        ("text_embeddings", base64.b64encode(b"\xff" * 48).decode()),
+        ("text_embeddings", "A" * 1000),
+        ("temperature", "warm"),
+        ("temperature", "nan"),
+        ("temperature", "1.0"),
+        ("logit_bias", "-10.0"),
+        ("version", "one"),
+    ],
+)
+def test_damage_is_a_format_error(key: str, value: str) -> None:
+    with pytest.raises(FormatError, match=r"model\.onnx"):
+        OnnxCard.from_metadata(PATH, card().to_metadata() | {f"clipdistill.{key}": value})
+
+
+@pytest.mark.parametrize("count", [-1, 0, 10**12])
+def test_absurd_sizes_are_refused_before_decoding(count: int) -> None:
+    values = card().to_metadata()
+    labels = json.loads(values["clipdistill.labels"])
+    labels["teacher"]["dim"] = count
+    with pytest.raises(FormatError, match="damaged"):
+        OnnxCard.from_metadata(PATH, values | {"clipdistill.labels": json.dumps(labels)})
+
+
+@pytest.mark.parametrize("key", ["card", "labels", "text_embeddings", "temperature"])
+def test_something_is_missing(key: str) -> None:
+    values = card().to_metadata()
+    del values[f"clipdistill.{key}"]
+    if key == "labels":  # then it is a bare embedder
+        assert OnnxCard.from_metadata(PATH, values).text is None
+        return
+    with pytest.raises(FormatError):
+        OnnxCard.from_metadata(PATH, values)
+
+
+def test_output_names_and_places(tmp_path: Path) -> None:
+    check_output(tmp_path / "new" / "a.onnx")
+    with pytest.raises(InputError, match="order"):
+        check_output(tmp_path / "text.npy")
+    (tmp_path / "b.onnx").mkdir()
+    with pytest.raises(OutputError, match="in the way"):
+        check_output(tmp_path / "b.onnx")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        check_output(tmp_path / "file" / "c.onnx")
