@@ -8,12 +8,17 @@ comparison of two runtimes trivially good.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+
+# Networks this small gain nothing from threads, and on a busy machine lose tenfold by them.
+# (Set before torch is imported; processes that tests start inherit it.)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DIM = 16
 TEACHER_SIZE = 32

@@ -83,7 +83,8 @@ def test_onnx_embedder_carries_its_classes(
     tiny_classifier: Path, tiny_bare_onnx: Path, draw_pixels: Draw, labels: tuple[str, ...]
 ) -> None:
     classifier = OnnxEmbedder(tiny_classifier)
-    assert classifier.text is not None and classifier.text.labels == labels
+    assert classifier.text is not None
+    assert classifier.text.labels == labels
     scores = classifier.classify_pixels(draw_pixels(5))
     assert scores.shape == (5, len(labels))
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
@@ -115,9 +116,7 @@ def test_teacher_names_are_checked() -> None:
 
 
 @pytest.mark.parametrize("model", ["nothing", "cat.jpg", "runs/student", "."])
-def test_no_model_there(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_model_there(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="MODEL may be"):
         open_embedder(model)
@@ -217,7 +216,7 @@ def test_bad_checkpoints(
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "bad.pth"
     if kind == "pickle":
-        path.write_bytes(pickle.dumps({"model": _Evil()}))
+        path.write_bytes(pickle.dumps({"model": _Evil()}, protocol=2))
     elif kind == "torch":
         torch.save({"model": _Evil()}, path)
     elif kind == "truncated":
@@ -243,5 +242,3 @@ def test_unfinished_and_damaged_students(tiny_student: Path, tmp_path: Path) -> 
     torch.save({"model": {}}, folder / "checkpoint.pth")
     with pytest.raises(InputError, match="not finished"):
         open_embedder(str(folder))
-
-

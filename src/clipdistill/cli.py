@@ -249,7 +249,7 @@ def _prefer_docstrings(app: App, tokens: Sequence[str]) -> None:
 def _run_stage(action: Callable[[], Result | None], output: Output) -> None:
     """Run a stage with progress shown, then show its result."""
     _set_up(output)
-    helper = int(os.environ.get("RANK", "0") or 0) > 0  # not the first process of torchrun
+    helper = os.environ.get("RANK", "0") not in ("", "0")  # not the first process of torchrun
     with contextlib.ExitStack() as stack:
         # Whatever a library prints must not end up in the result.
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))

@@ -70,13 +70,19 @@ class _Bars:
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
 
         self.lock = threading.RLock()
         self.visible = 0
         self.progress: Progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=16),
-            TextColumn("{task.fields[status]}", markup=False),
+            BarColumn(bar_width=14, table_column=Column(min_width=7)),
+            # What does not fit is cut off here, at the note.
+            TextColumn(
+                "{task.fields[status]}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis"),
+            ),
             console=_console(stderr=True),
             refresh_per_second=4,
             transient=True,
@@ -139,12 +145,11 @@ class _Bar:
         return self.done / max(time.monotonic() - self.start, 1e-9)
 
     def _status(self) -> str:
-        """Such as "320/9500 images, 297 images/s, 0:01 gone, 0:31 left, 2 failed"."""
-        of = f"/{self.total}" if self.total is not None else ""
-        parts = [f"{self.done}{of} {self.unit}"]
+        """Such as "320/9500, 297 images/s, 0:01, 0:31 left, 2 failed"."""
+        parts = [f"{self.done}/{self.total}" if self.total is not None else f"{self.done}"]
         if self.done:
             parts.append(f"{_figure(self._rate())} {self.unit}/s")
-        parts.append(f"{_clock(time.monotonic() - self.start)} gone")
+        parts.append(_clock(time.monotonic() - self.start))
         if self.done and self.total is not None:
             parts.append(f"{_clock((self.total - self.done) / self._rate())} left")
         return ", ".join([*parts, self.note] if self.note else parts)

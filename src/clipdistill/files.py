@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import os
+import tokenize
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,7 +164,7 @@ def read_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file.") from error
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, KeyError, MemoryError,
-            OverflowError, zipfile.BadZipFile) as error:  # fmt: skip
+            OverflowError, tokenize.TokenError, zipfile.BadZipFile) as error:  # fmt: skip
         raise FormatError(
             f"{path}: expected a whole .npy array, found a damaged or truncated file ({error})."
         ) from error

@@ -17,7 +17,7 @@ NOT_IDENTITY = (
 
 
 @Parameter(name="*")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DistillOptions:
     """How to distil.
 

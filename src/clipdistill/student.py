@@ -76,6 +76,24 @@ def build_student(
         raise InputError(f"Student {arch} cannot be built at {image_size} px: {first}") from error
 
 
+def check_size(network: torch.nn.Module, arch: str, image_size: int) -> None:
+    """Try two black pictures: some networks are built at a size that they then cannot take.
+
+    Raises:
+        InputError: the forward pass fails.
+    """
+    try:
+        with torch.inference_mode():
+            network.eval()(torch.zeros(2, 3, image_size, image_size))
+    except (RuntimeError, AssertionError, ValueError, TypeError, LookupError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        own = default_preprocess(arch, None, None).size
+        raise InputError(
+            f"Student {arch} cannot take images of {image_size} px ({first}). Choose another "
+            f"--image-size (its own is {own}), or another student."
+        ) from error
+
+
 def _wants_size(arch: str) -> bool:
     """Whether the model's builder takes `img_size` (its positional embedding depends on it)."""
     config = timm.get_pretrained_cfg(arch, allow_unregistered=True)

@@ -19,9 +19,12 @@ from safetensors import SafetensorError
 from .embedder import EmbedderSpec
 from .errors import FormatError, InputError, MissingExtraError, ModelNotFoundError, did_you_mean
 from .formats.cards import TeacherCard
+from .formats.prompts import Prompts
+from .formats.text import TextEmbeddings
 from .images.preprocess import Preprocess
+from .progress import track
 from .torch_embedder import Precision, TorchEmbedder, autocast, resolve_device
-from .zeroshot import LogitScale
+from .zeroshot import LogitScale, normalized
 
 try:
     import open_clip
@@ -112,6 +115,29 @@ def load_teacher(
     spec = EmbedderSpec(str(card), "torch", "teacher", card, dim, preprocess, size)
     images = TorchEmbedder(spec, _ImageTower(model.eval()), target, precision)
     return Teacher(card, images, model, tokenizer)
+
+
+def embed_classes(
+    teacher: Teacher, classes: Prompts, templates: Sequence[str] = ("{}",)
+) -> TextEmbeddings:
+    """Embed each label's prompts in each template and average them.
+
+    Returns:
+        Text embeddings of shape (labels, D), unit length, with everything that describes them.
+    """
+    vectors = []
+    with track("embed text", len(classes.labels), "labels") as step:
+        for prompts in classes.prompts:
+            texts = [template.replace("{}", prompt) for prompt in prompts for template in templates]
+            vectors.append(normalized(teacher.embed_texts(texts)).mean(axis=0))
+            step()
+    return TextEmbeddings(
+        normalized(np.stack(vectors)),
+        classes.labels,
+        classes.prompts,
+        tuple(templates),
+        teacher.card,
+    )
 
 
 def fingerprint(model: torch.nn.Module) -> str:

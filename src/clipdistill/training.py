@@ -48,6 +48,9 @@ FINITE_CHECK_STEPS = 10
 """Steps between checks that the loss is finite (reading it makes a GPU wait); the state is only
 saved at such a step, so that nothing bad is ever saved."""
 
+LARGEST_WEIGHT = 1e18
+"""Weights beyond this are as good as infinite: their squares overflow float32."""
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -317,7 +320,8 @@ class Trainer:
             TrainingError: they are not finite.
         """
         state = self.accelerator.unwrap_model(self.network).state_dict().values()
-        if not all(bool(torch.isfinite(value).all()) for value in state):
+        # (NaN is not below anything.)
+        if not all(bool((value.abs() < LARGEST_WEIGHT).all()) for value in state):
             raise self._not_finite("The network", rate)
 
     def _not_finite(self, what: str, rate: float) -> TrainingError:

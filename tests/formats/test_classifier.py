@@ -38,7 +38,8 @@ def card(logits: LogitScale = LogitScale(42.5), *, text: bool = True) -> OnnxCar
 def test_round_trip(logits: LogitScale) -> None:
     before = card(logits)
     after = OnnxCard.from_metadata(PATH, {"other": "tool", **before.to_metadata()})
-    assert before.text is not None and after.text is not None
+    assert before.text is not None
+    assert after.text is not None
     np.testing.assert_allclose(after.text.vectors, before.text.vectors, atol=1e-7)
     assert after.text.teacher.logits == logits
     vectors = before.text.vectors
@@ -65,7 +66,7 @@ def test_a_foreign_file() -> None:
 
 
 def test_a_newer_file() -> None:
-    with pytest.raises(FormatError, match="newer.*Update"):
+    with pytest.raises(FormatError, match=r"newer.*Update"):
         OnnxCard.from_metadata(PATH, card().to_metadata() | {"clipdistill.version": "2"})
 
 

@@ -32,11 +32,10 @@ def labelled(tmp_path_factory: pytest.TempPathFactory, pictures) -> Path:
 
 
 def by_hand(model: str, root: Path, text: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings and probabilities of the readable pictures, one at a time."""
+    """Embeddings and probabilities of the readable pictures, in order."""
     embedder, classes = open_embedder(model, device="cpu"), load_text(text)
     loaded = [load_one(item, embedder.spec.preprocess) for item in list_images(root)]
-    vectors = [embedder.embed_pixels(stack([one])) for one in loaded if not one.reason]
-    embeddings = np.concatenate(vectors)
+    embeddings = embedder.embed_pixels(stack([one for one in loaded if not one.reason]))
     return embeddings, zeroshot.probabilities(embeddings, classes.vectors, classes.teacher.logits)
 
 
@@ -60,7 +59,7 @@ def test_labelled_side_by_side(
     student, teacher, onnx = result.rows
     truth = np.repeat([0, 2, 1], 6)  # in order of the folders: red, blue, green
     for model, row in zip(models, result.rows, strict=True):
-        embeddings, scores = by_hand(model, labelled, tiny_text)
+        _, scores = by_hand(model, labelled, tiny_text)
         predicted = scores.argmax(axis=1)
         assert row.images == len(scores) == 18
         assert row.accuracy == pytest.approx(np.mean(predicted == truth))
@@ -71,14 +70,15 @@ def test_labelled_side_by_side(
         assert row.per_class[labels[3]] is None
         assert list(row.per_class) == row.labels == list(labels)
         assert sum(row.counts.values()) == 18
-        assert row.latency_ms > 0 and row.size_mb > 0.1
+        assert row.latency_ms > 0
+        assert row.size_mb > 0.1
     assert (teacher.agreement, teacher.role) == (1.0, "teacher")
     assert teacher.cosine == pytest.approx(1, abs=1e-6)
     ours, theirs = by_hand(models[0], labelled, tiny_text), by_hand(models[1], labelled, tiny_text)
     assert student.agreement == pytest.approx(metrics.agreement(ours[1], theirs[1]))
     assert student.cosine == pytest.approx(metrics.mean_cosine(ours[0], theirs[0]), abs=1e-5)
     assert (onnx.runtime, onnx.agreement) == ("onnxruntime", student.agreement)
-    assert result.reference == tiny_teacher_name
+    assert (result.reference or "").startswith(tiny_teacher_name)
     assert [failure.image_path for failure in result.failures] == ["Red_Disc/zz_broken.png"]
     assert result.images == 19
 
@@ -86,7 +86,9 @@ def test_labelled_side_by_side(
 def test_summary_and_json(labelled: Path, tiny_classifier: Path, tiny_teacher_name: str) -> None:
     result = evaluate(str(tiny_classifier), tiny_teacher_name, labelled=labelled)
     tables = [part for part in result.summary() if isinstance(part, Table)]
-    assert len(tables) == 2 and len(tables[0].rows) == 2 and len(tables[1].rows) == 3
+    assert len(tables) == 2
+    assert len(tables[0].rows) == 2
+    assert len(tables[1].rows) == 3
     assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
     assert any("zz_broken" in part for part in result.summary() if isinstance(part, str))
     value = to_json(result)
@@ -126,9 +128,7 @@ def test_stored_embeddings_match_the_teacher_itself(
     labelled: Path, tiny_teacher, tiny_teacher_name: str, tiny_text: Path, tmp_path: Path
 ) -> None:
     stored = store_embeddings(tmp_path / "embeddings", tiny_teacher, labelled)
-    (row,) = evaluate(
-        tiny_teacher_name, labelled=labelled, embeddings=stored, text=tiny_text
-    ).rows
+    (row,) = evaluate(tiny_teacher_name, labelled=labelled, embeddings=stored, text=tiny_text).rows
     assert row.cosine == pytest.approx(1, abs=1e-4)
     assert row.agreement == 1.0
 
@@ -144,9 +144,7 @@ def test_each_model_gets_its_own_size(
         assert row.confidence == pytest.approx(scores.max(axis=1).mean(), abs=1e-5)
 
 
-def test_class_folders(
-    labelled: Path, pictures, tiny_classifier: Path, tmp_path: Path
-) -> None:
+def test_class_folders(labelled: Path, pictures, tiny_classifier: Path, tmp_path: Path) -> None:
     root = tmp_path / "labelled"
     shutil.copytree(labelled, root)
     (root / "yellow stripe").mkdir()

@@ -69,10 +69,12 @@ def test_summaries(pictures, tiny_classifier: Path, tmp_path: Path) -> None:
     paths = pictures(tmp_path, 3)
     (one,) = predict(str(tiny_classifier), str(paths[0])).summary()
     assert isinstance(one, Table)
-    assert one.title == str(paths[0]) and len(one.rows) == 4
+    assert one.title == str(paths[0])
+    assert len(one.rows) == 4
     assert one.rows[0][1].endswith("%")
     (many,) = predict(str(tiny_classifier), *map(str, paths)).summary()
-    assert isinstance(many, Table) and len(many.rows) == 3
+    assert isinstance(many, Table)
+    assert len(many.rows) == 3
     assert many.columns == ("image", "label", ">probability", "runner-up")
 
 
@@ -91,8 +93,10 @@ def test_an_unreadable_picture_among_good_ones(
     (tmp_path / "empty.jpg").write_bytes(b"")
     result = predict(str(tiny_classifier), str(tmp_path))
     reasons = {Path(one.image).name: one.reason for one in result.predictions}
-    assert reasons["picture_0.png"] == "" and reasons["picture_2.png"] == ""
-    assert reasons["picture_1.png"] and "empty" in reasons["empty.jpg"]
+    assert reasons["picture_0.png"] == ""
+    assert reasons["picture_2.png"] == ""
+    assert reasons["picture_1.png"]
+    assert "empty" in reasons["empty.jpg"]
     assert len(result.failures) == 2
     assert any("empty.jpg" in line for line in result.summary() if isinstance(line, str))
 

@@ -33,7 +33,8 @@ def test_other_classes(
     assert result.labels == tuple(NEW)
     assert len(result.before) == (4 if source == "classifier" else 0)
     after = OnnxEmbedder(tmp_path / "new.onnx")
-    assert after.text is not None and after.text.labels == tuple(NEW)
+    assert after.text is not None
+    assert after.text.labels == tuple(NEW)
     pixels = draw_pixels(3)
     embeddings = after.embed_pixels(pixels)
     np.testing.assert_array_equal(embeddings, OnnxEmbedder(before).embed_pixels(pixels))
@@ -52,9 +53,7 @@ def test_there_and_back(tiny_classifier: Path, tiny_text: Path, make_text, tmp_p
     assert len(first.graph.initializer) == len(last.graph.initializer)
 
 
-def test_in_place_and_predict(
-    tiny_classifier: Path, make_text, pictures, tmp_path: Path
-) -> None:
+def test_in_place_and_predict(tiny_classifier: Path, make_text, pictures, tmp_path: Path) -> None:
     path = tmp_path / "mine.onnx"
     path.write_bytes(tiny_classifier.read_bytes())
     relabel(path, make_text(tmp_path / "new.npy", NEW), path)

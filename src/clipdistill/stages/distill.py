@@ -266,8 +266,7 @@ def _load_class_list(
     if path.suffix in (".npy", ".json"):
         text = load_text(path)
     else:
-        from ..teacher import load_teacher
-        from .embed_text import embed_classes
+        from ..teacher import embed_classes, load_teacher
 
         classes = load_prompts(path)
         if teacher.fingerprint is None:
@@ -367,12 +366,13 @@ def _initial_network(card: StudentCard, options: DistillOptions) -> torch.nn.Mod
     """Build the student and give it its initial weights, the same for the same seed."""
     import torch
 
-    from ..student import build_student, load_backbone_weights, load_state
+    from ..student import build_student, check_size, load_backbone_weights, load_state
 
     torch.manual_seed(options.seed)
     network = build_student(
         card.arch, card.dim, image_size=card.preprocess.size, pretrained=options.pretrained
     )
+    check_size(network, card.arch, card.preprocess.size)
     if options.student_weights is not None:
         load_backbone_weights(network, options.student_weights)
     if options.init_checkpoint is not None:

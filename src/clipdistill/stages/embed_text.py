@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from ..errors import InputError
-from ..formats.prompts import Prompts, load_prompts
+from ..files import ensure_folder
+from ..formats.prompts import load_prompts
 from ..formats.text import TextEmbeddings, save_text
-from ..progress import track
 from ..results import Table, list_some
-from ..zeroshot import normalized
-
-if TYPE_CHECKING:
-    from ..teacher import Teacher
 
 NO_TEMPLATE = ("{}",)
 
@@ -82,11 +78,13 @@ def embed_text(
         InputError: no prompts, or a template without {}.
         FormatError: the prompts file is not UTF-8 text.
         ModelNotFoundError: the teacher is unknown or cannot be fetched.
+        OutputError: `out` cannot be written.
     """
     prompts, out = Path(prompts), Path(out)
     classes = load_prompts(prompts)
     templates = resolve_templates(template)
-    from ..teacher import load_teacher
+    ensure_folder(out.parent)
+    from ..teacher import embed_classes, load_teacher
 
     teacher = load_teacher(model_name, pretrained, device=device, precision=precision)
     text = embed_classes(teacher, classes, templates)
@@ -126,29 +124,6 @@ def _openai_set(name: str) -> list[str]:
 
     functions = OPENAI_IMAGENET_TEMPLATES if name == "openai" else SIMPLE_IMAGENET_TEMPLATES
     return [function("{}") for function in functions]
-
-
-def embed_classes(
-    teacher: Teacher, classes: Prompts, templates: Sequence[str] = NO_TEMPLATE
-) -> TextEmbeddings:
-    """Embed each label's prompts in each template and average them.
-
-    Returns:
-        Text embeddings of shape (labels, D), unit length, with everything that describes them.
-    """
-    vectors = []
-    with track("embed text", len(classes.labels), "labels") as step:
-        for prompts in classes.prompts:
-            texts = [template.replace("{}", prompt) for prompt in prompts for template in templates]
-            vectors.append(normalized(teacher.embed_texts(texts)).mean(axis=0))
-            step()
-    return TextEmbeddings(
-        normalized(np.stack(vectors)),
-        classes.labels,
-        classes.prompts,
-        tuple(templates),
-        teacher.card,
-    )
 
 
 def _overlapping(

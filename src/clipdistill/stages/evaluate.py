@@ -411,11 +411,11 @@ def _models_table(result: EvaluateResult) -> Table:
     first = (">accuracy", ">top-5") if result.labelled else (">confidence",)
     columns = ("model", "runtime", *first, ">agreement", ">cosine", ">MB", ">ms", ">images")
     rows = []
-    for row in result.rows:
+    for name, row in zip(_short_names(result.rows), result.rows, strict=True):
         shares = (row.accuracy, row.top5) if result.labelled else (row.confidence,)
         cosine = "-" if row.cosine is None else f"{row.cosine:.4f}"
         rows.append((
-            row.model, row.runtime, *map(_percent, shares), _percent(row.agreement), cosine,
+            name, row.runtime, *map(_percent, shares), _percent(row.agreement), cosine,
             f"{row.size_mb:.1f}", f"{row.latency_ms:.2f}", str(row.images),
         ))  # fmt: skip
     title = f"{len(result.rows[0].labels)} labels, {result.images} images"
@@ -437,7 +437,7 @@ def _class_table(rows: Sequence[Evaluation]) -> list[Table]:
         )
         for label in labels
     )
-    names = (f">{Path(row.model).name}" for row in rows)
+    names = (f">{name}" for name in _short_names(rows))
     most = "mostly taken for"
     return [Table("Accuracy of each class", ("label", ">images", *names, most), lines)]
 
@@ -454,8 +454,14 @@ def _counts_table(rows: Sequence[Evaluation]) -> Table:
     """How often each label was given, the commonest first."""
     labels = sorted(rows[0].labels, key=lambda label: -rows[0].counts[label])[:TABLE_CLASSES]
     lines = tuple((label, *(str(row.counts[label]) for row in rows)) for label in labels)
-    names = (f">{Path(row.model).name}" for row in rows)
+    names = (f">{name}" for name in _short_names(rows))
     return Table("Images given to each label", ("label", *names), lines)
+
+
+def _short_names(rows: Sequence[Evaluation]) -> list[str]:
+    """The last part of each model's path, or all of it where those are not distinct."""
+    names = [Path(row.model).name for row in rows]
+    return names if len(set(names)) == len(names) else [row.model for row in rows]
 
 
 def _percent(share: float | None) -> str:

@@ -125,7 +125,7 @@ def quickstart(
     _draw(images, num_images, seed, labelled=False)
     _draw(held_out, 25 * len(KINDS), seed + 1, labelled=True)
     write_bytes(out / "prompts.txt", "".join(f"{prompt}\n" for prompt in prompts()).encode())
-    with as_file(files("clipdistill.toy") / "teacher") as folder:
+    with as_file(files("clipdistill.toy") / "toy_teacher") as folder:
         teacher = f"local-dir:{folder}"
         _make(out, teacher, images, num_epochs)
         rows = _measure(out, teacher, held_out)

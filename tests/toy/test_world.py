@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 from clipdistill.errors import OutputError
-from clipdistill.quickstart import world
+from clipdistill.toy import world
 
 TEACHER = Path(world.__file__).parent / "toy_teacher"
 DIGEST = """
 import hashlib
-from clipdistill.quickstart import world
+from clipdistill.toy import world
 pictures = [world.draw(11, index) for index in range(20)]
 joined = b"".join(p.image.tobytes() + p.caption.encode() for p in pictures)
 print(hashlib.sha256(joined).hexdigest())
@@ -53,7 +53,7 @@ def test_pictures_are_rgb_of_the_asked_size_and_kind() -> None:
         assert (picture.image.mode, picture.image.size) == ("RGB", (pixels, pixels))
         assert picture.kind == "umbrella"
         assert "umbrella" in picture.caption
-    with pytest.raises(ValueError, match="unicorn.*dog"):
+    with pytest.raises(ValueError, match=r"unicorn.*dog"):
         world.draw(11, 0, kind="unicorn")
 
 
