@@ -15,6 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
+from reporting import interleaved, ratios, write_report
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
 from clipdistill import DistillOptions, distill, embed
 from clipdistill.images.loading import load_pixels, stack
 from clipdistill.images.sources import list_images
@@ -23,10 +28,6 @@ from clipdistill.student import build_student
 from clipdistill.teacher import load_teacher
 from clipdistill.torch_embedder import memory_layout
 from clipdistill.training import distillation_loss, make_optimizer
-from PIL import Image
-from reporting import interleaved, ratios, write_report
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
 BATCH = 64
 
@@ -47,9 +48,14 @@ class OlderDataset(Dataset):
 
 def older_loader(paths: list[Path], size: int, workers: int, transform: Callable | None = None):
     """The older scripts' DataLoader."""
-    transform = transform or transforms.Compose([
-        transforms.Resize(size), transforms.CenterCrop(size), transforms.ToTensor(),
-        transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])  # fmt: skip
+    transform = transform or transforms.Compose(
+        [
+            transforms.Resize(size),
+            transforms.CenterCrop(size),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
     return DataLoader(OlderDataset(paths, transform), BATCH, shuffle=True, num_workers=workers)
 
 
@@ -59,7 +65,9 @@ def embed_candidates(images: Path, teacher_name: str, scratch: Path) -> dict[str
 
     teacher = load_teacher(teacher_name, device="cpu")
     items = list_images(images)
-    loaded = [one for one in load_pixels(items, teacher.card.preprocess, workers=2) if not one.reason]
+    loaded = [
+        one for one in load_pixels(items, teacher.card.preprocess, workers=2) if not one.reason
+    ]
     ready = torch.from_numpy(teacher.card.preprocess.normalize(stack(loaded)))
     batches = [b.contiguous(memory_format=teacher.images.layout) for b in ready.split(BATCH)]
     model, _, preprocess = open_clip.create_model_and_transforms(teacher_name)
@@ -91,8 +99,12 @@ def epoch_candidates(
     paths = [item.path for item in list_images(images)]
     network, step = training_step(arch, size, options)
     random = np.random.default_rng(0)
-    ready = [torch.from_numpy(random.standard_normal((BATCH, 3, size, size), dtype=np.float32))
-             .contiguous(memory_format=memory_layout(network)) for _ in range(4)]  # fmt: skip
+    ready = [
+        torch.from_numpy(
+            random.standard_normal((BATCH, 3, size, size), dtype=np.float32)
+        ).contiguous(memory_format=memory_layout(network))
+        for _ in range(4)
+    ]
     targets = torch.from_numpy(random.standard_normal((BATCH, 512), dtype=np.float32))
 
     def alone() -> None:
@@ -108,8 +120,14 @@ def epoch_candidates(
         out = scratch / "student"
         shutil.rmtree(out, ignore_errors=True)
         start = time.perf_counter()
-        chosen = DistillOptions(image_size=size, batch_size=BATCH, device="cpu",
-                                num_epochs=epochs, val_fraction=0.0, cache_dir=scratch / "pixels")  # fmt: skip
+        chosen = DistillOptions(
+            image_size=size,
+            batch_size=BATCH,
+            device="cpu",
+            num_epochs=epochs,
+            val_fraction=0.0,
+            cache_dir=scratch / "pixels",
+        )
         distill(arch, images, embeddings, out, chosen)
         return time.perf_counter() - start
 
@@ -168,13 +186,15 @@ def main() -> None:
     write_report(
         "feeding",
         "Feeding: how much of the machine reaches the model",
-        ["Medians over interleaved rounds. `against the limit` is time(model alone on ready tensors) "
-         "/ time(this): 1 means that reading pictures costs nothing. An epoch of ours includes "
-         "saving; pictures are decoded once, before the epochs; `older` decodes whole in every epoch "
-         "(DataLoader, 2 workers)."],
+        [
+            "Medians over interleaved rounds. `against the limit` is time(model alone on ready "
+            "tensors) / time(this): 1 means that reading pictures costs nothing. An epoch of ours "
+            "includes saving; pictures are decoded once, before the epochs; `older` decodes whole "
+            "in every epoch (DataLoader, 2 workers)."
+        ],
         ["what", "limit s", "ours s", "older s", "ours against the limit", "ours against older"],
         rows,
-    )  # fmt: skip
+    )
 
 
 def measure(arguments: argparse.Namespace, images: Path, scratch: Path) -> list[list[str]]:
@@ -188,22 +208,36 @@ def measure(arguments: argparse.Namespace, images: Path, scratch: Path) -> list[
         times = interleaved(
             epoch_candidates(arguments.arch, images, small, size, scratch), arguments.repeats
         )
-        rows.append(row(f"distill epoch, {arguments.arch}, {size} px", times, "training step alone"))
+        rows.append(
+            row(f"distill epoch, {arguments.arch}, {size} px", times, "training step alone")
+        )
     large = enlarge(images, scratch / "large", arguments.large)
     embed(large, scratch / "emb-large", model_name=arguments.teacher, device="cpu")
     times = interleaved(
-        epoch_candidates(arguments.arch, large, scratch / "emb-large", 224, scratch), arguments.repeats
+        epoch_candidates(arguments.arch, large, scratch / "emb-large", 224, scratch),
+        arguments.repeats,
     )
-    rows.append(row(f"the same with {arguments.large} photos of 12 megapixels, 224 px", times,
-                    "training step alone"))  # fmt: skip
+    rows.append(
+        row(
+            f"the same with {arguments.large} photos of 12 megapixels, 224 px",
+            times,
+            "training step alone",
+        )
+    )
     return rows
 
 
 def row(name: str, times: dict[str, list[float]], limit: str) -> list[str]:
     """Format one measurement."""
     medians = {key: float(np.median(values)) for key, values in times.items()}
-    return [name, f"{medians[limit]:.2f}", f"{medians['ours']:.2f}", f"{medians['older']:.2f}",
-            f"{ratios(times, 'ours', limit):.2f}", f"{ratios(times, 'ours', 'older'):.2f}x faster"]  # fmt: skip
+    return [
+        name,
+        f"{medians[limit]:.2f}",
+        f"{medians['ours']:.2f}",
+        f"{medians['older']:.2f}",
+        f"{ratios(times, 'ours', limit):.2f}",
+        f"{ratios(times, 'ours', 'older'):.2f}x faster",
+    ]
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from reporting import write_report
+
 from clipdistill import DistillOptions, distill, embed, embed_text, evaluate
 from clipdistill.console import ConsoleReporter
 from clipdistill.progress import reporting
-from reporting import write_report
 
 
 def main() -> None:
@@ -27,34 +28,60 @@ def main() -> None:
     # Raw vectors: what the older scripts stored; the cosine loss does not care.
     embed(arguments.images, out / "emb", model_name=teacher, normalize=False, dtype="float32")
     embed_text(out / "prompts.txt", out / "text", model_name=teacher)
-    common = {"image_size": arguments.image_size, "num_epochs": arguments.epochs,
-              "seed": arguments.seed, "prompts": out / "text.npy"}  # fmt: skip
+    common = {
+        "image_size": arguments.image_size,
+        "num_epochs": arguments.epochs,
+        "seed": arguments.seed,
+        "prompts": out / "text.npy",
+    }
     recipes = {
         "older scripts (MSE on raw embeddings, Adam 3e-4, centre view)": DistillOptions(
-            criterion="mse", optimizer="adam", lr=3e-4, weight_decay=0.0, schedule="constant",
-            warmup=0.0, grad_clip=0.0, flip=False, ema_decay=0.0, **common),
+            criterion="mse",
+            optimizer="adam",
+            lr=3e-4,
+            weight_decay=0.0,
+            schedule="constant",
+            warmup=0.0,
+            grad_clip=0.0,
+            flip=False,
+            ema_decay=0.0,
+            **common,
+        ),
         "clipdistill defaults": DistillOptions(**common),
-    }  # fmt: skip
+    }
     rows = []
     students = []
     for number, (name, options) in enumerate(recipes.items()):
         folder = out / f"{arguments.arch}-{arguments.image_size}-{arguments.epochs}-{number}"
         result = distill(arguments.arch, arguments.images, out / "emb", folder, options)
         students.append((name, folder, result))
-    measured = evaluate(teacher, *[str(folder) for _, folder, _ in students],
-                        labelled=arguments.labelled, text=out / "text.npy")  # fmt: skip
+    measured = evaluate(
+        teacher,
+        *[str(folder) for _, folder, _ in students],
+        labelled=arguments.labelled,
+        text=out / "text.npy",
+    )
     names = ["teacher", *[name for name, _, _ in students]]
     for name, row in zip(names, measured.rows, strict=True):
-        rows.append([name, f"{100 * row.accuracy:.1f}%", f"{100 * row.top5:.1f}%",
-                     f"{100 * row.agreement:.1f}%", f"{row.cosine:.3f}"])  # fmt: skip
+        rows.append(
+            [
+                name,
+                f"{100 * row.accuracy:.1f}%",
+                f"{100 * row.top5:.1f}%",
+                f"{100 * row.agreement:.1f}%",
+                f"{row.cosine:.3f}",
+            ]
+        )
     write_report(
         "quality",
         f"{arguments.arch} from scratch at {arguments.image_size} px, {arguments.epochs} epochs",
-        [f"{students[0][2].train_images} unlabelled images to learn from, "
-         f"{measured.rows[0].images} labelled ones ({len(labels)} classes) to measure with."],
+        [
+            f"{students[0][2].train_images} unlabelled images to learn from, "
+            f"{measured.rows[0].images} labelled ones ({len(labels)} classes) to measure with."
+        ],
         ["recipe", "zero-shot top-1", "top-5", "agreement with the teacher", "mean cosine"],
         rows,
-    )  # fmt: skip
+    )
 
 
 def parse() -> argparse.Namespace:

@@ -28,8 +28,10 @@ def interleaved(
             start = time.perf_counter()
             own = run()
             times[name].append(time.perf_counter() - start if own is None else own)
-            print(f"round {round_number + 1}/{repeats}  {name}: {times[name][-1]:.3f} s",
-                  file=sys.stderr)  # fmt: skip
+            print(
+                f"round {round_number + 1}/{repeats}  {name}: {times[name][-1]:.3f} s",
+                file=sys.stderr,
+            )
     return times
 
 
@@ -48,21 +50,39 @@ def machine() -> str:
                 name = line.split(":", 1)[1].strip()
                 break
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    tools = ", ".join(f"{package} {version(package)}"
-                      for package in ("clipdistill", "torch", "timm", "onnxruntime", "pillow"))  # fmt: skip
+    tools = ", ".join(
+        f"{package} {version(package)}"
+        for package in ("clipdistill", "torch", "timm", "onnxruntime", "pillow")
+    )
     return f"{name}, {cores} cores, Python {platform.python_version()}, {tools}"
 
 
 def write_report(
-    name: str, title: str, lines: Sequence[str], columns: Sequence[str], rows: Sequence[Sequence[str]]
+    name: str,
+    title: str,
+    lines: Sequence[str],
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
 ) -> Path:
     """Write `benchmarks/NAME-DATE.md` and print it; returns its path."""
     today = datetime.date.today().isoformat()
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     table = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     table += ["| " + " | ".join(row) + " |" for row in rows]
-    text = "\n".join([f"# {title}", "", *lines, "", *table, "",
-                      f"Command: `{command}`  ", f"Machine: {machine()}  ", f"Date: {today}", ""])  # fmt: skip
+    text = "\n".join(
+        [
+            f"# {title}",
+            "",
+            *lines,
+            "",
+            *table,
+            "",
+            f"Command: `{command}`  ",
+            f"Machine: {machine()}  ",
+            f"Date: {today}",
+            "",
+        ]
+    )
     path = HERE / f"{name}-{today}.md"
     path.write_text(text)
     print(text)

@@ -354,7 +354,7 @@ def test_a_full_disk(here, tiny_teacher_name, stage):
     limit = 100 if stage.startswith("embed") else 60_000
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        with pytest.raises(errors.OutputError, match="No space left while writing .* free some"):
+        with pytest.raises(errors.OutputError, match=r"No space left while writing .* free some"):
             stages(here, tiny_teacher_name)[stage](here / "new")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

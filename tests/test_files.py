@@ -305,7 +305,7 @@ def test_read_json_of_anything(tmp_path_factory, data):
     try:
         assert isinstance(read_json(path, "it"), dict)
     except FormatError as error:
-        assert "any.json" in str(error)
+        assert "any.json" in str(error)  # noqa: PT017
 
 
 json_values = st.recursive(
@@ -327,7 +327,9 @@ def test_json_round_trip_of_any_value_even_of_names_that_are_not_unicode(tmp_pat
 def test_check_format(tmp_path):
     good = {"format": "clipdistill.x", "version": 1}
     check_format(tmp_path, good, "clipdistill.x", 1)
-    with pytest.raises(FormatError, match="expected a 'clipdistill.y' file, found format 'clipdis"):
+    with pytest.raises(
+        FormatError, match=r"expected a 'clipdistill.y' file, found format 'clipdis"
+    ):
         check_format(tmp_path, good, "clipdistill.y", 1)
     with pytest.raises(FormatError, match=r"version 2 is newer .* Update clipdistill"):
         check_format(tmp_path, {**good, "version": 2}, "clipdistill.x", 1)
@@ -364,7 +366,7 @@ def test_read_array_of_a_damaged_file(tmp_path_factory, cut, hit, value, mapped)
     try:
         read_array(path, mapped=mapped)
     except FormatError as error:
-        assert "damaged.npy" in str(error)
+        assert "damaged.npy" in str(error)  # noqa: PT017
 
 
 def test_sha256(tmp_path):

@@ -3,7 +3,7 @@
     ClipDistillError            1   anything we foresaw but did not class
     ├── InputError              3   what the user named is missing, empty or unreadable
     │   └── ImageError          3   one image cannot be used (a row in the report, rarely fatal)
-    ├── FormatError             4   a file is not what its name promises: truncated, foreign, too new
+    ├── FormatError             4   a file is not what its name promises: truncated, foreign, newer
     ├── MismatchError           5   two artefacts do not belong together: teacher, dimension, labels
     ├── ModelNotFoundError      6   unknown model name, or its weights cannot be had
     ├── OutputError             7   the output cannot be written: permissions, disk full, in the way

@@ -100,9 +100,7 @@ def _wants_size(arch: str) -> bool:
     return bool(config is not None and config.fixed_input_size)
 
 
-def default_preprocess(
-    arch: str, image_size: int | None, teacher: Preprocess | None
-) -> Preprocess:
+def default_preprocess(arch: str, image_size: int | None, teacher: Preprocess | None) -> Preprocess:
     """The preprocessing of a new student.
 
     Resizing and cropping are the teacher's, so that both see the same part of a picture; mean and

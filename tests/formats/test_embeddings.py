@@ -230,7 +230,7 @@ def test_layout_npy_killed_in_its_first_shard_can_go_on(tmp_path, monkeypatch):
         store.append(rows("a.jpg", "b.jpg"), vectors(2))
     monkeypatch.undo()
     assert (tmp_path / "a.npy").is_file()
-    with pytest.raises(InputError, match="no embeddings in it yet. Run the same"):
+    with pytest.raises(InputError, match=r"no embeddings in it yet. Run the same"):
         load_embeddings(tmp_path)
     with pytest.raises(MismatchError):
         EmbeddingStore(tmp_path, header("npy", teacher=replace(TEACHER, fingerprint="0" * 32)))
@@ -376,7 +376,7 @@ def test_the_end_of_a_stored_path_has_to_be_the_only_one(tmp_path):
 
 def test_ours_are_not_added_to_a_foreign_folder(tmp_path):
     clip_retrieval_folder(tmp_path, Path("/data"), [3])
-    with pytest.raises(MismatchError, match="do not say which teacher.*another output"):
+    with pytest.raises(MismatchError, match=r"do not say which teacher.*another output"):
         EmbeddingStore(tmp_path, header())
 
 

@@ -117,4 +117,4 @@ def test_any_file_loads_or_says_why(tmp_path_factory, data):
     try:
         assert load_prompts(path).labels
     except (FormatError, InputError) as error:
-        assert "any.txt" in str(error)
+        assert "any.txt" in str(error)  # noqa: PT017

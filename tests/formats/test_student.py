@@ -40,10 +40,10 @@ def test_a_student_loads_as_it_was_saved(tmp_path, make_student):
 
 
 def test_no_student_and_an_unfinished_one(tmp_path):
-    with pytest.raises(InputError, match="no student here. Make one with: clipdistill distill"):
+    with pytest.raises(InputError, match=r"no student here. Make one with: clipdistill distill"):
         load_card(tmp_path)
     (tmp_path / "checkpoint.pth").write_bytes(b"x")
-    with pytest.raises(InputError, match="training has not finished. Run the same"):
+    with pytest.raises(InputError, match=r"training has not finished. Run the same"):
         load_card(tmp_path)
 
 
@@ -174,7 +174,7 @@ def test_a_damaged_checkpoint_loads_or_is_refused(tmp_path_factory, hits, cut):
     try:
         load_checkpoint(path)
     except FormatError as error:
-        assert "damaged.pth" in str(error)
+        assert "damaged.pth" in str(error)  # noqa: PT017
 
 
 @given(st.binary(max_size=100))
@@ -185,7 +185,7 @@ def test_a_checkpoint_of_random_bytes(tmp_path_factory, data):
         try:
             load_checkpoint(path)
         except FormatError as error:
-            assert "random.pth" in str(error)
+            assert "random.pth" in str(error)  # noqa: PT017
 
 
 @pytest.mark.parametrize("value", [[1, 2], torch.zeros(3), "x", None])
@@ -246,7 +246,7 @@ def test_load_state_names_the_first_difference():
     with pytest.raises(MismatchError, match="1 tensors are not part of the network"):
         load_state(network, {**state, "more": torch.zeros(1)}, Path("x.pth"))
     del state["fc.bias"]
-    with pytest.raises(MismatchError, match="no weights for 'fc.bias'"):
+    with pytest.raises(MismatchError, match=r"no weights for 'fc.bias'"):
         load_state(network, state, Path("x.pth"))
 
 

@@ -1,4 +1,4 @@
-"""decode: what a person sees in a picture is what comes out, and nothing but ImageError goes wrong."""
+"""decode: what a person sees in a picture comes out, and nothing but ImageError goes wrong."""
 
 from __future__ import annotations
 
@@ -258,8 +258,13 @@ def test_truncated_jpeg_is_refused(share):
         decode(data[: int(len(data) * share)])
 
 
-@pytest.mark.parametrize("data", [b"<!DOCTYPE html><html><body>404</body></html>", b"GIF", b"BM",
-                                  b"\xff\xd8\xff", b"\0" * 1000, b"RIFF\0\0\0\0WEBPVP8 "])  # fmt: skip
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"<!DOCTYPE html><html><body>404</body></html>", b"GIF", b"BM", b"\xff\xd8\xff",
+        b"\0" * 1000, b"RIFF\0\0\0\0WEBPVP8 ",
+    ],
+)  # fmt: skip
 def test_what_is_not_a_picture_is_refused(data):
     with pytest.raises(ImageError, match=r"picture|decoded"):
         decode(data)
@@ -298,7 +303,7 @@ def decode_or_refuse(data: bytes) -> None:
     try:
         image = decode(data, at_least=8)
     except ImageError as error:
-        assert str(error)
+        assert str(error)  # noqa: PT017
     else:
         assert image.mode == "RGB"
 

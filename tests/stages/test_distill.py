@@ -31,6 +31,7 @@ from clipdistill.errors import (
 from clipdistill.formats.embeddings import load_embeddings
 from clipdistill.formats.student import load_card, load_checkpoint, load_samples, load_weights
 from clipdistill.images.loading import load_one
+from clipdistill.images.preprocess import Preprocess
 from clipdistill.images.sources import list_images
 from clipdistill.recipe import DistillOptions
 from clipdistill.stages.distill import distill
@@ -176,6 +177,27 @@ def test_the_pixel_cache_does_not_change_what_is_learnt(tmp_path, finished, data
     out, _ = finished
     run(data, tmp_path / "student", replace(FAST, cache_dir=tmp_path / "cache", **change))
     assert weights(tmp_path / "student") == weights(out)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_half_of_the_pictures_are_mirrored_or_none(tmp_path, data, monkeypatch, flip):
+    seen: list[np.ndarray] = []
+    real = training.to_input
+
+    def spy(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
+        seen.extend(pixels.numpy().copy())
+        return real(pixels, preprocess)
+
+    monkeypatch.setattr(training, "to_input", spy)
+    run(data, tmp_path / "student", replace(FAST, flip=flip, val_fraction=0.0, num_epochs=4))
+    preprocess = load_card(tmp_path / "student").preprocess
+    originals = [load_one(item, preprocess).pixels for item in list_images(data.images)]
+    plain = {picture.tobytes() for picture in originals}
+    mirrored = {picture[:, ::-1].tobytes() for picture in originals}
+    assert len(seen) == 4 * 60
+    assert all(picture.tobytes() in plain | mirrored for picture in seen)
+    share = sum(picture.tobytes() in mirrored for picture in seen) / len(seen)
+    assert (0.4 < share < 0.6) if flip else share == 0
 
 
 def test_without_held_out_pictures_the_last_epoch_is_kept(tmp_path, data):
@@ -367,7 +389,7 @@ def interrupted(tmp_path, data, monkeypatch):
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(interrupted, finished, data):
-    with pytest.raises(InputError, match="has not finished. Run the same"):
+    with pytest.raises(InputError, match=r"has not finished. Run the same"):
         load_card(interrupted)
     assert run(data, interrupted).resumed
     assert weights(interrupted) == weights(finished[0])
@@ -420,7 +442,7 @@ def test_a_checkpoint_of_the_older_scripts_is_not_overwritten(tmp_path, data):
     out.mkdir()
     torch.save({"model": {}, "optimizer": {}, "epoch": 3}, out / "checkpoint.pth")
     before = snapshot(out)
-    with pytest.raises(OutputError, match="older scripts.*--init-checkpoint"):
+    with pytest.raises(OutputError, match=r"older scripts.*--init-checkpoint"):
         run(data, out)
     assert snapshot(out) == before
 
@@ -481,7 +503,7 @@ def test_targets_that_are_not_finite_name_their_image(tmp_path, data):
 
 
 def test_output_dim_is_checked(tmp_path, data):
-    with pytest.raises(MismatchError, match="--output-dim 512, but .* holds 16-d"):
+    with pytest.raises(MismatchError, match=r"--output-dim 512, but .* holds 16-d"):
         run(data, tmp_path / "student", replace(FAST, output_dim=512))
     assert not (tmp_path / "student").exists()
     result = run(data, tmp_path / "student", replace(FAST, output_dim=16, num_epochs=1))

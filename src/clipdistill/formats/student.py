@@ -1,11 +1,11 @@
 """A student's folder.
 
-    student.json         the card; written last, so it marks a finished training
-    model.safetensors    the best weights (a timm model with num_classes = embedding dimension)
-    checkpoint.pth       the last state: {"model", "optimizer", "epoch", "card", ...}, for resuming
-    metrics.jsonl        a line an epoch
-    samples.npy          uint8 (N, S, S, 3): a few training pictures, for the checks of `export`
-    log/                 TensorBoard
+student.json         the card; written last, so it marks a finished training
+model.safetensors    the best weights (a timm model with num_classes = embedding dimension)
+checkpoint.pth       the last state: {"model", "optimizer", "epoch", "card", ...}, for resuming
+metrics.jsonl        a line an epoch
+samples.npy          uint8 (N, S, S, 3): a few training pictures, for the checks of `export`
+log/                 TensorBoard
 """
 
 from __future__ import annotations

@@ -126,9 +126,7 @@ def _openai_set(name: str) -> list[str]:
     return [function("{}") for function in functions]
 
 
-def _overlapping(
-    text: TextEmbeddings, above: float = 0.98
-) -> tuple[tuple[str, str, float], ...]:
+def _overlapping(text: TextEmbeddings, above: float = 0.98) -> tuple[tuple[str, str, float], ...]:
     cosines = np.triu(text.vectors @ text.vectors.T, k=1)
     pairs = np.argwhere(cosines > above)
     found = [(text.labels[i], text.labels[j], float(cosines[i, j])) for i, j in pairs]

@@ -15,9 +15,12 @@ from ..recipe import DistillOptions
 from ..results import Table, to_json
 from ..toy.world import FIRST_USER_SEED, KINDS, prompts, render
 
-ARCH = "resnet10t"
+ARCH = "test_resnet"
+"""0.4 M parameters, timm's smallest ResNet: it trains in a minute on two cores."""
 IMAGE_SIZE = 64
-BATCH_SIZE = 64
+LEARNING_RATE = 6e-3
+"""From scratch on 4000 pictures for 12 epochs: 99% of the teacher's accuracy; 2e-3 gave 93%
+(2 cores, 2026-11)."""
 SHOWN = 4
 
 
@@ -65,8 +68,8 @@ class QuickstartResult:
         out = self.out
         return [
             Table(
-                "Zero-shot on held-out pictures; no label was used in training",
-                ("model", "runtime", ">accuracy", ">agreement", ">cosine", ">size MB", ">ms/image"),
+                f"Zero-shot on held-out pictures (student: {ARCH}, trained without labels)",
+                ("model", "runtime", ">accuracy", ">agreement", ">cosine", ">MB", ">ms"),
                 tuple(
                     (row.model, row.runtime, f"{100 * row.accuracy:.1f}%",
                      f"{100 * row.agreement:.1f}%", f"{row.cosine:.3f}", f"{row.size_mb:.1f}",
@@ -124,7 +127,8 @@ def quickstart(
     images, held_out = out / "images", out / "held-out"
     _draw(images, num_images, seed, labelled=False)
     _draw(held_out, 25 * len(KINDS), seed + 1, labelled=True)
-    write_bytes(out / "prompts.txt", "".join(f"{prompt}\n" for prompt in prompts()).encode())
+    lines = [f"{kind}\t{prompt}\n" for kind, prompt in zip(KINDS, prompts(), strict=True)]
+    write_bytes(out / "prompts.txt", "".join(lines).encode())
     with as_file(files("clipdistill.toy") / "toy_teacher") as folder:
         teacher = f"local-dir:{folder}"
         _make(out, teacher, images, num_epochs)
@@ -151,7 +155,7 @@ def _make(out: Path, teacher: str, images: Path, num_epochs: int) -> None:
     message("2/5 embed-text: prompts become the class list")
     embed_text(out / "prompts.txt", out / "text.npy", model_name=teacher)
     message(f"3/5 distill: {ARCH} learns to give the teacher's embeddings (no labels, no prompts)")
-    options = DistillOptions(image_size=IMAGE_SIZE, batch_size=BATCH_SIZE, num_epochs=num_epochs)
+    options = DistillOptions(image_size=IMAGE_SIZE, lr=LEARNING_RATE, num_epochs=num_epochs)
     distill(ARCH, images, out / "embeddings", out / "student", options)
     message("4/5 export: one ONNX file with labels and preprocessing")
     export(str(out / "student"), out / "classifier.onnx", text=out / "text.npy")
@@ -163,7 +167,7 @@ def _measure(out: Path, teacher: str, held_out: Path) -> tuple[Row, ...]:
     message("5/5 evaluate: teacher and student on held-out, labelled pictures")
     models = (teacher, str(out / "student"), str(out / "classifier.onnx"))
     result = evaluate(*models, labelled=held_out, text=out / "text.npy")
-    names = ("teacher", f"student {ARCH}", f"student {ARCH}")
+    names = ("teacher", "student", "student")
     return tuple(
         Row(name, row.runtime, _known(row.accuracy), _known(row.agreement), _known(row.cosine),
             row.size_mb, row.latency_ms)
