@@ -1,0 +1,75 @@
+"""quickstart: the whole road on the toy world, short, and started again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clipdistill import OutputError, predict, quickstart
+from clipdistill.stages.quickstart import QuickstartResult
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> QuickstartResult:
+    out = tmp_path_factory.mktemp("runs") / "quickstart"
+    return quickstart(out=out, num_images=1000, num_epochs=4)
+
+
+def test_the_table_compares_teacher_and_student_in_both_runtimes(run: QuickstartResult) -> None:
+    teacher, torch_row, onnx_row = run.rows
+    assert (teacher.runtime, torch_row.runtime, onnx_row.runtime) == (
+        "torch",
+        "torch",
+        "onnxruntime",
+    )
+    assert teacher.accuracy >= 0.95
+    assert teacher.agreement == 1.0
+    # Four epochs over few pictures: far above the 5% of guessing, not yet good.
+    assert torch_row.accuracy > 0.15
+    assert onnx_row.accuracy == pytest.approx(torch_row.accuracy, abs=0.005)
+    assert onnx_row.cosine == pytest.approx(torch_row.cosine, abs=1e-4)
+
+
+def test_the_summary_on_disk_says_the_same(run: QuickstartResult) -> None:
+    summary = json.loads((run.out / "summary.json").read_text())
+    assert summary["seconds"] > 0
+    assert set(summary["rows"][0]) == {
+        "model", "runtime", "accuracy", "agreement", "cosine", "size_mb", "latency_ms",
+    }  # fmt: skip
+    assert [row["accuracy"] for row in summary["rows"]] == [row.accuracy for row in run.rows]
+
+
+def test_the_file_it_makes_is_a_classifier_of_its_own(run: QuickstartResult) -> None:
+    pictures = sorted((run.out / "held-out" / "cat").glob("*.jpg"))[:3]
+    result = predict(str(run.out / "classifier.onnx"), *map(str, pictures))
+    assert result.classes == 20
+    assert all(one.ranked and not one.reason for one in result.predictions)
+
+
+def test_run_again_it_keeps_what_is_finished(run: QuickstartResult) -> None:
+    weights = run.out / "student" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    again = quickstart(out=run.out, num_images=1000, num_epochs=4)
+    assert weights.stat().st_mtime_ns == before
+    assert [row.accuracy for row in again.rows] == [row.accuracy for row in run.rows]
+
+
+def test_other_settings_need_another_folder(run: QuickstartResult) -> None:
+    with pytest.raises(OutputError, match="num-epochs"):
+        quickstart(out=run.out, num_images=1000, num_epochs=5)
+
+
+def test_seeds_of_the_teachers_own_pictures_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="--seed 2"):
+        quickstart(out=tmp_path, seed=2)
+
+
+def test_the_summary_for_people_names_everything_and_what_to_do_next(
+    run: QuickstartResult,
+) -> None:
+    lines = [part for part in run.summary() if isinstance(part, str)]
+    text = "\n".join(lines)
+    assert str(run.out / "classifier.onnx") in text
+    assert len(lines[lines.index("Next:") + 1 :]) == 3
