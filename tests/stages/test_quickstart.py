@@ -14,7 +14,7 @@ from clipdistill.stages.quickstart import QuickstartResult
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> QuickstartResult:
     out = tmp_path_factory.mktemp("runs") / "quickstart"
-    return quickstart(out=out, num_images=1000, num_epochs=4)
+    return quickstart(out=out, num_images=400, num_epochs=4)
 
 
 def test_the_table_compares_teacher_and_student_in_both_runtimes(run: QuickstartResult) -> None:
@@ -26,8 +26,8 @@ def test_the_table_compares_teacher_and_student_in_both_runtimes(run: Quickstart
     )
     assert teacher.accuracy >= 0.95
     assert teacher.agreement == 1.0
-    # Four epochs over few pictures: far above the 5% of guessing, not yet good.
-    assert torch_row.accuracy > 0.15
+    # A few steps only: an untrained network's cosine is near 0, a finished student's above 0.9.
+    assert 0.3 < torch_row.cosine < 1
     assert onnx_row.accuracy == pytest.approx(torch_row.accuracy, abs=0.005)
     assert onnx_row.cosine == pytest.approx(torch_row.cosine, abs=1e-4)
 
@@ -51,14 +51,14 @@ def test_the_file_it_makes_is_a_classifier_of_its_own(run: QuickstartResult) -> 
 def test_run_again_it_keeps_what_is_finished(run: QuickstartResult) -> None:
     weights = run.out / "student" / "model.safetensors"
     before = weights.stat().st_mtime_ns
-    again = quickstart(out=run.out, num_images=1000, num_epochs=4)
+    again = quickstart(out=run.out, num_images=400, num_epochs=4)
     assert weights.stat().st_mtime_ns == before
     assert [row.accuracy for row in again.rows] == [row.accuracy for row in run.rows]
 
 
 def test_other_settings_need_another_folder(run: QuickstartResult) -> None:
     with pytest.raises(OutputError, match="num-epochs"):
-        quickstart(out=run.out, num_images=1000, num_epochs=5)
+        quickstart(out=run.out, num_images=400, num_epochs=5)
 
 
 def test_seeds_of_the_teachers_own_pictures_are_refused(tmp_path: Path) -> None:
