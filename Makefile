@@ -9,7 +9,7 @@ OUT ?= runs/quickstart
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format docs clean
+.PHONY: help quickstart test lint interop format docs clean
 
 help: ## List what can be made.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 20
@@ -26,6 +26,9 @@ lint: $(READY) ## Check style, types and layers.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+interop: $(READY) ## Try clip-retrieval's own client and back end against ours (10 GB, network).
+	$(TEST_ENV) $(BIN)/python tools/interop.py
+
 format: $(READY) ## Repair what ruff can repair.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -34,7 +37,7 @@ docs: $(READY) ## Write docs/cli.md anew from the commands' help.
 	$(BIN)/python tools/make_cli_docs.py
 
 clean: ## Delete the virtual environment, caches and the quickstart's results.
-	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-interop build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -rf runs/quickstart src/*.egg-info
 	find src tests tools scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -20,18 +20,19 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Run every candidate once a round, `repeats` rounds, so that a drifting machine hurts all.
 
+    One round more comes first and is not counted: it warms caches, pools and kernels.
     A candidate that returns a number has timed itself (seconds); otherwise its wall time counts.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for round_number in range(repeats):
+    for number in range(repeats + 1):
         for name, run in candidates.items():
             start = time.perf_counter()
             own = run()
-            times[name].append(time.perf_counter() - start if own is None else own)
-            print(
-                f"round {round_number + 1}/{repeats}  {name}: {times[name][-1]:.3f} s",
-                file=sys.stderr,
-            )
+            seconds = time.perf_counter() - start if own is None else own
+            label = f"round {number}/{repeats}" if number else "warm-up"
+            print(f"{label}  {name}: {seconds:.3f} s", file=sys.stderr)
+            if number:
+                times[name].append(seconds)
     return times
 
 

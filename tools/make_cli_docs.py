@@ -26,7 +26,7 @@ or `{"error": {"type": ..., "message": ..., "exit_code": ...}}`.
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD, _help(), *(_help(verb.name) for verb in cli.VERBS), _exit_codes()]
+    parts = [HEAD, _help(), *(_help(*verb.name.split()) for verb in cli.VERBS), _exit_codes()]
     return "\n".join(parts)
 
 

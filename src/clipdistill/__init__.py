@@ -19,26 +19,37 @@ if TYPE_CHECKING:
         MissingExtraError,
         ModelNotFoundError,
         OutputError,
+        ServiceError,
         TrainingError,
     )
     from .formats.embeddings import load_embeddings
+    from .formats.selection import load_selection
     from .formats.text import load_text
+    from .pool import open_pool
     from .recipe import DistillOptions
     from .runtime import open_embedder
+    from .sources.options import SearchOptions
     from .stages.distill import distill
+    from .stages.download import download
     from .stages.embed import embed
     from .stages.embed_text import embed_text
     from .stages.evaluate import evaluate
     from .stages.export import export
+    from .stages.pool_search import pool_search
     from .stages.predict import predict
     from .stages.quickstart import quickstart
     from .stages.relabel import relabel
+    from .stages.search import search
+    from .stages.select import select
+    from .stages.serve import ServeOptions, serve
+    from .web.policy import DownloadOptions
 
     __version__: str
 
 _HOME = {
     "ClipDistillError": "errors",
     "DistillOptions": "recipe",
+    "DownloadOptions": "web.policy",
     "FormatError": "errors",
     "ImageError": "errors",
     "InputError": "errors",
@@ -46,24 +57,35 @@ _HOME = {
     "MissingExtraError": "errors",
     "ModelNotFoundError": "errors",
     "OutputError": "errors",
+    "SearchOptions": "sources.options",
+    "ServeOptions": "stages.serve",
+    "ServiceError": "errors",
     "TrainingError": "errors",
     "distill": "stages.distill",
+    "download": "stages.download",
     "embed": "stages.embed",
     "embed_text": "stages.embed_text",
     "evaluate": "stages.evaluate",
     "export": "stages.export",
     "load_embeddings": "formats.embeddings",
+    "load_selection": "formats.selection",
     "load_text": "formats.text",
     "open_embedder": "runtime",
+    "open_pool": "pool",
+    "pool_search": "stages.pool_search",
     "predict": "stages.predict",
     "quickstart": "stages.quickstart",
     "relabel": "stages.relabel",
+    "search": "stages.search",
+    "select": "stages.select",
+    "serve": "stages.serve",
 }
 """Public name -> the module it lives in."""
 
 __all__ = [
     "ClipDistillError",
     "DistillOptions",
+    "DownloadOptions",
     "FormatError",
     "ImageError",
     "InputError",
@@ -71,19 +93,29 @@ __all__ = [
     "MissingExtraError",
     "ModelNotFoundError",
     "OutputError",
+    "SearchOptions",
+    "ServeOptions",
+    "ServiceError",
     "TrainingError",
     "__version__",
     "distill",
+    "download",
     "embed",
     "embed_text",
     "evaluate",
     "export",
     "load_embeddings",
+    "load_selection",
     "load_text",
     "open_embedder",
+    "open_pool",
+    "pool_search",
     "predict",
     "quickstart",
     "relabel",
+    "search",
+    "select",
+    "serve",
 ]
 
 

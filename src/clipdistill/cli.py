@@ -39,19 +39,24 @@ WRONG_COMMAND_LINE = 2
 INTERRUPTED = 130
 UNEXPECTED = 1
 
-TRAIN_PACKAGES = {
-    "accelerate": "accelerate",
-    "onnx": "onnx",
-    "onnxscript": "onnxscript",
-    "open_clip": "open_clip_torch",
-    "pyarrow": "pyarrow",
-    "safetensors": "safetensors",
-    "tensorboard": "tensorboard",
-    "timm": "timm",
-    "torch": "torch",
-    "torchvision": "torchvision",
+EXTRA_PACKAGES = {
+    "accelerate": ("accelerate", "train"),
+    "aiohttp": ("aiohttp", "web"),
+    "fsspec": ("fsspec", "web"),
+    "onnx": ("onnx", "train"),
+    "onnxscript": ("onnxscript", "train"),
+    "open_clip": ("open_clip_torch", "train"),
+    "pyarrow": ("pyarrow", "web"),
+    "safetensors": ("safetensors", "train"),
+    "starlette": ("starlette", "web"),
+    "tensorboard": ("tensorboard", "train"),
+    "timm": ("timm", "train"),
+    "torch": ("torch", "train"),
+    "torchvision": ("torchvision", "train"),
+    "urllib3": ("urllib3", "web"),
+    "uvicorn": ("uvicorn", "web"),
 }
-"""Module -> package of the extra "train", for the message when one is missing."""
+"""Module -> its package and the extra that brings it, for the message when one is missing."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Verb:
     """One command.
 
     Attributes:
-        name: as it is typed.
+        name: as it is typed; two words make it part of a group ("pool search").
         target: "module:function", imported when the verb runs.
         help: one line for the list of commands.
         examples: command lines for the end of its help.
@@ -76,12 +81,34 @@ class Verb:
         return "\n".join([title, "", *(f"    {example}" for example in self.examples)])
 
 
+GROUPS = {"pool": "Work with a pool of embedded images."}
+"""First words of verbs of two words, with their line in the list of commands."""
+
 VERBS = (
     Verb(
         "quickstart",
         "clipdistill.stages.quickstart:quickstart",
         "See the whole road run offline, on drawn pictures, in minutes.",
         ("clipdistill quickstart --out runs/quickstart",),
+    ),
+    Verb(
+        "search",
+        "clipdistill.stages.search:search",
+        "Search images for prompts, and write a list of URLs.",
+        (
+            "clipdistill search prompts.txt urls.txt --source commons --contact me@home.org",
+            "clipdistill search prompts.txt urls.txt --source knn --url http://server:1234",
+            'clipdistill search prompts.txt urls.txt --source parquet --tables "laion/*"',
+        ),
+    ),
+    Verb(
+        "download",
+        "clipdistill.stages.download:download",
+        "Download pictures from a list of URLs, carefully.",
+        (
+            "clipdistill download image_urls.txt images",
+            "clipdistill download image_urls.parquet images --resize 0 --max-workers 128",
+        ),
     ),
     Verb(
         "embed",
@@ -100,6 +127,30 @@ VERBS = (
             "clipdistill embed-text prompts.txt runs/text.npy",
             'clipdistill embed-text names.txt runs/text.npy --template "a photo of a {}"',
         ),
+    ),
+    Verb(
+        "pool search",
+        "clipdistill.stages.pool_search:pool_search",
+        "Find the images of a pool that fit words or pictures best.",
+        (
+            'clipdistill pool search runs/embeddings "a red fish" "a boat at night"',
+            "clipdistill pool search runs/embeddings --image fish.jpg --top-k 20",
+        ),
+    ),
+    Verb(
+        "select",
+        "clipdistill.stages.select:select",
+        "Choose the relevant, balanced part of a big pile of images.",
+        (
+            "clipdistill select photos runs/embeddings runs/text.npy runs/selection -n 500",
+            "clipdistill select photos runs/emb runs/text.npy runs/sel --min-score 0.25",
+        ),
+    ),
+    Verb(
+        "serve",
+        "clipdistill.stages.serve:serve",
+        "Serve a pool over HTTP, in clip-retrieval's protocol.",
+        ("clipdistill serve runs/embeddings --images photos --port 1234",),
     ),
     Verb(
         "distill",
@@ -193,9 +244,9 @@ def build_app(output: Output) -> App:
     app.meta.suppress_keyboard_interrupt = False
     app["--help"].group = app["--version"].group = EVERY
     for place, verb in enumerate(VERBS):
-        app.command(
+        _home(app, verb, place).command(
             verb.target,
-            name=verb.name,
+            name=verb.name.split()[-1],
             help=verb.help,
             help_epilogue=verb.epilogue(),
             sort_key=place,
@@ -215,6 +266,17 @@ def build_app(output: Output) -> App:
         return _run_stage(lambda: command(*bound.args, **bound.kwargs), output)
 
     return app
+
+
+def _home(app: App, verb: Verb, place: int) -> App:
+    """Where a verb is registered: the application, or the group that its first word names."""
+    group, _, rest = verb.name.partition(" ")
+    if not rest:
+        return app
+    if group not in app:
+        app.command(App(name=group, help=GROUPS[group], sort_key=place))
+    home: App = app[group]
+    return home
 
 
 def help_text(tokens: Sequence[str], width: int = 80) -> str:
@@ -242,7 +304,7 @@ def _prefer_docstrings(app: App, tokens: Sequence[str]) -> None:
     """Let a verb's own page show its docstring instead of the one line of the list."""
     _, path, _ = app.meta.parse_commands(tokens)
     for command in path:
-        if command.name[0] in {verb.name for verb in VERBS}:
+        if command.name[0] in {verb.name.split()[-1] for verb in VERBS}:
             command.help = None
 
 
@@ -355,9 +417,9 @@ def _missing_extra(error: BaseException) -> BaseException:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ModuleNotFoundError):
-            package = TRAIN_PACKAGES.get((cause.name or "").partition(".")[0])
-            if package:
-                return MissingExtraError(package, "train", "This command")
+            found = EXTRA_PACKAGES.get((cause.name or "").partition(".")[0])
+            if found:
+                return MissingExtraError(*found, "This command")
         cause = cause.__cause__
     return error
 
@@ -367,9 +429,11 @@ def _usage_text(error: CycloptsError) -> str:
     chain = [name for name in error.command_chain or () if not name.startswith("-")]
     if isinstance(error, UnknownCommandError):
         # cyclopts' own text would import every verb to list them.
-        names = [verb.name for verb in VERBS]
+        names = [verb.name.split() for verb in VERBS]
+        # The first words, or within a group the second.
+        known = {words[len(chain)] for words in names if words[: len(chain)] == chain}
         token = (error.unused_tokens or [""])[0]
-        text = f"Unknown command {token!r}.{did_you_mean(token, names)}"
+        text = f"Unknown command {token!r}.{did_you_mean(token, sorted(known))}"
     else:
         text = str(error)
     return f"{text}\nTry: {' '.join(['clipdistill', *chain, '--help'])}"

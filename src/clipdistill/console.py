@@ -52,11 +52,13 @@ class ConsoleReporter:
     def __init__(self, *, bars: bool = True) -> None:
         self._bars = _Bars() if bars and sys.stderr.isatty() else None
 
-    def start(self, task: str, total: int | None, unit: str) -> tuple[Step, Callable[[], None]]:
+    def start(
+        self, task: str, total: int | None, unit: str, done: int
+    ) -> tuple[Step, Callable[[], None]]:
         """See `progress.Reporter.start`."""
         if self._bars is None:
-            return Silent().start(task, total, unit)
-        bar = _Bar(self._bars, task, total, unit)
+            return Silent().start(task, total, unit, done)
+        bar = _Bar(self._bars, task, total, unit, done)
         return bar.step, bar.end
 
     def message(self, text: str) -> None:
@@ -105,9 +107,10 @@ class _Bars:
 class _Bar:
     """One task: invisible at first, a bar after `PATIENCE`, one line when it has ended."""
 
-    def __init__(self, bars: _Bars, name: str, total: int | None, unit: str) -> None:
+    def __init__(self, bars: _Bars, name: str, total: int | None, unit: str, before: int) -> None:
         self.bars, self.name, self.total, self.unit = bars, name, total, unit
-        self.done, self.note, self.shown = 0, "", False
+        self.before = self.done = before
+        self.note, self.shown = "", False
         self.start = time.monotonic()
         self.id = bars.progress.add_task(name, total=total, visible=False, status="")
         self.timer = threading.Timer(PATIENCE, self._show)
@@ -142,22 +145,23 @@ class _Bar:
         self.bars.progress.update(self.id, completed=self.done, status=self._status(), **more)
 
     def _rate(self) -> float:
-        return self.done / max(time.monotonic() - self.start, 1e-9)
+        return (self.done - self.before) / max(time.monotonic() - self.start, 1e-9)
 
     def _status(self) -> str:
         """Such as "320/9500, 297 images/s, 0:01, 0:31 left, 2 failed"."""
         parts = [f"{self.done}/{self.total}" if self.total is not None else f"{self.done}"]
-        if self.done:
+        moved = self.done > self.before
+        if moved:
             parts.append(f"{_figure(self._rate())} {self.unit}/s")
         parts.append(_clock(time.monotonic() - self.start))
-        if self.done and self.total is not None:
+        if moved and self.total is not None:
             parts.append(f"{_clock((self.total - self.done) / self._rate())} left")
         return ", ".join([*parts, self.note] if self.note else parts)
 
     def _finished(self) -> str:
         time_taken = _clock(time.monotonic() - self.start)
         rate = f"{_figure(self._rate())} {self.unit}/s"
-        text = f"{self.done} {self.unit} in {time_taken}, {rate}"
+        text = f"{self.done - self.before} {self.unit} in {time_taken}, {rate}"
         return f"{text}, {self.note}" if self.note else text
 
 

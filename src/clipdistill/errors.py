@@ -8,7 +8,8 @@
     ├── ModelNotFoundError      6   unknown model name, or its weights cannot be had
     ├── OutputError             7   the output cannot be written: permissions, disk full, in the way
     ├── TrainingError           8   training cannot go on: a loss that is not finite
-    └── MissingExtraError       9   an optional part of clipdistill is not installed
+    ├── MissingExtraError       9   an optional part of clipdistill is not installed
+    └── ServiceError           10   a service on the network fails, refuses, or answers nonsense
 
 Exit code 2 is a wrong command line, 130 is Ctrl-C.  Every message says what was expected, what was
 found, and what to do about it.
@@ -76,6 +77,20 @@ class MissingExtraError(ClipDistillError):
             f"{purpose} needs the package {package!r}, which is not installed. "
             f"Run: pip install 'clipdistill[{extra}]'"
         )
+
+
+class ServiceError(ClipDistillError):
+    """A service on the network fails, refuses, or answers with something else than promised.
+
+    Attributes:
+        status: the HTTP status of its answer; 0 when there was none.
+    """
+
+    exit_code = 10
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 4) -> str:

@@ -199,3 +199,47 @@ def sha256_of(path: Path) -> str:
         while piece := handle.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Keep a second process out of `folder` for as long as the block runs.
+
+    The lock belongs to the process: it goes with it, whatever kills it.  Where the system has no
+    such locks (Windows, some network disks) nothing is locked.
+
+    Args:
+        folder: must exist.
+        what: who else may be at it, for the message ("download").
+
+    Raises:
+        OutputError: another process is at it.
+    """
+    with writing(folder):
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(handle, folder, what)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path, what: str) -> None:
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OutputError(
+            f"{folder}: another {what} is writing to it. Wait until it is done, or choose another "
+            "folder."
+        ) from error
+    except (ImportError, OSError):
+        return  # there are no such locks here
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files that killed writers left in `folder` (not below it)."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            path.unlink()

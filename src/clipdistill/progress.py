@@ -19,8 +19,10 @@ Step = Callable[..., None]
 class Reporter(Protocol):
     """Receives progress: `start` returns the step function and a function that ends the task."""
 
-    def start(self, task: str, total: int | None, unit: str) -> tuple[Step, Callable[[], None]]:
-        """Begin a task of `total` units (None: unknown)."""
+    def start(
+        self, task: str, total: int | None, unit: str, done: int
+    ) -> tuple[Step, Callable[[], None]]:
+        """Begin a task of `total` units (None: unknown), `done` of them by an earlier run."""
 
     def message(self, text: str) -> None:
         """Show one line that a person wants to see now, such as where a cache lies."""
@@ -29,7 +31,9 @@ class Reporter(Protocol):
 class Silent:
     """The default reporter: says nothing."""
 
-    def start(self, task: str, total: int | None, unit: str) -> tuple[Step, Callable[[], None]]:
+    def start(
+        self, task: str, total: int | None, unit: str, done: int
+    ) -> tuple[Step, Callable[[], None]]:
         """See `Reporter.start`."""
         return (lambda n=1, note="": None), (lambda: None)
 
@@ -51,9 +55,9 @@ def reporting(reporter: Reporter) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def track(task: str, total: int | None, unit: str) -> Iterator[Step]:
-    """Report a task of `total` `unit`s; yields the step function."""
-    step, end = _reporter.get().start(task, total, unit)
+def track(task: str, total: int | None, unit: str, done: int = 0) -> Iterator[Step]:
+    """Report a task of `total` `unit`s, `done` by an earlier run; yields the step function."""
+    step, end = _reporter.get().start(task, total, unit, done)
     try:
         yield step
     finally:

@@ -10,10 +10,10 @@ from cyclopts import Parameter
 
 NOT_IDENTITY = (
     "num_workers", "device", "precision", "cache_dir", "cache_gb", "checkpoint_seconds",
-    "output_dim", "image_size",
+    "output_dim", "image_size", "only",
 )  # fmt: skip
 """Settings that may change when a training is resumed: they do not change what is learnt.
-(`output_dim` only checks, and the image size is compared as part of the preprocessing.)"""
+(`output_dim` only checks; image size and images are compared as preprocessing and as data.)"""
 
 
 @Parameter(name="*")
@@ -22,6 +22,8 @@ class DistillOptions:
     """How to distil.
 
     Attributes:
+        only: train on these images alone: the folder of a selection (`select`), or a text file with
+            a name a line.
         output_dim: length of the embedding; found from the embeddings, checked when given.
         pretrained: start from timm's ImageNet weights (fetched from the model hub).
         student_weights: start from the weights in this .safetensors or .pth instead.
@@ -54,6 +56,7 @@ class DistillOptions:
             (looked at every ten steps and after every epoch).
     """
 
+    only: Path | None = None
     output_dim: int | None = None
     pretrained: bool = False
     student_weights: Path | None = None

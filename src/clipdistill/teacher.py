@@ -33,6 +33,9 @@ except ImportError as _error:
 
 log = logging.getLogger(__name__)
 
+TEXT_BATCH = 256
+"""Texts a forward pass."""
+
 
 class _ImageTower(torch.nn.Module):
     """open_clip's image encoder as a module of its own: (N, 3, H, W) -> (N, D), not normalised."""
@@ -61,7 +64,9 @@ class Teacher:
     _model: Any = field(repr=False)
     _tokenizer: Any = field(repr=False)
 
-    def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> NDArray[np.float32]:
+    def embed_texts(
+        self, texts: Sequence[str], *, batch_size: int = TEXT_BATCH
+    ) -> NDArray[np.float32]:
         """Embed texts: float32 (N, D) of unit length."""
         device = self.images.device
         parts = []
@@ -125,14 +130,19 @@ def embed_classes(
     Returns:
         Text embeddings of shape (labels, D), unit length, with everything that describes them.
     """
-    vectors = []
-    with track("embed text", len(classes.labels), "labels") as step:
-        for prompts in classes.prompts:
-            texts = [template.replace("{}", prompt) for prompt in prompts for template in templates]
-            vectors.append(normalized(teacher.embed_texts(texts)).mean(axis=0))
-            step()
+    texts, owners = [], []
+    for label, prompts in enumerate(classes.prompts):
+        for prompt in prompts:
+            texts += [template.replace("{}", prompt) for template in templates]
+            owners += [label] * len(templates)
+    sums = np.zeros((len(classes.labels), teacher.card.dim), dtype=np.float32)
+    with track("embed text", len(texts), "texts") as step:
+        for start in range(0, len(texts), TEXT_BATCH):
+            batch = slice(start, start + TEXT_BATCH)
+            np.add.at(sums, owners[batch], normalized(teacher.embed_texts(texts[batch])))
+            step(len(texts[batch]))
     return TextEmbeddings(
-        normalized(np.stack(vectors)),
+        normalized(sums),
         classes.labels,
         classes.prompts,
         tuple(templates),

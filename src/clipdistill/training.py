@@ -210,8 +210,9 @@ class Trainer:
             with writing(self.out / LOG):
                 self.writer = SummaryWriter(str(self.out / LOG), purge_step=self.state.epoch)
         try:
-            with track("distil", self.options.num_epochs * len(self.data.train), "images") as step:
-                step(self.state.epoch * len(self.data.train) + self.state.seen)
+            total = self.options.num_epochs * len(self.data.train)
+            before = self.state.epoch * len(self.data.train) + self.state.seen
+            with track("distil", total, "images", done=before) as step:
                 while self.state.epoch < self.options.num_epochs:
                     self._epoch(step)
         finally:

@@ -616,3 +616,13 @@ def test_two_processes_learn_what_one_does_and_use_every_picture_once(tmp_path, 
     rows = [history(tmp_path / name) for name in ("one", "two")]
     for mine, theirs in zip(*rows, strict=True):
         assert theirs["loss"] == pytest.approx(mine["loss"], abs=2e-3)
+
+
+def test_a_selection_decides_which_pictures_are_learnt_from(tmp_path, data):
+    chosen = [item.key for item in list_images(data.images)][::3]
+    (tmp_path / "only.txt").write_text("\n".join([*chosen, "gone.png"]))
+    result = run(data, tmp_path / "out", replace(FAST, only=tmp_path / "only.txt"))
+    assert result.train_images + result.val_images == len(chosen)
+    (tmp_path / "only.txt").write_text("elsewhere/1.png\n")
+    with pytest.raises(InputError, match="names none of the 60 images"):
+        run(data, tmp_path / "other", replace(FAST, only=tmp_path / "only.txt"))

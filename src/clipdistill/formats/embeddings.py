@@ -16,9 +16,10 @@ clip-retrieval pads its numbers ("img_emb_00.npy") and stores whole paths; both 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -238,11 +239,12 @@ def read_header(root: Path) -> Header | None:
     if not numbers:
         return None
     path = _rows_path(root, numbers[0])
-    return _stored_header(path, _parquet(path))
+    with open_parquet(path) as file:
+        return _stored_header(path, file.schema_arrow)
 
 
-def _stored_header(path: Path, table: pyarrow.Table) -> Header | None:
-    stored = (table.schema.metadata or {}).get(b"clipdistill")
+def _stored_header(path: Path, schema: pyarrow.Schema) -> Header | None:
+    stored = (schema.metadata or {}).get(b"clipdistill")
     if stored is None:
         return None
     try:
@@ -307,9 +309,17 @@ def shard_numbers(root: Path) -> list[int]:
     return sorted(_numbered(root / ROWS, r"metadata_(\d+)\.parquet"))
 
 
+def shard_files(root: Path) -> list[tuple[Path, Path]]:
+    """The complete shards in order: (vectors `.npy`, rows `.parquet`); the first may be missing."""
+    vectors = _numbered(root / VECTORS, r"img_emb_(\d+)\.npy")
+    rows = _numbered(root / ROWS, r"metadata_(\d+)\.parquet")
+    missing = root / VECTORS
+    return [(vectors.get(n, missing / f"img_emb_{n}.npy"), rows[n]) for n in sorted(rows)]
+
+
 def _numbered(folder: Path, pattern: str) -> dict[int, Path]:
     """Number -> file, for the files of a folder; clip-retrieval pads its numbers with zeros."""
-    files = folder.iterdir() if folder.is_dir() else ()
+    files = sorted(folder.iterdir(), reverse=True) if folder.is_dir() else ()
     matches = ((re.fullmatch(pattern, path.name), path) for path in files)
     return {int(match[1]): path for match, path in matches if match}
 
@@ -348,13 +358,23 @@ def _vectors_path(root: Path, number: int) -> Path:
     return _numbered(root / VECTORS, r"img_emb_(\d+)\.npy").get(number, plain)
 
 
-def _parquet(path: Path) -> pyarrow.Table:
+def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
+    """Open a shard's parquet without reading its rows; read from it inside `reading_parquet`."""
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise MissingExtraError("pyarrow", "train", "Reading and writing embeddings") from error
+        raise MissingExtraError("pyarrow", "web", "Reading and writing embeddings") from error
+    with reading_parquet(path):
+        return pyarrow.parquet.ParquetFile(path)
+
+
+@contextlib.contextmanager
+def reading_parquet(path: Path) -> Iterator[None]:
+    """Turn pyarrow's complaints about `path` into a `FormatError`."""
+    import pyarrow
+
     try:
-        return pyarrow.parquet.read_table(path)
+        yield
     except (pyarrow.ArrowException, OSError) as error:
         raise FormatError(
             f"{path}: not a readable parquet file ({error}). Delete it and run "
@@ -362,12 +382,17 @@ def _parquet(path: Path) -> pyarrow.Table:
         ) from error
 
 
+def _parquet(path: Path) -> pyarrow.Table:
+    with open_parquet(path) as file, reading_parquet(path):
+        return file.read()
+
+
 def _read_rows(root: Path, number: int) -> list[Row]:
     path = _rows_path(root, number)
     table = _parquet(path)
     if "image_path" not in table.column_names:
         raise FormatError(f"{path}: expected a column image_path, found {table.column_names}.")
-    if _stored_header(path, table) is None:
+    if _stored_header(path, table.schema) is None:
         # Files of clip-retrieval itself know only the path; their other columns mean other things.
         names = table.column("image_path").to_pylist()
         return [Row(str(name), "", 0, 0) for name in names]

@@ -21,6 +21,7 @@ from ..files import ensure_folder
 from ..formats.cards import StudentCard, TeacherCard
 from ..formats.embeddings import CACHE, Embeddings, Failure, load_embeddings, match_rows
 from ..formats.prompts import load_prompts
+from ..formats.selection import load_selection
 from ..formats.student import (
     CHECKPOINT,
     WEIGHTS,
@@ -170,7 +171,8 @@ def distill(
     start = time.monotonic()
     check_arch(arch)
     _check_options(options)
-    pairs = _pair(list_images(images), load_embeddings(embeddings))
+    items = _chosen(list_images(images), options.only)
+    pairs = _pair(items, load_embeddings(embeddings))
     if options.output_dim is not None and options.output_dim != pairs.teacher.dim:
         raise MismatchError(
             f"--output-dim {options.output_dim}, but {embeddings} holds {pairs.teacher.dim}-d "
@@ -228,6 +230,26 @@ def _check_options(options: DistillOptions) -> None:
         if not fine:
             option = "--" + name.replace("_", "-")
             raise InputError(f"{option} {getattr(options, name)}: expected {expected}.")
+
+
+def _chosen(items: list[ImageItem], only: Path | None) -> list[ImageItem]:
+    """The pictures that a selection names; all without one.
+
+    Raises:
+        InputError: it names none of them.
+    """
+    if only is None:
+        return items
+    wanted = set(load_selection(only))
+    chosen = [item for item in items if item.key in wanted]
+    if not chosen:
+        raise InputError(
+            f"{only} names none of the {len(items)} images. It names images like "
+            f"{min(wanted)!r}, the folder has images like {items[0].key!r}."
+        )
+    if len(chosen) < len(wanted):
+        message(f"{len(wanted) - len(chosen)} images that {only} names are not there.")
+    return chosen
 
 
 def _pair(items: Sequence[ImageItem], embeddings: Embeddings) -> _Pairs:

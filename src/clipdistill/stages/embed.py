@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError, InputError
-from ..files import ensure_folder
+from ..files import ensure_folder, locked
 from ..formats.embeddings import (
     EmbeddingStore,
     Failure,
@@ -122,7 +122,7 @@ def embed(
         InputError: the folder is missing, empty, or no image can be read.
         ModelNotFoundError: the teacher is unknown or cannot be fetched.
         MismatchError: `out` holds embeddings of another teacher.
-        OutputError: `out` cannot be written to.
+        OutputError: `out` cannot be written to, or another `embed` is at it.
     """
     images, out = Path(images), Path(out)
     items = list_images(images)
@@ -131,22 +131,21 @@ def embed(
 
     teacher = load_teacher(model_name, pretrained, device=device, precision=precision)
     header = Header(teacher.card, layout, "float32" if layout == "npy" else dtype, normalize)
-    store = EmbeddingStore(out, header)
-    plan = _plan(items, store)
-    if plan.kept:
-        message(f"{plan.kept} of {len(items)} images are embedded already.")
-    _append_moved(store, plan.moved)
-    start = time.monotonic()
     workers = default_workers() if num_workers is None else num_workers
-    failures = [
-        *plan.failures,
-        *_embed_all(teacher, store, plan.todo, batch_size, workers, shard_size),
-    ]
-    if not store.all_rows():
-        reasons = [f"{f.image_path}: {f.reason}" for f in failures]
-        raise InputError("\n".join([f"{images}: none of its {len(items)} images can be read.",
-                                    *list_some("The first:", reasons, 5)]))  # fmt: skip
-    store.finish(failures)
+    with locked(out, "embed"):
+        store = EmbeddingStore(out, header)
+        plan = _plan(items, store)
+        if plan.kept:
+            message(f"{plan.kept} of {len(items)} images are embedded already.")
+        _append_moved(store, plan.moved)
+        start = time.monotonic()
+        failures = [
+            *plan.failures,
+            *_embed_all(teacher, store, plan.todo, batch_size, workers, shard_size),
+        ]
+        seconds = time.monotonic() - start
+        _check_any(images, items, store, failures)
+        store.finish(failures)
     present = {item.key for item in items}
     known = {row.image_path for row in store.all_rows()}
     return EmbedResult(
@@ -158,8 +157,18 @@ def embed(
         moved=len(plan.moved),
         gone=len(known - present),
         failures=tuple(failures),
-        seconds=time.monotonic() - start,
+        seconds=seconds,
     )
+
+
+def _check_any(
+    images: Path, items: Sequence[ImageItem], store: EmbeddingStore, failures: Sequence[Failure]
+) -> None:
+    """Refuse to call a store complete that holds nothing."""
+    if not store.all_rows():
+        reasons = [f"{f.image_path}: {f.reason}" for f in failures]
+        raise InputError("\n".join([f"{images}: none of its {len(items)} images can be read.",
+                                    *list_some("The first:", reasons, 5)]))  # fmt: skip
 
 
 def _plan(items: Sequence[ImageItem], store: EmbeddingStore) -> _Plan:

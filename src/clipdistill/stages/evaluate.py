@@ -161,16 +161,16 @@ def evaluate(
     Args:
         models: .onnx files, students' folders or checkpoints (.pth), teachers
             (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER).
-        labelled: Folder with one folder of pictures a class, named like the labels.
-        images: Folder of pictures without labels.
-        embeddings: The teacher's embeddings of the same folder, from `clipdistill embed`.
-        text: Text embeddings from `clipdistill embed-text`; not needed when a MODEL is an ONNX
+        labelled: folder with one folder of pictures a class, named like the labels.
+        images: folder of pictures without labels.
+        embeddings: the teacher's embeddings of the same folder, from `clipdistill embed`.
+        text: text embeddings from `clipdistill embed-text`; not needed when a MODEL is an ONNX
             classifier.
-        batch_size: Pictures a model sees at once.
-        num_workers: Threads for decoding; one a processor unless given.
+        batch_size: pictures a model sees at once.
+        num_workers: threads for decoding; one a processor unless given.
         device: auto, cpu, cuda ...
         arch: timm's model name, only for checkpoints that do not tell (the older scripts').
-        image_size: Side of the input in pixels, likewise.
+        image_size: side of the input in pixels, likewise.
 
     Raises:
         InputError: nothing to measure, or a class folder that is no label.

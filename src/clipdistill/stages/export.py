@@ -115,13 +115,13 @@ def export(
     Args:
         student: A student's folder or checkpoint (.pth); with --teacher a teacher
             (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER).
-        out: The .onnx file.
-        text: Text embeddings from `clipdistill embed-text`, to make it a classifier.
-        teacher: Export an OpenCLIP teacher's image tower instead of a student.
-        images: Pictures to compare on; the student's own samples unless given.
+        out: the .onnx file.
+        text: text embeddings from `clipdistill embed-text`, to make it a classifier.
+        teacher: export an OpenCLIP teacher's image tower instead of a student.
+        images: pictures to compare on; the student's own samples unless given.
         arch: timm's model name, only for checkpoints that do not tell (the older scripts').
-        image_size: Side of the input in pixels, likewise.
-        device: Where torch runs: auto, cpu, cuda ...
+        image_size: side of the input in pixels, likewise.
+        device: where torch runs: auto, cpu, cuda ...
 
     Raises:
         InputError: no such student, or the arguments are in another order.

@@ -78,18 +78,18 @@ def predict(
     """Classify pictures with a student, an ONNX file or a teacher.
 
     Args:
-        model: An .onnx file, a student's folder or checkpoint (.pth), or a teacher
+        model: an .onnx file, a student's folder or checkpoint (.pth), or a teacher
             (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER).
-        images: Files, folders (searched recursively) or globs.
-        text: Text embeddings from `clipdistill embed-text`; an ONNX classifier carries its own,
+        images: files, folders (searched recursively) or globs.
+        text: text embeddings from `clipdistill embed-text`; an ONNX classifier carries its own,
             and this overrides them.
-        prompts: The prompts file of a bare .npy (the older scripts'), for its labels.
-        top_k: Labels to show for each picture.
-        batch_size: Pictures the model sees at once.
-        num_workers: Threads for decoding; one a processor unless given.
+        prompts: the prompts file of a bare .npy (the older scripts'), for its labels.
+        top_k: labels to show for each picture.
+        batch_size: pictures the model sees at once.
+        num_workers: threads for decoding; one a processor unless given.
         device: auto, cpu, cuda ...
         arch: timm's model name, only for checkpoints that do not tell (the older scripts').
-        image_size: Side of the input in pixels, likewise.
+        image_size: side of the input in pixels, likewise.
 
     Raises:
         InputError: no pictures, none that can be read, or no labels to choose from.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +11,13 @@ from pathlib import Path
 
 from ..errors import OutputError
 from ..files import ensure_folder, write_bytes, write_json
+from ..formats.ledger import INDEX
 from ..progress import message, track
 from ..recipe import DistillOptions
 from ..results import Table, to_json
+from ..sources.options import SearchOptions
 from ..toy.world import FIRST_USER_SEED, KINDS, prompts, render
+from ..web.policy import DownloadOptions
 
 ARCH = "test_resnet"
 """0.4 M parameters, timm's smallest ResNet: it trains in a minute on two cores."""
@@ -22,6 +26,9 @@ LEARNING_RATE = 6e-3
 """From scratch on 4000 pictures for 12 epochs: 99% of the teacher's accuracy; 2e-3 gave 93%
 (2 cores, 2026-11)."""
 SHOWN = 4
+PORT = 17320
+"""Tried first, so that URLs, and with them names and order of the pictures, are the same in every
+run."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,9 @@ class QuickstartResult:
                 tuple((name, label, f"{100 * p:.1f}%") for name, label, p in self.predictions),
             ),
             f"Everything lies in {out} ({self.seconds:.0f} s):",
-            f"  {out / 'images'}            unlabelled pictures",
+            f"  {out / 'world'}             pictures, as if they lay somewhere on the web",
+            f"  {out / 'image_urls.txt'}    what a search by the prompts found there",
+            f"  {out / 'images'}            the pictures that were downloaded, without labels",
             f"  {out / 'embeddings'}        what the teacher said of them",
             f"  {out / 'student'}           the distilled network",
             f"  {out / 'classifier.onnx'}   the classifier, with labels and preprocessing",
@@ -103,14 +112,14 @@ def quickstart(
     num_epochs: int = 12,
     seed: int = FIRST_USER_SEED,
 ) -> QuickstartResult:
-    """Distil a classifier for a toy world, offline, from drawing the pictures to the ONNX file.
+    """Distil a classifier for a toy world, offline, from a search for pictures to the ONNX file.
 
     Every stage runs for real, through the same functions as the other verbs, and keeps what an
     earlier run of it finished.
 
     Args:
         out: folder for everything.
-        num_images: unlabelled pictures to draw and learn from.
+        num_images: pictures to draw, among which those to learn from are searched.
         num_epochs: passes over them.
         seed: of the toy world; 10 or more (the toy teacher was trained on other seeds).
 
@@ -124,14 +133,15 @@ def quickstart(
             f"--seed {seed}: expected {FIRST_USER_SEED} or more; lower seeds drew the pictures the "
             "toy teacher was trained and measured on."
         )
-    images, held_out = out / "images", out / "held-out"
-    _draw(images, num_images, seed, labelled=False)
+    world, held_out = out / "world", out / "held-out"
+    _draw(world, num_images, seed, labelled=False)
     _draw(held_out, 25 * len(KINDS), seed + 1, labelled=True)
     lines = [f"{kind}\t{prompt}\n" for kind, prompt in zip(KINDS, prompts(), strict=True)]
     write_bytes(out / "prompts.txt", "".join(lines).encode())
     with as_file(files("clipdistill.toy") / "toy_teacher") as folder:
         teacher = f"local-dir:{folder}"
-        _make(out, teacher, images, num_epochs)
+        _collect(out, teacher, world, max(1, num_images // len(KINDS)))
+        _make(out, teacher, num_epochs)
         rows = _measure(out, teacher, held_out)
     result = QuickstartResult(out, time.monotonic() - start, rows, _classify(out, held_out))
     write_json(out / "summary.json", to_json(result))
@@ -143,28 +153,74 @@ def _draw(folder: Path, count: int, seed: int, *, labelled: bool) -> None:
         render(folder, count, seed=seed, labelled=labelled, on_picture=step)
 
 
-def _make(out: Path, teacher: str, images: Path, num_epochs: int) -> None:
-    """The road itself: embed, embed-text, distill, export."""
+def _collect(out: Path, teacher: str, world: Path, per_prompt: int) -> None:
+    """From prompts to a folder of pictures: a pool, a service, search, download."""
+    from ..pool import open_pool
+    from ..service import running_service
+    from .embed import embed
+    from .serve import ServeOptions, build_service
+
+    if (out / "images" / INDEX).is_file():
+        message("1/7 serve, search, download: kept from before")
+        return
+    message("1/7 serve: the world's pictures become a pool that can be searched, on loopback")
+    embed(world, out / "pool", model_name=teacher)
+    service = build_service(open_pool(out / "pool"), world, ServeOptions(device="cpu"))
+    with running_service(service, port=_free_port()) as url:
+        _fetch(out, url, per_prompt)
+
+
+def _free_port() -> int:
+    """`PORT`, or 0 (any) when somebody else is at it."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", PORT))
+        except OSError:
+            return 0
+    return PORT
+
+
+def _fetch(out: Path, url: str, per_prompt: int) -> None:
+    from .download import download
+    from .search import search
+
+    urls = out / "image_urls.txt"
+    for path in (urls, urls.with_suffix(".parquet")):
+        path.unlink(missing_ok=True)  # of a run that was stopped; the port may be another
+    message("2/7 search, download: pictures that fit the prompts are found and fetched")
+    # Pictures of one kind look alike to this teacher, and are wanted all the same.
+    search(
+        out / "prompts.txt",
+        urls,
+        SearchOptions(source="knn", url=url, num_images=per_prompt, deduplicate=False),
+    )
+    download(urls, out / "images", DownloadOptions(allow_private=True, per_host=16))
+
+
+def _make(out: Path, teacher: str, num_epochs: int) -> None:
+    """From pictures to a classifier: embed, embed-text, distill, export."""
     from .distill import distill
     from .embed import embed
     from .embed_text import embed_text
     from .export import export
 
-    message("1/5 embed: the teacher looks at unlabelled pictures")
+    images = out / "images"
+    message("3/7 embed: the teacher looks at the pictures")
     embed(images, out / "embeddings", model_name=teacher)
-    message("2/5 embed-text: prompts become the class list")
+    message("4/7 embed-text: prompts become the class list")
     embed_text(out / "prompts.txt", out / "text.npy", model_name=teacher)
-    message(f"3/5 distill: {ARCH} learns to give the teacher's embeddings (no labels, no prompts)")
+    message(f"5/7 distill: {ARCH} learns to give the teacher's embeddings (no labels, no prompts)")
     options = DistillOptions(image_size=IMAGE_SIZE, lr=LEARNING_RATE, num_epochs=num_epochs)
     distill(ARCH, images, out / "embeddings", out / "student", options)
-    message("4/5 export: one ONNX file with labels and preprocessing")
+    message("6/7 export: one ONNX file with labels and preprocessing")
     export(str(out / "student"), out / "classifier.onnx", text=out / "text.npy")
 
 
 def _measure(out: Path, teacher: str, held_out: Path) -> tuple[Row, ...]:
     from .evaluate import evaluate
 
-    message("5/5 evaluate: teacher and student on held-out, labelled pictures")
+    message("7/7 evaluate: teacher and student on held-out, labelled pictures")
     models = (teacher, str(out / "student"), str(out / "classifier.onnx"))
     result = evaluate(*models, labelled=held_out, text=out / "text.npy")
     names = ("teacher", "student", "student")

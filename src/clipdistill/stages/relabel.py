@@ -48,9 +48,9 @@ def relabel(classifier: Path, text: Path, out: Path, /) -> RelabelResult:
     before it takes its name.
 
     Args:
-        classifier: An .onnx file made by `clipdistill export`.
-        text: Text embeddings of the same teacher, from `clipdistill embed-text`.
-        out: The new .onnx file (may be the old one).
+        classifier: an .onnx file made by `clipdistill export`.
+        text: text embeddings of the same teacher, from `clipdistill embed-text`.
+        out: the new .onnx file (may be the old one).
 
     Raises:
         FormatError: the classifier is damaged or foreign.

@@ -1,0 +1,219 @@
+"""Downloads per second and memory from a local server: `clipdistill download` with every protection
+on, img2dataset, and the older script's thread pool, side by side.
+
+    python3 -m venv .venv-img2dataset && .venv-img2dataset/bin/pip install img2dataset==1.47.0
+    python benchmarks/downloads.py --img2dataset .venv-img2dataset/bin/img2dataset
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from reporting import interleaved, ratios, write_report
+
+HOSTS = 64
+"""Addresses 127.0.0.1 to 127.0.0.64 play so many hosts."""
+
+
+def jpeg_of(size: int) -> bytes:
+    """A JPEG of noise of about so many bytes."""
+    side = 40
+    while True:
+        pixels = np.random.default_rng(side).integers(0, 255, (side, side, 3), dtype=np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=50)
+        if file.tell() >= size:
+            return file.getvalue()
+        side = int(side * 1.2) + 1
+
+
+def serve(connection, size: int, latency: float, failures: float) -> None:
+    """A server that does as little as it can; in a process of its own."""
+    picture = jpeg_of(size)
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+    whole = answer % (len(picture) + 8)
+    gone = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                request = await reader.readuntil(b"\r\n\r\n")
+                number = int(request.split()[1].rsplit(b"/", 1)[1])
+                if latency:
+                    await asyncio.sleep(latency)
+                if number % 10 < 10 * failures:
+                    writer.write(gone)
+                else:  # no two pictures are the same: a number follows the JPEG's end
+                    writer.write(whole + picture + b"%08d" % number)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(one, "0.0.0.0", 0, backlog=4096)
+        connection.send(server.sockets[0].getsockname()[1])
+        await asyncio.sleep(1e6)
+
+    asyncio.run(main())
+
+
+def commands(
+    urls: Path, out: Path, workers: int, resize: int, img2dataset: str
+) -> dict[str, list[str]]:
+    """One command line a candidate."""
+    ours = [sys.executable, "-m", "clipdistill", "download", str(urls), str(out), "--quiet",
+            "--allow-private", "--max-workers", str(workers), "--per-host", str(workers),
+            "--resize", str(resize)]  # fmt: skip
+    theirs = [img2dataset, "--url_list", str(urls), "--output_folder", str(out), "--thread_count",
+              str(workers), "--processes_count", str(os.cpu_count()), "--output_format", "files",
+              "--enable_wandb", "False", "--compute_hash", "sha256", "--number_sample_per_shard",
+              "500"]  # fmt: skip
+    theirs += (
+        ["--resize_mode", "keep_ratio", "--image_size", str(resize), "--resize_only_if_bigger",
+         "True"] if resize else ["--resize_mode", "no"]
+    )  # fmt: skip
+    script = Path(__file__).with_name("older_download.py")
+    python = Path(img2dataset).with_name("python")  # it has requests
+    pool = [str(python), str(script), str(urls), str(out), str(workers)]
+    return {"ours": ours, "img2dataset": theirs, "older": pool}
+
+
+class Memory:
+    """Samples the anonymous memory of a process and all below it; the peak in MB."""
+
+    def __init__(self, pid: int) -> None:
+        self.peak = 0.0
+        self._pid = pid
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> float:
+        """End, and return the peak."""
+        self._done.set()
+        self._thread.join()
+        return self.peak
+
+    def _sample(self) -> None:
+        while not self._done.wait(0.1):
+            self.peak = max(self.peak, sum(_anonymous(pid) for pid in _tree(self._pid)) / 1024)
+
+
+def _tree(pid: int) -> list[int]:
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [pid, *(one for child in text.split() for one in _tree(int(child)))]
+
+
+def _anonymous(pid: int) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon"):
+                return int(line.split()[1])
+    except OSError:
+        pass
+    return 0
+
+
+def measure(arguments, size: int, latency: float, failures: float, resize: int) -> list[str]:
+    """One row: all candidates at one point."""
+    context = multiprocessing.get_context("spawn")
+    near, far = context.Pipe()
+    server = context.Process(target=serve, args=(far, size, latency, failures), daemon=True)
+    server.start()
+    port = near.recv()
+    peaks: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        urls = scratch / "urls.txt"
+        lines = [f"http://127.0.0.{1 + n % HOSTS}:{port}/{n}\n" for n in range(arguments.count)]
+        urls.write_text("".join(lines))
+        out = scratch / "out"
+        lineup = commands(urls, out, arguments.workers, resize, arguments.img2dataset)
+        if resize:
+            del lineup["older"]  # it cannot
+
+        def runner(key: str, command: list[str]) -> Callable[[], float]:
+            def run() -> float:
+                shutil.rmtree(out, ignore_errors=True)
+                out.mkdir()
+                start = time.perf_counter()
+                with open(scratch / "log", "w") as log:
+                    process = subprocess.Popen(command, stdout=log, stderr=log)
+                    memory = Memory(process.pid)
+                    code = process.wait()
+                seconds = time.perf_counter() - start
+                peaks[key] = max(peaks.get(key, 0.0), memory.stop())
+                found = sum(1 for path in out.rglob("*.jpg"))
+                expected = sum(n % 10 >= 10 * failures for n in range(arguments.count))
+                if code or found != expected:
+                    text = (scratch / "log").read_text()[-2000:]
+                    raise SystemExit(f"{key}: exit {code}, {found} of {expected}\n{text}")
+                return seconds
+
+            return run
+
+        times = interleaved({k: runner(k, c) for k, c in lineup.items()}, arguments.repeats)
+    server.terminate()
+    point = [f"{size / 1000:g} KB", f"{latency * 1000:g} ms", f"{failures:.0%}",
+             str(resize or "no")]  # fmt: skip
+    for key in ("ours", "img2dataset", "older"):
+        if key in times:
+            rate = arguments.count / float(np.median(times[key]))
+            point.append(f"{rate:.0f}/s, {peaks[key]:.0f} MB")
+        else:
+            point.append("")
+    point += [f"{ratios(times, 'ours', key):.2f}x" if key in times else ""
+              for key in ("img2dataset", "older")]  # fmt: skip
+    return point
+
+
+def main() -> None:
+    """Measure every point and write the report."""
+    parser = argparse.ArgumentParser(description="downloads per second")
+    parser.add_argument("--img2dataset", required=True, help="its command")
+    parser.add_argument("--count", type=int, default=2000, help="URLs")
+    parser.add_argument("--workers", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    rows = [
+        measure(arguments, size, latency, failures, 0)
+        for size in (1_000, 200_000)
+        for latency in (0.0, 0.05, 0.2)
+        for failures in (0.0, 0.3)
+    ]
+    rows.append(measure(arguments, 200_000, 0.05, 0.3, 256))
+    write_report(
+        "downloads",
+        "Downloads: whole commands against a local server",
+        [
+            f"{arguments.count} URLs over {HOSTS} loopback addresses, {arguments.workers} workers "
+            "each (threads of each of img2dataset's processes), start of the program included; "
+            "median of the rounds, and the peak of anonymous memory of all its processes. Ours has "
+            "every protection on but the one against loopback, and decodes every picture to see "
+            "that it is whole. Ratios above 1: ours is faster.",
+        ],
+        ["picture", "latency", "404s", "resize", "ours", "img2dataset 1.47", "older thread pool",
+         "ours / img2dataset", "ours / older"],
+        rows,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

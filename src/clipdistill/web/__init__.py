@@ -1,0 +1,1 @@
+"""Careful HTTP: strangers' URLs fetched from servers that may be hostile."""

@@ -1,0 +1,71 @@
+"""Lists of URLs: text and parquet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clipdistill import FormatError, InputError
+from clipdistill.formats.urls import UrlRow, count_urls, read_urls, save_urls
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+URLS = st.builds(
+    lambda path: f"http://example.com/{path}".strip(),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), max_size=20),
+)
+ROWS = st.builds(
+    UrlRow, url=URLS, prompt=TEXT, rank=st.integers(0, 2**40),
+    score=st.none() | st.floats(-1, 1), source=TEXT, caption=TEXT, license=TEXT,
+    license_url=TEXT, attribution=TEXT,
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(ROWS, min_size=1, max_size=8, unique_by=lambda row: row.url))
+def test_what_is_saved_is_read_from_either_file(tmp_path: Path, rows: list[UrlRow]) -> None:
+    path = tmp_path / "image_urls.txt"
+    save_urls(path, rows)
+    assert list(read_urls(path)) == rows
+    assert list(read_urls(path.with_suffix(".parquet"))) == rows
+    assert count_urls(path) == count_urls(path.with_suffix(".parquet")) == len(rows)
+
+
+def test_the_text_decides_and_the_parquet_tells_more(tmp_path: Path) -> None:
+    path = tmp_path / "image_urls.txt"
+    save_urls(path, [UrlRow("http://a/1", prompt="one"), UrlRow("http://a/2", prompt="two")])
+    path.write_text("http://a/2\n\nhttp://b/new,with comma\n", encoding="utf-8-sig")
+    assert list(read_urls(path)) == [
+        UrlRow("http://a/2", prompt="two"), UrlRow("http://b/new,with comma"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("column", ["url", "URL", "Url"])
+def test_foreign_tables_need_only_a_column_of_urls(tmp_path: Path, column: str) -> None:
+    table = pyarrow.table({column: ["http://a/1", None, "", "http://a/2"], "WIDTH": [1, 2, 3, 4]})
+    pyarrow.parquet.write_table(table, tmp_path / "part.parquet")
+    assert [row.url for row in read_urls(tmp_path / "part.parquet")] == ["http://a/1", "http://a/2"]
+
+
+def test_tables_that_cannot_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "part.parquet"
+    with pytest.raises(InputError, match="no such list"):
+        list(read_urls(path))
+    path.write_bytes(b"PAR1 not really")
+    with pytest.raises(FormatError, match="not a readable parquet"):
+        list(read_urls(path))
+    pyarrow.parquet.write_table(pyarrow.table({"link": ["http://a"]}), path)
+    with pytest.raises(FormatError, match="expected a column url, found link"):
+        list(read_urls(path))
+    table = pyarrow.table({"url": ["http://a"], "rank": ["first"]})
+    pyarrow.parquet.write_table(table, path)
+    with pytest.raises(FormatError, match="not a number"):
+        list(read_urls(path))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FormatError):
+        list(read_urls(path))
