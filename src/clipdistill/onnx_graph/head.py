@@ -1,4 +1,4 @@
-"""Surgery on our ONNX files: the zero-shot head, the metadata, the checks (the onnx package only).
+"""The zero-shot head of an ONNX file, its metadata, and the check of both.
 
 The head is plain ONNX put behind the output "embeddings", so `export` and `relabel` share it and a
 file gets other classes without torch:
@@ -8,65 +8,23 @@ file gets other classes without torch:
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
-from . import zeroshot
-from .errors import ClipDistillError, FormatError, MissingExtraError
-from .formats.classifier import EMBEDDINGS, MAX_FILE_BYTES, PROBABILITIES, OnnxCard
-from .formats.text import TextEmbeddings
-from .runtime import OnnxEmbedder
+from .. import zeroshot
+from ..errors import ClipDistillError
+from ..formats.classifier import EMBEDDINGS, PROBABILITIES, OnnxCard
+from ..formats.text import TextEmbeddings
+from ..runtime import OnnxEmbedder
+from .links import keep
 
-try:
-    import onnx
-    from google.protobuf.message import DecodeError
-    from onnx import TensorProto, helper, numpy_helper
-except ImportError as _error:
-    raise MissingExtraError("onnx", "train", "Writing an ONNX file") from _error
-
-OPSET = 17
-"""The newest operator set that every JetPack's TensorRT reads (8.5 and later)."""
-IR_VERSION = 8
-"""The file version that belongs to opset 17 (onnx 1.12)."""
 HEAD = "zeroshot/"
 """Nodes and constants of the head have names that start like this."""
 TOLERANCE = 1e-4
 """Largest difference of a probability between the file and numpy: 100 x float32's cosine error."""
-
-
-def load_graph(path: Path) -> Any:
-    """Load an ONNX file as a `ModelProto`; external data is never followed.
-
-    Raises:
-        FormatError: it is damaged.
-    """
-    try:
-        return onnx.load(str(path), load_external_data=False)
-    except (DecodeError, OSError, ValueError) as error:
-        raise FormatError(f"{path}: not a readable ONNX file ({error}).") from error
-
-
-def tidy(model: Any, card: OnnxCard) -> None:
-    """Clean what torch's exporter leaves: aliases of weights, unnamed sizes, its own name."""
-    graph = model.graph
-    weights = {tensor.name for tensor in graph.initializer}
-    aliases = {
-        node.output[0]: node.input[0]
-        for node in graph.node
-        if node.op_type == "Identity" and node.input[0] in weights
-    }
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name in aliases:
-                node.input[index] = aliases[name]
-    _keep(graph.node, lambda node: node.output[0] not in aliases)
-    del graph.output[:]
-    graph.output.append(_vectors(EMBEDDINGS, card.dim))
-    graph.name = card.arch
-    model.producer_name, model.producer_version = "clipdistill", ""
 
 
 def describe(model: Any, card: OnnxCard) -> None:
@@ -79,9 +37,9 @@ def describe(model: Any, card: OnnxCard) -> None:
 def set_head(model: Any, text: TextEmbeddings | None) -> None:
     """Replace the zero-shot head; None removes it."""
     graph = model.graph
-    _keep(graph.node, lambda node: not node.name.startswith(HEAD))
-    _keep(graph.initializer, lambda tensor: not tensor.name.startswith(HEAD))
-    _keep(graph.output, lambda output: output.name == EMBEDDINGS)
+    keep(graph.node, lambda node: not node.name.startswith(HEAD))
+    keep(graph.initializer, lambda tensor: not tensor.name.startswith(HEAD))
+    keep(graph.output, lambda output: output.name == EMBEDDINGS)
     if text is None:
         return
     logits = text.teacher.logits
@@ -97,24 +55,6 @@ def set_head(model: Any, text: TextEmbeddings | None) -> None:
         _node(graph, "Sigmoid", (HEAD + "logits",), PROBABILITIES)
     # Probabilities first: most programs look at the first output only.
     graph.output.insert(0, _vectors(PROBABILITIES, len(text.labels)))
-
-
-def save_graph(model: Any, path: Path) -> None:
-    """Check the model with onnx and write it.
-
-    Raises:
-        FormatError: it is not valid ONNX, or too large for one file.
-    """
-    if model.ByteSize() > MAX_FILE_BYTES:
-        raise FormatError(
-            f"The network takes {model.ByteSize() / 2**30:.1f} GiB, but one ONNX file holds 2 GiB. "
-            "Choose a smaller model."
-        )
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise FormatError(f"onnx finds the exported file invalid: {error}") from error
-    onnx.save(model, str(path))
 
 
 def check_head(embedder: OnnxEmbedder, pixels: NDArray[np.uint8]) -> None:
@@ -159,10 +99,3 @@ def _constant(graph: Any, name: str, value: Any) -> None:
 def _node(graph: Any, kind: str, inputs: tuple[str, ...], output: str, **attributes: Any) -> None:
     name = HEAD + kind.lower()
     graph.node.append(helper.make_node(kind, inputs, [output], name=name, **attributes))
-
-
-def _keep(repeated: Any, wanted: Any) -> None:
-    """Drop the entries of a protobuf list that are not wanted."""
-    kept = [entry for entry in repeated if wanted(entry)]
-    del repeated[:]
-    repeated.extend(kept)
