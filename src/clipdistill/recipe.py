@@ -8,12 +8,23 @@ from typing import Any, Literal
 
 from cyclopts import Parameter
 
+Calibration = Literal["max", "percentile", "entropy", "mse"]
+"""How the range of an activation is found: its largest magnitude, the 99.99th percentile of them,
+or the range with the least Kullback-Leibler divergence or squared error."""
+
 NOT_IDENTITY = (
     "num_workers", "device", "precision", "cache_dir", "cache_gb", "checkpoint_seconds",
     "output_dim", "image_size", "only",
 )  # fmt: skip
 """Settings that may change when a training is resumed: they do not change what is learnt.
 (`output_dim` only checks; image size and images are compared as preprocessing and as data.)"""
+COMPRESSING = ("sparse", "sparse_from", "qat", "calibration_images", "calibration")
+"""Settings that are part of the identity of compressed students alone."""
+
+LR = 2e-3
+"""Default peak learning rate of a training from scratch, or from ImageNet's weights."""
+FINE_TUNING_LR = 2e-4
+"""Default with --sparse or --qat: a finished student is to recover, not to start again."""
 
 
 @Parameter(name="*")
@@ -29,11 +40,18 @@ class DistillOptions:
         student_weights: start from the weights in this .safetensors or .pth instead.
         init_checkpoint: start from this student folder or checkpoint (weights only, fresh
             optimizer).
+        sparse: 2:4 sparsity: half of the weights of every layer that sparse tensor cores can use
+            become zero and stay so. Needs --init-checkpoint.
+        sparse_from: which weights stay: magnitude, the two largest of any four.
+        qat: INT8 quantisation-aware training. Needs --init-checkpoint, a student in floating
+            point, and the extra `compress`.
+        calibration_images: training images that show the ranges of activations, before QAT.
+        calibration: what of them is the range: max, percentile (the 99.99th), entropy or mse.
         image_size: side of the student's input in pixels; default: the model's own.
         criterion: cosine (1 - cosine, on the sphere where zero-shot works), mse, l1 or huber (on
             the embeddings as they are stored).
         optimizer: adamw, adam or sgd.
-        lr: peak learning rate.
+        lr: peak learning rate; default: 2e-3, with --sparse or --qat 2e-4.
         weight_decay: of adamw (decoupled), adam and sgd (L2).
         momentum: of sgd.
         schedule: cosine (to zero) or constant.
@@ -61,10 +79,15 @@ class DistillOptions:
     pretrained: bool = False
     student_weights: Path | None = None
     init_checkpoint: Path | None = None
+    sparse: bool = False
+    sparse_from: Literal["magnitude"] = "magnitude"
+    qat: bool = False
+    calibration_images: int = 512
+    calibration: Calibration = "max"
     image_size: int | None = None
     criterion: Literal["cosine", "mse", "l1", "huber"] = "cosine"
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: float = 2e-3
+    lr: float | None = None
     weight_decay: float = 0.05
     momentum: float = 0.9
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -84,10 +107,24 @@ class DistillOptions:
     cache_gb: float = 20.0
     checkpoint_seconds: float = 30.0
 
+    @property
+    def peak_lr(self) -> float:
+        """The peak learning rate: the one given, or the default of this kind of training."""
+        if self.lr is not None:
+            return self.lr
+        return FINE_TUNING_LR if self.compresses else LR
+
+    @property
+    def compresses(self) -> bool:
+        """Whether the student becomes sparse, INT8 or both."""
+        return self.sparse or self.qat
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide what is learnt: equal for a run and its resumption."""
-        return {k: v for k, v in self.to_json().items() if k not in NOT_IDENTITY}
+        left_out = NOT_IDENTITY if self.compresses else (*NOT_IDENTITY, *COMPRESSING)
+        settings = {**self.to_json(), "lr": self.peak_lr}
+        return {k: v for k, v in settings.items() if k not in left_out}

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import broadcast
 from numpy.typing import NDArray
 from timm.utils.model_ema import ModelEmaV3
 from torch.utils.tensorboard import SummaryWriter
 
+from .compression.sparsity import Masks, hold, hold_gradients
 from .errors import TrainingError
 from .files import writing
 from .formats.cards import StudentCard
@@ -38,11 +38,10 @@ from .formats.student import (
     save_weights,
     write_metrics,
 )
-from .formats.text import TextEmbeddings
-from .images.pixels import PixelCache
 from .progress import track
 from .recipe import DistillOptions
 from .torch_embedder import memory_layout, to_input
+from .validation import TrainingData, Validator
 
 FINITE_CHECK_STEPS = 10
 """Steps between checks that the loss is finite (reading it makes a GPU wait); the state is only
@@ -50,25 +49,6 @@ saved at such a step, so that nothing bad is ever saved."""
 
 LARGEST_WEIGHT = 1e18
 """Weights beyond this are as good as infinite: their squares overflow float32."""
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What is learnt from.
-
-    Attributes:
-        pixels: the pictures, by row.
-        targets: float (N, D), the teacher's embeddings of the same rows, as stored.
-        train: int, rows to learn from.
-        val: int, rows held out (may be empty).
-        text: class list for the agreement with the teacher; None: not measured.
-    """
-
-    pixels: PixelCache
-    targets: NDArray[np.floating]
-    train: NDArray[np.intp]
-    val: NDArray[np.intp]
-    text: TextEmbeddings | None
 
 
 @dataclass
@@ -83,6 +63,7 @@ class TrainingState:
         best: validation cosine of the best epoch so far.
         best_epoch: which that was; -1 before the first.
         best_model: its weights.
+        before: what was measured before training (see `Trainer`).
     """
 
     epoch: int = 0
@@ -93,6 +74,12 @@ class TrainingState:
     best: float = -math.inf
     best_epoch: int = -1
     best_model: dict[str, torch.Tensor] = field(default_factory=dict)
+    before: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`."""
+        return [*self.before, *self.history]
 
 
 def distillation_loss(
@@ -126,11 +113,11 @@ def learning_rate(options: DistillOptions, step: int, total: int) -> float:
     """
     warm = max(1, round(options.warmup * total)) if options.warmup > 0 else 0
     if step < warm:
-        return options.lr * (step + 1) / warm
+        return options.peak_lr * (step + 1) / warm
     if options.schedule == "constant":
-        return options.lr
+        return options.peak_lr
     progress = (step - warm) / max(1, total - warm)
-    return options.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return options.peak_lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def split_rows(
@@ -169,7 +156,18 @@ def epoch_batches(
 
 
 class Trainer:
-    """One training run: `Trainer(...).run()`."""
+    """One training run: `Trainer(...).run()`.
+
+    Args:
+        accelerator: device, precision and processes.
+        network: with its initial weights.
+        data: what is learnt from.
+        card: what is trained.
+        out: the student's folder.
+        options: how to train.
+        masks: weights that are held at zero (2:4 sparsity).
+        before: what was measured before training, a row a state of the network.
+    """
 
     def __init__(
         self,
@@ -179,6 +177,9 @@ class Trainer:
         card: StudentCard,
         out: Path,
         options: DistillOptions,
+        *,
+        masks: Masks | None = None,
+        before: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.accelerator = accelerator
         self.data = data
@@ -186,18 +187,17 @@ class Trainer:
         self.out = out
         self.options = options
         self.device = accelerator.device
+        self.masks = self._here(masks or {})
+        self.validator = Validator(accelerator, data, card.preprocess, options.batch_size)
         self.layout = memory_layout(network)
         network = network.to(self.device).to(memory_format=self.layout)
         self.ema = self._make_ema(network)
         optimizer = make_optimizer(network, options)
         self.network, self.optimizer = accelerator.prepare(network, optimizer)
-        self.state = TrainingState()
+        self.state = TrainingState(before=list(before))
         self.steps = batch_count(len(data.train), options.batch_size, accelerator.num_processes)
         self.writer: SummaryWriter | None = None
         self._saved = time.monotonic()
-        self._text: torch.Tensor | None = None
-        if data.text is not None:
-            self._text = torch.from_numpy(data.text.vectors).to(self.device)
 
     def run(self) -> TrainingState:
         """Train to the end (or go on from the checkpoint in the output folder).
@@ -221,7 +221,7 @@ class Trainer:
                     self.writer.close()
         if self.accelerator.is_main_process:
             save_weights(self.out, self.state.best_model)
-            write_metrics(self.out, self.state.history)
+            write_metrics(self.out, self.state.rows)
         self.accelerator.wait_for_everyone()
         return self.state
 
@@ -269,12 +269,16 @@ class Trainer:
         world = self.accelerator.num_processes
         weighted = loss * (len(pixels) * world / size)
         self.accelerator.backward(weighted)
+        plain = self.accelerator.unwrap_model(self.network)
+        hold_gradients(plain, self.masks)
         if self.options.grad_clip > 0:
             self.accelerator.clip_grad_norm_(self.network.parameters(), self.options.grad_clip)
         self.optimizer.step()
+        hold(plain, self.masks)
         if self.ema is not None:
             whole = self.state.epoch * self.steps + step
-            self.ema.update(self.accelerator.unwrap_model(self.network), step=whole)
+            self.ema.update(plain, step=whole)
+            hold(self.ema.module, self.masks)
         mean: torch.Tensor = weighted.detach()
         return self.accelerator.reduce(mean, "mean") if world > 1 else mean
 
@@ -342,7 +346,7 @@ class Trainer:
             "epoch": state.epoch + 1, "loss": loss, "lr": lr, "images_per_second": rate
         }  # fmt: skip
         self._check_weights(lr)
-        row.update(self.validate())
+        row.update(self.validator(self._kept_network()))
         if not math.isfinite(row.get("val_cosine", 0.0)):
             raise self._not_finite("The network's output", lr)
         # Without held-out pictures the last epoch is the best there is.
@@ -364,50 +368,6 @@ class Trainer:
         if last or self._due():
             self._save()
 
-    def validate(self) -> dict[str, float]:
-        """Measure the network that is kept on the held-out rows.
-
-        Returns:
-            "val_cosine": mean cosine with the teacher's embeddings; with a class list also
-            "val_agreement": how often both choose the same label.  Empty without held-out rows.
-        """
-        if not len(self.data.val):
-            return {}
-        network = self._kept_network().eval()
-        if self.accelerator.num_processes > 1:
-            # Each process has batch norm statistics of its own; the first one's are kept.
-            for buffer in network.buffers():
-                broadcast(buffer)
-        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        mine = self.data.val[self.accelerator.process_index :: self.accelerator.num_processes]
-        size = max(1, self.options.batch_size)
-        for start in range(0, len(mine), size):
-            sums += self._validate_batch(network, mine[start : start + size])
-        if self.accelerator.num_processes > 1:
-            sums = self.accelerator.reduce(sums, "sum")
-        count, cosine, same = sums.tolist()
-        result = {"val_cosine": cosine / max(1, count)}
-        if self._text is not None:
-            result["val_agreement"] = same / max(1, count)
-        return result
-
-    @torch.inference_mode()
-    def _validate_batch(self, network: torch.nn.Module, rows: NDArray[np.intp]) -> torch.Tensor:
-        pixels, fine = self.data.pixels.gather(rows)
-        inputs = to_input(torch.from_numpy(pixels).to(self.device), self.card.preprocess)
-        with self.accelerator.autocast():
-            output = network(inputs.contiguous(memory_format=self.layout))
-        mask = torch.from_numpy(fine).to(self.device)
-        student = F.normalize(output.float(), dim=-1)[mask]
-        stored = np.asarray(self.data.targets[rows], dtype=np.float32)
-        teacher = F.normalize(torch.from_numpy(stored).to(self.device), dim=-1)[mask]
-        cosine = (student * teacher).sum(dim=-1).double().sum()
-        same = torch.zeros_like(cosine)
-        if self._text is not None:
-            choices = (student @ self._text.T).argmax(1), (teacher @ self._text.T).argmax(1)
-            same = (choices[0] == choices[1]).double().sum()
-        return torch.stack([mask.double().sum(), cosine, same])
-
     def _kept_network(self) -> torch.nn.Module:
         """The network that is validated and kept: the moving average where there is one."""
         if self.ema is not None:
@@ -415,6 +375,9 @@ class Trainer:
             return averaged
         network: torch.nn.Module = self.accelerator.unwrap_model(self.network)
         return network
+
+    def _here(self, masks: Masks) -> Masks:
+        return {name: mask.to(self.device) for name, mask in masks.items()}
 
     def _make_ema(self, network: torch.nn.Module) -> ModelEmaV3 | None:
         if self.options.ema_decay <= 0:
@@ -450,10 +413,12 @@ class Trainer:
             "ema": None if self.ema is None else self.ema.module.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "history": state.history,
+            "before": state.before,
+            "masks": self.masks,
             "best": {"score": state.best, "epoch": state.best_epoch, "model": state.best_model},
             "card": self.card.to_json(),
         })  # fmt: skip
-        write_metrics(self.out, state.history)
+        write_metrics(self.out, state.rows)
 
     def _resume(self) -> None:
         path = self.out / CHECKPOINT
@@ -466,6 +431,7 @@ class Trainer:
             self.ema.module.load_state_dict(saved["ema"])
         if self.accelerator.scaler is not None and saved["scaler"]:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
+        self.masks = self._here(saved.get("masks", {}))
         best = saved["best"]
         self.state = TrainingState(
             epoch=saved["epoch"] + 1,
@@ -476,6 +442,7 @@ class Trainer:
             best=best["score"],
             best_epoch=best["epoch"],
             best_model=best["model"],
+            before=saved.get("before", []),
         )
 
 
@@ -485,12 +452,12 @@ def make_optimizer(network: torch.nn.Module, options: DistillOptions) -> torch.o
     plain = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
     if options.optimizer == "adamw":
         groups: list[dict[str, Any]] = [{"params": decay}, {"params": plain, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=options.lr, weight_decay=options.weight_decay)
+        return torch.optim.AdamW(groups, lr=options.peak_lr, weight_decay=options.weight_decay)
     everything = decay + plain
     if options.optimizer == "adam":
-        return torch.optim.Adam(everything, lr=options.lr, weight_decay=options.weight_decay)
+        return torch.optim.Adam(everything, lr=options.peak_lr, weight_decay=options.weight_decay)
     return torch.optim.SGD(
-        everything, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
+        everything, lr=options.peak_lr, momentum=options.momentum, weight_decay=options.weight_decay
     )
 
 

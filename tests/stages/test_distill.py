@@ -130,7 +130,7 @@ def test_what_lies_in_the_folder(finished, tiny_teacher):
     assert (card.arch, card.dim, card.teacher) == ("test_resnet", 16, tiny_teacher.card)
     assert card.preprocess.size == 32
     assert card.preprocess.interpolation == tiny_teacher.card.preprocess.interpolation
-    assert card.training["options"]["lr"] == FAST.lr
+    assert card.training["options"]["lr"] == FAST.peak_lr
     assert load_samples(out).shape == (16, 32, 32, 3)
     assert (result.train_images, result.val_images) == (48, 12)
     assert not result.resumed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import FormatError, MismatchError
@@ -98,6 +98,109 @@ class TeacherCard:
 
 
 @dataclass(frozen=True)
+class Sparsity:
+    """How a student's weights were made 2:4: of any four consecutive input channels, two are zero.
+
+    Attributes:
+        method: how the weights that stay were chosen: "magnitude".
+        layers: names of the modules whose stored weights are 2:4.
+        skipped: (name, reason) of the convolutions and linear layers that are not.
+        weights_share: share of the network's weights that lie in `layers` (half of those are zero).
+        macs_share: share of its multiplications that `layers` do: where hardware can gain at all.
+    """
+
+    method: str
+    layers: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+    weights_share: float
+    macs_share: float
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a student was made INT8.
+
+    Attributes:
+        method: calibration of the activations: "max", "percentile", "entropy" or "mse".
+        calibration_images: pictures it was calibrated on.
+        trained: whether it was trained with quantisers in it afterwards (QAT).
+        layers: names of the modules whose weight and input are quantised.
+        residuals: names of the quantisers of the shortcuts, one a residual add.
+        folded: names of the batch norms that were folded into the layer before them.
+        skipped: (name, reason) of the layers that stay in floating point.
+        quantizers: enabled quantisers: two a layer and one a residual add.
+    """
+
+    method: str
+    calibration_images: int
+    trained: bool
+    layers: tuple[str, ...]
+    residuals: tuple[str, ...]
+    folded: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+    quantizers: int
+
+
+@dataclass(frozen=True)
+class Compression:
+    """How a student was compressed.
+
+    Attributes:
+        sparse: its 2:4 sparsity; None when dense.
+        int8: its quantisation; None when in floating point.
+    """
+
+    sparse: Sparsity | None = None
+    int8: Quantization | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        value: dict[str, Any] = asdict(self)
+        return value
+
+    @classmethod
+    def from_json(cls, value: Any) -> Compression:
+        """The inverse of `to_json`.
+
+        Raises:
+            FormatError: a field is missing or of the wrong type.
+        """
+        try:
+            sparse, int8 = value["sparse"], value["int8"]
+            return cls(
+                sparse=None if sparse is None else Sparsity(
+                    method=str(sparse["method"]),
+                    layers=_names(sparse["layers"]),
+                    skipped=_reasons(sparse["skipped"]),
+                    weights_share=float(sparse["weights_share"]),
+                    macs_share=float(sparse["macs_share"]),
+                ),
+                int8=None if int8 is None else Quantization(
+                    method=str(int8["method"]),
+                    calibration_images=int(int8["calibration_images"]),
+                    trained=bool(int8["trained"]),
+                    layers=_names(int8["layers"]),
+                    residuals=_names(int8["residuals"]),
+                    folded=_names(int8["folded"]),
+                    skipped=_reasons(int8["skipped"]),
+                    quantizers=int(int8["quantizers"]),
+                ),
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise FormatError(f"the student's compression cannot be read: {error!r}") from error
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise TypeError(f"expected a list of names, found {value!r}")
+    return tuple(str(name) for name in value)
+
+
+def _reasons(value: Any) -> tuple[tuple[str, str], ...]:
+    return tuple((str(name), str(reason)) for name, reason in value)
+
+
+@dataclass(frozen=True)
 class StudentCard:
     """What a student is: enough to build it, feed it and know where it came from.
 
@@ -107,6 +210,7 @@ class StudentCard:
         preprocess: what it expects.
         teacher: whose embeddings it learnt; None for a bare checkpoint of the older scripts.
         training: the settings and what came out of them, for people and for resuming.
+        compression: what was done to the network besides training; None: a plain timm network.
     """
 
     arch: str
@@ -114,19 +218,23 @@ class StudentCard:
     preprocess: Preprocess
     teacher: TeacherCard | None
     training: dict[str, Any] = field(default_factory=dict)
+    compression: Compression | None = None
 
     def __post_init__(self) -> None:
         _check_dim(self.dim)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {
+        """As plain JSON values; "compression" only where there is one."""
+        value = {
             "arch": self.arch,
             "dim": self.dim,
             "preprocess": self.preprocess.to_json(),
             "teacher": None if self.teacher is None else self.teacher.to_json(),
             "training": self.training,
         }
+        if self.compression is not None:
+            value["compression"] = self.compression.to_json()
+        return value
 
     @classmethod
     def from_json(cls, value: Any) -> StudentCard:
@@ -136,13 +244,14 @@ class StudentCard:
             FormatError: a field is missing or of the wrong type.
         """
         try:
-            teacher = value["teacher"]
+            teacher, compression = value["teacher"], value.get("compression")
             return cls(
                 arch=str(value["arch"]),
                 dim=int(value["dim"]),
                 preprocess=Preprocess.from_json(value["preprocess"]),
                 teacher=None if teacher is None else TeacherCard.from_json(teacher),
                 training=dict(value["training"]),
+                compression=None if compression is None else Compression.from_json(compression),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise FormatError(f"the student's card cannot be read: {error!r}") from error

@@ -1,7 +1,8 @@
 """A student's folder.
 
 student.json         the card; written last, so it marks a finished training
-model.safetensors    the best weights (a timm model with num_classes = embedding dimension)
+model.safetensors    the best weights (a timm model with num_classes = embedding dimension; of a
+                     compressed student: 2:4 zeros as zeros, folded weights, `*_quantizer._amax`)
 checkpoint.pth       the last state: {"model", "optimizer", "epoch", "card", ...}, for resuming
 metrics.jsonl        a line an epoch
 samples.npy          uint8 (N, S, S, 3): a few training pictures, for the checks of `export`
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = "clipdistill.student"
-VERSION = 1
+VERSION = 2
+"""Newest version: 2 has a "compression", and its weights need not be a plain timm network's."""
 
 CARD = "student.json"
 WEIGHTS = "model.safetensors"
@@ -50,7 +52,9 @@ SAMPLES = "samples.npy"
 
 def save_card(folder: Path, card: StudentCard) -> None:
     """Write `student.json` for the `model.safetensors` that already lies in `folder`."""
-    head = {"format": FORMAT, "version": VERSION, "weights_sha256": sha256_of(folder / WEIGHTS)}
+    # An older program must refuse a compressed student, and can read every other one.
+    version = 1 if card.compression is None else VERSION
+    head = {"format": FORMAT, "version": version, "weights_sha256": sha256_of(folder / WEIGHTS)}
     write_json(folder / CARD, {**head, **card.to_json()})
 
 

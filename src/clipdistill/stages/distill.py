@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, MismatchError, OutputError
 from ..files import ensure_folder
-from ..formats.cards import StudentCard, TeacherCard
+from ..formats.cards import Compression, StudentCard, TeacherCard
 from ..formats.embeddings import CACHE, Embeddings, Failure, load_embeddings, match_rows
 from ..formats.prompts import load_prompts
 from ..formats.selection import load_selection
@@ -44,11 +44,27 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
-    from ..training import TrainingData, TrainingState
+    from ..training import TrainingState
+    from ..validation import TrainingData
 
 SAMPLE_PICTURES = 16
 """Pictures kept in the student's folder for the checks of `export`."""
 BYTES_PER_GB = 1e9
+
+
+@dataclass(frozen=True)
+class StateMeasure:
+    """How near a state of the network was to the teacher, on the held-out pictures.
+
+    Attributes:
+        state: "dense", "sparse", "pruned" or "calibrated".
+        val_cosine: as in `DistillResult`.
+        val_agreement: likewise.
+    """
+
+    state: str
+    val_cosine: float | None
+    val_agreement: float | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +83,10 @@ class DistillResult:
         best_epoch: whose weights were kept, from 1.
         val_cosine: mean cosine with the teacher on held-out pictures; None without any.
         val_agreement: share of them on which both choose the same label; None without prompts.
+        before: the same measures before training, of the student it started from ("dense" or
+            "sparse"), after pruning without training ("pruned"), and after calibration without
+            training ("calibrated"); empty without --sparse and --qat.
+        compression: what was done to the network; None: a plain one.
         not_embedded: pictures without an embedding.
         gone: embeddings without a picture.
         failures: pictures that could not be used, each with its reason.
@@ -85,6 +105,8 @@ class DistillResult:
     best_epoch: int
     val_cosine: float | None
     val_agreement: float | None
+    before: tuple[StateMeasure, ...]
+    compression: Compression | None
     not_embedded: int
     gone: int
     failures: tuple[Failure, ...]
@@ -105,12 +127,51 @@ class DistillResult:
                 f"On {self.val_images} held-out images (epoch {self.best_epoch}, the best): "
                 f"mean cosine with the teacher {self.val_cosine:.3f}{agreement}."
             )
+        if self.compression is not None:
+            lines += _compression_lines(self)
         if self.not_embedded:
             lines.append(f"{self.not_embedded} images have no embedding and were left out.")
         if self.gone:
             lines.append(f"{self.gone} embeddings have no image and were left out.")
         lines += list_some("Not used:", [f"{f.image_path}: {f.reason}" for f in self.failures])
         return [*lines, f"Student: {self.out}"]
+
+
+STATES = {
+    "dense": "dense, as it was",
+    "sparse": "2:4 sparse, as it was",
+    "pruned": "pruned to 2:4, not trained",
+    "calibrated": "INT8, calibrated, not trained",
+}
+"""What the states before training are called."""
+
+
+def _compression_lines(result: DistillResult) -> list[str | Table]:
+    """What was done, what was left alone, and what each step cost."""
+    from ..compression import describe
+
+    done = result.compression
+    assert done is not None
+    lines: list[str | Table] = [f"{describe(done)}."]
+    for title, facts in (("Not pruned:", done.sparse), ("Not quantised:", done.int8)):
+        if facts is not None:
+            lines += list_some(title, [f"{name}: {why}" for name, why in facts.skipped], 5)
+    if result.val_cosine is not None:
+        states = [*result.before, StateMeasure("", result.val_cosine, result.val_agreement)]
+        rows = [
+            (STATES.get(one.state, f"trained, epoch {result.best_epoch}"),
+             _figure(one.val_cosine), _figure(one.val_agreement))
+            for one in states
+        ]  # fmt: skip
+        columns = ("state", ">cosine with the teacher", ">same label")
+        width = 3 if result.val_agreement is not None else 2
+        lines.append(Table("What each step cost, and what training recovered", columns[:width],
+                           tuple(row[:width] for row in rows)))  # fmt: skip
+    return lines
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 @dataclass(frozen=True)
@@ -164,8 +225,11 @@ def distill(
     """
     from accelerate.utils import broadcast_object_list
 
+    from ..compression import Compressed, rebuild
+    from ..fine_tuning import begin, check_start
     from ..student import check_arch
     from ..training import Trainer
+    from ..validation import Validator
 
     images, embeddings, out = Path(images), Path(embeddings), Path(out)
     start = time.monotonic()
@@ -180,13 +244,17 @@ def distill(
         )
     text = _load_class_list(options.prompts, pairs.teacher, embeddings, options.device)
     card = _new_card(arch, pairs, options)
-    ensure_folder(out)
-    resumed = _check_output(out, card)
+    earlier = _check_output(out, card)
     if is_student(out):
         message(f"{out} is finished already.")
         return _result(out, load_card(out), pairs, {}, True, time.monotonic() - start)
+    start_card = check_start(options, card) if earlier is None else None
+    ensure_folder(out)
     accelerator = _accelerator(options)
-    network = _initial_network(card, options)
+    if earlier is not None and earlier.compression is not None:
+        network = rebuild(card.arch, card.dim, card.preprocess.size, earlier.compression)
+    else:
+        network = _initial_network(card, options)
     cache = _pixel_cache(pairs, card, embeddings, options)
     # How much fits is a question of the free disk: all processes go by the first one's answer.
     cache.cached = broadcast_object_list([cache.cached])[0]
@@ -197,13 +265,23 @@ def distill(
         cache.build()
     data = _split(pairs, cache, text, options, accelerator.num_processes)
 
-    state = Trainer(accelerator, network, data, card, out, options).run()
+    begun = Compressed(network)
+    before: list[dict[str, Any]] = []
+    if earlier is not None:
+        card = replace(card, compression=earlier.compression)
+    elif options.compresses:
+        validator = Validator(accelerator, data, card.preprocess, options.batch_size)
+        begun, before = begin(network, start_card, card, data, validator, options)
+        card = replace(card, compression=begun.compression)
+    state = Trainer(
+        accelerator, network, data, card, out, options, masks=begun.masks, before=before
+    ).run()
     card = _finished_card(card, state, data, network)
     if accelerator.is_main_process:
         save_samples(out, cache.gather(data.train[:SAMPLE_PICTURES])[0])
         save_card(out, card)
     accelerator.end_training()
-    return _result(out, card, pairs, cache.failures, resumed, time.monotonic() - start)
+    return _result(out, card, pairs, cache.failures, earlier is not None, time.monotonic() - start)
 
 
 def _check_options(options: DistillOptions) -> None:
@@ -213,7 +291,8 @@ def _check_options(options: DistillOptions) -> None:
         InputError: one of them is out of range.
     """
     ranges = {
-        "lr": (0 < options.lr < math.inf, "above 0"),
+        "lr": (0 < options.peak_lr < math.inf, "above 0"),
+        "calibration_images": (options.calibration_images >= 1, "1 or more"),
         "weight_decay": (0 <= options.weight_decay < math.inf, "0 or more"),
         "momentum": (0 <= options.momentum < 1, "0 to below 1"),
         "grad_clip": (0 <= options.grad_clip < math.inf, "0 (off) or more"),
@@ -230,6 +309,12 @@ def _check_options(options: DistillOptions) -> None:
         if not fine:
             option = "--" + name.replace("_", "-")
             raise InputError(f"{option} {getattr(options, name)}: expected {expected}.")
+    if options.compresses and options.init_checkpoint is None:
+        flags = [flag for flag, on in (("--sparse", options.sparse), ("--qat", options.qat)) if on]
+        raise InputError(
+            f"{' '.join(flags)} starts from a student that was distilled before, dense and in "
+            "floating point. Distil it first, then add: --init-checkpoint STUDENT"
+        )
 
 
 def _chosen(items: list[ImageItem], only: Path | None) -> list[ImageItem]:
@@ -316,8 +401,8 @@ def _new_card(arch: str, pairs: _Pairs, options: DistillOptions) -> StudentCard:
     )
 
 
-def _check_output(out: Path, card: StudentCard) -> bool:
-    """Whether `out` holds an earlier run of the same training.
+def _check_output(out: Path, card: StudentCard) -> StudentCard | None:
+    """The card of an earlier run of the same training in `out`; None without one.
 
     Raises:
         OutputError: it holds another one.
@@ -334,14 +419,14 @@ def _check_output(out: Path, card: StudentCard) -> bool:
             )
         found = StudentCard.from_json(checkpoint["card"])
     else:
-        return False
+        return None
     difference = _difference(found, card)
     if difference:
         raise OutputError(
             f"{out} holds a student made differently: {difference}. Choose another output folder "
             "(--init-checkpoint starts from that student's weights), or delete this one."
         )
-    return True
+    return found
 
 
 def _difference(found: StudentCard, wanted: StudentCard) -> str:
@@ -427,7 +512,8 @@ def _split(
     options: DistillOptions,
     processes: int,
 ) -> TrainingData:
-    from ..training import TrainingData, split_rows
+    from ..training import split_rows
+    from ..validation import TrainingData
 
     train, val = split_rows([item.key for item in pairs.items], options.val_fraction, options.seed)
     failed = np.array(sorted(cache.failures), dtype=np.intp)
@@ -450,6 +536,7 @@ def _finished_card(
     outcome = {
         "epochs": state.epoch,
         "best": best,
+        "before": state.before,
         "train_images": len(data.train),
         "val_images": len(data.val),
         "parameters": sum(p.numel() for p in network.parameters()),
@@ -480,6 +567,11 @@ def _result(
         best_epoch=best["epoch"],
         val_cosine=best.get("val_cosine"),
         val_agreement=best.get("val_agreement"),
+        before=tuple(
+            StateMeasure(row["state"], row.get("val_cosine"), row.get("val_agreement"))
+            for row in training.get("before", [])
+        ),
+        compression=card.compression,
         not_embedded=pairs.not_embedded,
         gone=pairs.gone,
         failures=tuple(Failure(pairs.items[row].key, why) for row, why in failures.items()),
