@@ -1,44 +1,36 @@
-"""Opening any MODEL as an Embedder: an ONNX file, a student, a teacher.
+"""Opening any MODEL as an Embedder: an ONNX file, an engine, a student, a teacher.
 
-An ONNX file needs only numpy and onnxruntime; torch and its friends are imported when a student
-or a teacher is opened, not before.
+An ONNX file needs only numpy and onnxruntime, an engine only numpy and TensorRT; torch and its
+friends are imported when a student or a teacher is opened, not before.
+
+Which runtime?  The file says: `.onnx` runs in ONNX Runtime, `.engine` in TensorRT, the rest in
+torch.  `openvino:classifier.onnx` names another one.  It is written with the MODEL, not as an
+option, because several MODELs are compared in one command.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import onnxruntime
-from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
-
-from .embedder import Embedder, EmbedderSpec
-from .errors import (
-    FormatError,
-    InputError,
-    MismatchError,
-    MissingExtraError,
-    ModelNotFoundError,
-)
-from .formats.classifier import (
-    EMBEDDINGS,
-    INPUT,
-    MAX_FILE_BYTES,
-    PROBABILITIES,
-    OnnxCard,
-)
+from .embedder import Embedder
+from .errors import InputError, MissingExtraError, ModelNotFoundError, did_you_mean
+from .formats.engine import ENGINE
 from .formats.student import CARD, CHECKPOINT
-from .formats.text import TextEmbeddings
+from .runtimes.ort import OnnxEmbedder
 
 if TYPE_CHECKING:
+    from .formats.cards import StudentCard
     from .torch_embedder import Precision
 
-Kind = Literal["onnx", "student", "teacher"]
+__all__ = ["OnnxEmbedder", "kind_of", "open_embedder"]
+
+Kind = Literal["onnx", "engine", "student", "teacher"]
 
 CHECKPOINT_ENDINGS = (".pth", ".pt")
 TEACHER_CONFIG = "open_clip_config.json"
@@ -50,97 +42,32 @@ TRAIN_MODULES = {
     "safetensors": "safetensors",
 }
 """Module -> package of the extra "train" that students and teachers need."""
-
-_ORT_ERRORS = (
-    ort_errors.EPFail,
-    ort_errors.EngineError,
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoModel,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
-"""ONNX Runtime's errors; they share no base class but Exception."""
+RUNTIMES: dict[Kind, tuple[str, ...]] = {
+    "onnx": ("onnxruntime", "openvino"),
+    "engine": ("tensorrt",),
+    "student": ("torch",),
+    "teacher": ("torch",),
+}
+"""What can run each kind of MODEL, the default first; each is the name of its module, too."""
 
 
-class OnnxEmbedder:
-    """An Embedder around an ONNX file made by `clipdistill export`.
-
-    Attributes:
-        spec: what it is.
-        card: its metadata.
-
-    Args:
-        path: the file.
-        device: "auto" and "cpu" run on the CPU, "cuda" on the first GPU.
-
-    Raises:
-        InputError: no such file, or the device is not there.
-        FormatError: truncated, too large, or not made by `clipdistill export`.
-    """
-
-    def __init__(self, path: Path, *, device: str = "auto") -> None:
-        size = _checked_size(path)
-        self._session = _open_session(path, _providers(device))
-        self.card = OnnxCard.from_metadata(path, self._session.get_modelmeta().custom_metadata_map)
-        _check_graph(path, self._session, self.card)
-        self.spec = EmbedderSpec(
-            str(path), "onnxruntime", self.card.role, self.card.teacher, self.card.dim,
-            self.card.preprocess, size,
-        )  # fmt: skip
-
-    @property
-    def text(self) -> TextEmbeddings | None:
-        """The classes it carries; None for a bare embedder."""
-        return self.card.text
-
-    def embed_images(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Embedder.embed_images`."""
-        return self._run(EMBEDDINGS, pixels)
-
-    def embed_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See `Embedder.embed_pixels`."""
-        return self._run(EMBEDDINGS, self.spec.preprocess.normalize(pixels))
-
-    def classify_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The file's own answer: uint8 (N, H, W, 3) -> probabilities float32 (N, C).
-
-        Raises:
-            InputError: it carries no classes.
-        """
-        if self.text is None:
-            raise InputError(
-                f"{self.spec.name} carries no labels. Give --text, or export it with --text."
-            )
-        return self._run(PROBABILITIES, self.spec.preprocess.normalize(pixels))
-
-    def _run(self, output: str, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        side = self.spec.preprocess.size
-        if pixels.shape[1:] != (3, side, side):
-            raise MismatchError(
-                f"{self.spec.name} takes pictures of shape (N, 3, {side}, {side}), found "
-                f"{pixels.shape}. Prepare them with its own preprocessing."
-            )
-        try:
-            result: NDArray[np.float32] = self._session.run([output], {INPUT: pixels})[0]
-        except _ORT_ERRORS as error:
-            raise FormatError(
-                f"{self.spec.name}: ONNX Runtime cannot run it ({_first_line(error)}). "
-                "Make it again with: clipdistill export"
-            ) from error
-        return result
+def split_runtime(model: str) -> tuple[str, str]:
+    """Split "openvino:classifier.onnx" into ("openvino", "classifier.onnx"); "" is none."""
+    name, colon, rest = model.partition(":")
+    known = {runtime for runtimes in RUNTIMES.values() for runtime in runtimes}
+    return (name, rest) if colon and name in known else ("", model)
 
 
 def kind_of(model: str) -> Kind | None:
     """Tell what MODEL stands for from its name and what lies there; None when it is nothing."""
+    model = split_runtime(model)[1]
     path = Path(model)
     if model.startswith(("local-dir:", "hf-hub:")):
         return "teacher"
     if path.suffix.lower() == ".onnx":
         return "onnx"
+    if path.suffix.lower() == ENGINE:
+        return "engine"
     if path.is_dir():
         if (path / CARD).is_file() or (path / CHECKPOINT).is_file():
             return "student"
@@ -150,6 +77,11 @@ def kind_of(model: str) -> Kind | None:
     return "teacher" if _names_teacher(model) else None
 
 
+def installed_runtimes(kind: Kind) -> tuple[str, ...]:
+    """The runtimes that can run a kind of MODEL and are installed here, the default first."""
+    return tuple(name for name in RUNTIMES[kind] if importlib.util.find_spec(name) is not None)
+
+
 def open_embedder(
     model: str,
     *,
@@ -157,44 +89,119 @@ def open_embedder(
     image_size: int | None = None,
     device: str = "auto",
     precision: Precision = "auto",
+    threads: int | None = None,
 ) -> Embedder:
     """Open a MODEL.
 
     Args:
-        model: an `.onnx` file; a student's folder or checkpoint (`.pth`, `.pt`); a teacher as
-            NAME/PRETRAINED, "hf-hub:ORG/REPO", "local-dir:FOLDER" or a folder in open_clip's
-            format.
+        model: an `.onnx` file; an `.engine` file; a student's folder or checkpoint (`.pth`,
+            `.pt`); a teacher as NAME/PRETRAINED, "hf-hub:ORG/REPO", "local-dir:FOLDER" or a folder
+            in open_clip's format. A runtime may stand before it: "openvino:classifier.onnx".
         arch: timm's name, only for checkpoints that do not tell (the older scripts').
         image_size: side of the input in pixels, likewise.
-        device: "auto", "cpu", "cuda" ...
+        device: "auto", "cpu", "cuda", "cuda:1"; "tensorrt" for ONNX Runtime's TensorRT.
         precision: of a torch model's forward pass.
+        threads: of the processor for one picture; the runtime's own choice unless given. torch
+            knows one number for the whole process.
 
     Raises:
         InputError: MODEL is none of these, or is not there.
         FormatError: it is there but damaged or foreign.
+        MismatchError: an engine of another TensorRT or GPU.
         ModelNotFoundError: a teacher whose weights cannot be had.
-        MissingExtraError: torch, timm or open_clip is needed and not installed.
+        MissingExtraError: torch, timm, open_clip, OpenVINO or TensorRT is needed and not installed.
     """
-    kind = kind_of(model)
+    runtime, name = split_runtime(model)
+    kind = kind_of(name)
+    if kind is None:
+        raise _no_such_model(name)
+    if runtime and runtime not in RUNTIMES[kind]:
+        raise InputError(_cannot_run(runtime, name, kind))
     if kind == "onnx":
-        return OnnxEmbedder(Path(model), device=device)
+        if runtime == "openvino":
+            from .runtimes.openvino import OpenVinoEmbedder
+
+            return OpenVinoEmbedder(Path(name), device=device, threads=threads)
+        return OnnxEmbedder(Path(name), device=device, threads=threads)
+    if kind == "engine":
+        from .runtimes.tensorrt import open_engine
+
+        return open_engine(Path(name), device=device)
+    return _open_torch(name, kind, arch, image_size, device, precision, threads)
+
+
+def _open_torch(
+    model: str,
+    kind: Kind,
+    arch: str | None,
+    image_size: int | None,
+    device: str,
+    precision: Precision,
+    threads: int | None,
+) -> Embedder:
+    """A student or a teacher, in torch."""
     if kind == "student":
         with needs_training_extra("A student that is not an ONNX file"):
             from .student import load_student
-        return load_student(
+        card, embedder = load_student(
             Path(model), arch=arch, image_size=image_size, device=device, precision=precision
-        )[1]
-    if kind == "teacher":
+        )
+        named, stored = card.arch, _stored_precision(card)
+    else:
         with needs_training_extra("A teacher"):
             from .teacher import load_teacher
         name, pretrained = _teacher_name(model)
-        return load_teacher(name, pretrained, device=device, precision=precision).images
-    raise InputError(
-        f"{model}: {'no model in it' if Path(model).exists() else 'no such model'}. MODEL may be "
-        "an .onnx file, a student's folder or checkpoint (.pth, .pt), or a teacher: "
-        "NAME/PRETRAINED (such as ViT-B-32/laion2b_s34b_b79k), hf-hub:ORG/REPO, local-dir:FOLDER."
-        + _near_teachers(model)
+        embedder = load_teacher(name, pretrained, device=device, precision=precision).images
+        named, stored = embedder.spec.name, ""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    embedder.spec = dataclasses.replace(
+        embedder.spec,
+        arch=named,
+        precision=stored or embedder.precision,
+        device=str(embedder.device),
     )
+    return embedder
+
+
+def _stored_precision(card: StudentCard) -> str:
+    """Say "int8" for a student that was trained so; else the forward pass decides."""
+    compression = getattr(card, "compression", None)
+    return "int8" if compression is not None and compression.int8 is not None else ""
+
+
+def _no_such_model(model: str) -> InputError:
+    prefix, colon, rest = model.partition(":")
+    if colon and Path(rest).suffix.lower() in (".onnx", ENGINE):
+        known = sorted({name for names in RUNTIMES.values() for name in names})
+        return InputError(
+            f"{model}: unknown runtime {prefix!r}.{did_you_mean(prefix, known)} "
+            f"Known: {', '.join(known)}."
+        )
+    return InputError(
+        f"{model}: {'no model in it' if Path(model).exists() else 'no such model'}. MODEL may be "
+        "an .onnx file, an .engine file, a student's folder or checkpoint (.pth, .pt), or a "
+        "teacher: NAME/PRETRAINED (such as ViT-B-32/laion2b_s34b_b79k), hf-hub:ORG/REPO, "
+        "local-dir:FOLDER." + _near_teachers(model)
+    )
+
+
+def _cannot_run(runtime: str, model: str, kind: Kind) -> str:
+    able = " or ".join(RUNTIMES[kind])
+    if runtime == "tensorrt":
+        remedy = (
+            "Build an engine of it first (clipdistill engine), or use ONNX Runtime's TensorRT: "
+            f"--device tensorrt with {model}."
+            if kind == "onnx"
+            else "Export it first (clipdistill export), then build an engine (clipdistill engine)."
+        )
+    elif kind in ("student", "teacher"):
+        remedy = "Export it first: clipdistill export"
+    else:
+        remedy = f"Leave {runtime}: away."
+    return f"{runtime}:{model}: {runtime} cannot run this, {able} can. {remedy}"
 
 
 @contextmanager
@@ -248,66 +255,3 @@ def _open_clip_models(model: str) -> list[str]:
     except ImportError:
         return []
     return list(open_clip.list_models())
-
-
-def _checked_size(path: Path) -> int:
-    if not path.is_file():
-        raise InputError(f"{path}: no such ONNX file. Make one with: clipdistill export")
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise FormatError(
-            f"{path}: {size / 2**30:.1f} GiB is over the 2 GiB that one ONNX file can hold."
-        )
-    return size
-
-
-def _providers(device: str) -> list[str]:
-    """ONNX Runtime's execution providers, best first."""
-    if device in ("auto", "cpu"):
-        return ["CPUExecutionProvider"]
-    known = onnxruntime.get_available_providers()
-    if device.partition(":")[0] != "cuda" or "CUDAExecutionProvider" not in known:
-        raise InputError(
-            f"Device {device!r} cannot be used with an ONNX file here: ONNX Runtime offers "
-            f"{', '.join(known)}. Use --device cpu, or install onnxruntime-gpu for cuda."
-        )
-    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-
-
-def _open_session(path: Path, providers: list[str]) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; a warning about a stranger's graph helps nobody
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except _ORT_ERRORS as error:
-        raise FormatError(
-            f"{path}: not a readable ONNX file, it is truncated or of another kind "
-            f"({_first_line(error)})."
-        ) from error
-
-
-def _check_graph(path: Path, session: Any, card: OnnxCard) -> None:
-    """Check that the graph has the input and outputs that its metadata promises."""
-    side = card.preprocess.size
-    inputs = {item.name: item for item in session.get_inputs()}
-    shapes = {item.name: list(item.shape[1:]) for item in session.get_outputs()}
-    wanted: dict[str, list[int]] = {EMBEDDINGS: [card.dim]}
-    if card.text is not None:
-        wanted[PROBABILITIES] = [len(card.text.labels)]
-    fits = (
-        list(inputs) == [INPUT]
-        and inputs[INPUT].type == "tensor(float)"
-        and list(inputs[INPUT].shape[1:]) == [3, side, side]
-        and all(shapes.get(name) == shape for name, shape in wanted.items())
-    )
-    if not fits:
-        raise FormatError(
-            f"{path}: its network does not fit its metadata (expected {INPUT} (N, 3, {side}, "
-            f"{side}) and outputs {wanted}, found {list(inputs)} and {shapes}). "
-            "Make it again with: clipdistill export"
-        )
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return text.removeprefix("[ONNXRuntimeError] : ")[:200]

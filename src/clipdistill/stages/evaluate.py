@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import metrics
-from ..embedder import Embedder
-from ..errors import InputError, MismatchError, did_you_mean
+from ..embedder import Embedder, carried_text
+from ..errors import InputError, MismatchError
 from ..formats.cards import TeacherCard
 from ..formats.embeddings import Failure, load_embeddings, match_rows
-from ..formats.text import TextEmbeddings, load_text
-from ..images.loading import batched, default_workers, load_one, load_pixels, stack
-from ..images.sources import ImageItem, list_images
-from ..progress import track
+from ..formats.text import TextEmbeddings
+from ..images.loading import default_workers, load_one, stack
+from ..images.sources import list_images
+from ..measuring import (
+    Embedded,
+    Reference,
+    Task,
+    against,
+    choose_text,
+    embed,
+    latency_ms,
+    percent,
+    scores_of,
+    short_names,
+    true_classes,
+)
 from ..results import Table, list_some
-from ..runtime import OnnxEmbedder, open_embedder
-from ..zeroshot import normalized, probabilities, top_k
+from ..runtime import open_embedder
+from ..zeroshot import top_k
 
-WARM_UP_RUNS, TIMED_RUNS = 3, 20
-"""Runs before and under the clock for a latency; the median of 20 is steady to a few percent."""
 TABLE_MODELS, TABLE_CLASSES = 4, 40
 """Largest per-class table that is shown to a person; the JSON always has everything."""
 
@@ -40,7 +48,7 @@ class Evaluation:
 
     Attributes:
         model: its name.
-        runtime: "torch" or "onnxruntime".
+        runtime: "torch", "onnxruntime", "openvino" or "tensorrt".
         role: "teacher" or "student".
         accuracy: zero-shot top-1, a share.
         top5: zero-shot top-5, a share.
@@ -108,34 +116,6 @@ class EvaluateResult:
         return lines
 
 
-@dataclass(frozen=True)
-class _Task:
-    """The same for every model: pictures, their true classes, the classes, and how to read."""
-
-    items: list[ImageItem]
-    truth: NDArray[np.intp] | None
-    text: TextEmbeddings
-    batch_size: int
-    workers: int
-
-
-@dataclass(frozen=True)
-class _Embedded:
-    """What a model made of the pictures: `rows` int (N,) of the items, `vectors` (N, D)."""
-
-    rows: NDArray[np.intp]
-    vectors: NDArray[np.float32]
-    failures: tuple[Failure, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Reference:
-    """Whom to compare with."""
-
-    name: str
-    embedded: _Embedded
-
-
 def evaluate(
     *models: str,
     labelled: Path | None = None,
@@ -148,7 +128,7 @@ def evaluate(
     arch: str | None = None,
     image_size: int | None = None,
 ) -> EvaluateResult:
-    """Measure teachers, students and ONNX files on the same pictures.
+    """Measure teachers, students, ONNX files and engines on the same pictures.
 
     With --labelled: zero-shot top-1 and top-5 accuracy, per class, and the confusion matrix.  With
     --images there are no labels, and the teacher is the measure.  Agreement (share of pictures
@@ -159,16 +139,17 @@ def evaluate(
     not in it.
 
     Args:
-        models: .onnx files, students' folders or checkpoints (.pth), teachers
-            (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER).
+        models: .onnx or .engine files, students' folders or checkpoints (.pth), teachers
+            (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER); "openvino:FILE.onnx" runs a file
+            in OpenVINO.
         labelled: folder with one folder of pictures a class, named like the labels.
         images: folder of pictures without labels.
         embeddings: the teacher's embeddings of the same folder, from `clipdistill embed`.
-        text: text embeddings from `clipdistill embed-text`; not needed when a MODEL is an ONNX
-            classifier.
+        text: text embeddings from `clipdistill embed-text`; not needed when a MODEL carries
+            its own.
         batch_size: pictures a model sees at once.
         num_workers: threads for decoding; one a processor unless given.
-        device: auto, cpu, cuda ...
+        device: auto, cpu, cuda, cuda:1 ...; tensorrt for ONNX Runtime's TensorRT.
         arch: timm's model name, only for checkpoints that do not tell (the older scripts').
         image_size: side of the input in pixels, likewise.
 
@@ -180,19 +161,19 @@ def evaluate(
     opened = [
         open_embedder(model, arch=arch, image_size=image_size, device=device) for model in models
     ]
-    classes = _choose_text(opened, text)
+    classes = choose_text([(one.spec, carried_text(one)) for one in opened], text)
     items = list_images(folder)
     truth: NDArray[np.intp] | None = None
     empty: tuple[str, ...] = ()
     if labelled is not None:
-        truth, empty = _true_classes(labelled, items, classes.labels)
+        truth, empty = true_classes(labelled, items, classes.labels)
     workers = default_workers() if num_workers is None else num_workers
-    task = _Task(items, truth, classes, batch_size, workers)
-    done: dict[int, _Embedded] = {}
+    task = Task(items, truth, classes, batch_size, workers)
+    done: dict[int, Embedded] = {}
     reference = _find_reference(opened, embeddings, task, done)
     rows, failures = [], {}
     for index, embedder in enumerate(opened):
-        embedded = done.pop(index) if index in done else _embed(embedder, task)
+        embedded = done.pop(index) if index in done else embed(embedder, task)
         failures.update({failure.image_path: failure for failure in embedded.failures})
         rows.append(_measure(embedder, embedded, reference, task))
     return EvaluateResult(
@@ -219,67 +200,9 @@ def _check_arguments(
     return folder
 
 
-def _choose_text(opened: Sequence[Embedder], text: Path | None) -> TextEmbeddings:
-    """The classes: those given, else the first ONNX classifier's; every model must share them."""
-    own = [one for one in opened if isinstance(one, OnnxEmbedder) and one.text is not None]
-    if text is not None:
-        classes, source = load_text(text), str(text)
-    elif own and own[0].text is not None:
-        classes, source = own[0].text, own[0].spec.name
-    else:
-        raise InputError(
-            "No labels to choose from. Add --text with text embeddings, made by: "
-            "clipdistill embed-text"
-        )
-    for embedder in opened:
-        embedder.spec.check_space(classes.teacher, source)
-    return classes
-
-
-def _true_classes(
-    root: Path, items: Sequence[ImageItem], labels: Sequence[str]
-) -> tuple[NDArray[np.intp], tuple[str, ...]]:
-    """The true class of each picture (int (N,)), and the class folders without pictures.
-
-    Raises:
-        InputError: pictures lie outside class folders, or a folder is no label.
-    """
-    if not root.is_dir():
-        raise InputError(f"{root}: expected a folder with one folder of images a class.")
-    loose = [item.key for item in items if "/" not in item.key]
-    if loose:
-        raise InputError(
-            f"{root}: {loose[0]} lies in no class folder. Expected FOLDER/<class>/<image>; for "
-            "images without labels use --images."
-        )
-    known = {label: index for index, label in reversed(list(enumerate(labels)))}
-    loosely = {_plain(label): index for label, index in known.items()}
-    here = sorted(
-        path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
-    used = [item.key.partition("/")[0] for item in items]
-    index_of: dict[str, int] = {}
-    for name in sorted({*here, *used}):
-        index = known.get(name, loosely.get(_plain(name)))
-        if index is None:
-            raise InputError(
-                f"{root / name}: this folder's name is none of the {len(labels)} labels."
-                f"{did_you_mean(name, labels)} Rename the folder, or use text embeddings "
-                "that have this label."
-            )
-        index_of[name] = index
-    empty = tuple(name for name in here if name not in set(used))
-    return np.array([index_of[name] for name in used], dtype=np.intp), empty
-
-
-def _plain(name: str) -> str:
-    """Spell a label for comparison: any case; `_`, `-` and spaces are the same."""
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
-
-
 def _find_reference(
-    opened: Sequence[Embedder], embeddings: Path | None, task: _Task, done: dict[int, _Embedded]
-) -> _Reference | None:
+    opened: Sequence[Embedder], embeddings: Path | None, task: Task, done: dict[int, Embedded]
+) -> Reference | None:
     """Stored embeddings if given, else the first teacher among the models (kept in `done`)."""
     if embeddings is not None:
         stored = load_embeddings(embeddings)
@@ -294,12 +217,12 @@ def _find_reference(
             )
         rows = [index for index, item in enumerate(task.items) if item.key in found]
         vectors = stored.vectors[[found[task.items[index].key] for index in rows]]
-        embedded = _Embedded(np.array(rows, dtype=np.intp), vectors.astype(np.float32))
-        return _Reference(f"the embeddings in {embeddings}", embedded)
+        embedded = Embedded(np.array(rows, dtype=np.intp), vectors.astype(np.float32))
+        return Reference(f"the embeddings in {embeddings}", embedded)
     for index, embedder in enumerate(opened):
         if embedder.spec.role == "teacher":
-            done[index] = _embed(embedder, task)
-            return _Reference(embedder.spec.name, done[index])
+            done[index] = embed(embedder, task)
+            return Reference(embedder.spec.name, done[index])
     return None
 
 
@@ -307,42 +230,16 @@ def _check_text(text: TextEmbeddings, teacher: TeacherCard, where: Path) -> None
     teacher.check_same(text.teacher, where, "the text embeddings")
 
 
-def _embed(embedder: Embedder, task: _Task) -> _Embedded:
-    """One pass over the pictures with the model's own preprocessing.
-
-    Raises:
-        InputError: not one picture could be read.
-    """
-    index_of = {(item.path, item.key): index for index, item in enumerate(task.items)}
-    loaded = load_pixels(task.items, embedder.spec.preprocess, workers=task.workers)
-    rows: list[int] = []
-    vectors: list[NDArray[np.float32]] = []
-    failures: list[Failure] = []
-    with track(
-        f"embedding with {Path(embedder.spec.name).name}", len(task.items), "images"
-    ) as step:
-        for good, failed in batched(loaded, task.batch_size):
-            failures += [Failure(one.item.key, one.reason) for one in failed]
-            if good:
-                rows += [index_of[one.item.path, one.item.key] for one in good]
-                vectors.append(embedder.embed_pixels(stack(good)))
-            step(len(good) + len(failed))
-    if not vectors:
-        reasons = "; ".join(f"{one.image_path}: {one.reason}" for one in failures[:3])
-        raise InputError(f"None of {len(task.items)} images could be read: {reasons}.")
-    return _Embedded(np.array(rows, dtype=np.intp), np.concatenate(vectors), tuple(failures))
-
-
 def _measure(
-    embedder: Embedder, embedded: _Embedded, reference: _Reference | None, task: _Task
+    embedder: Embedder, embedded: Embedded, reference: Reference | None, task: Task
 ) -> Evaluation:
     """Turn a model's embeddings into its row."""
     labels = task.text.labels
-    scores = _scores(embedded.vectors, task.text)
+    scores = scores_of(embedded.vectors, task.text)
     predicted = top_k(scores, 1)[:, 0]
     truth = None if task.truth is None else task.truth[embedded.rows]
     counts = None if truth is None else metrics.confusion(predicted, truth, len(labels))
-    agreement, cosine = _against(embedded, scores, reference, task.text)
+    agreement, cosine = against(embedded, scores, reference, task.text)
     sample = load_one(task.items[embedded.rows[0]], embedder.spec.preprocess)
     given = np.bincount(predicted, minlength=len(labels)).tolist()
     return Evaluation(
@@ -372,41 +269,6 @@ def _per_class(counts: NDArray[np.int64], labels: Sequence[str]) -> dict[str, fl
     }
 
 
-def _scores(vectors: NDArray[np.float32], text: TextEmbeddings) -> NDArray[np.float32]:
-    return probabilities(normalized(vectors), text.vectors, text.teacher.logits)
-
-
-def _against(
-    embedded: _Embedded,
-    scores: NDArray[np.float32],
-    reference: _Reference | None,
-    text: TextEmbeddings,
-) -> tuple[float | None, float | None]:
-    """Agreement and mean cosine on the pictures that both have; None where there is nothing."""
-    if reference is None:
-        return None, None
-    _, mine, theirs = np.intersect1d(embedded.rows, reference.embedded.rows, return_indices=True)
-    if not len(mine):
-        return None, None
-    vectors = reference.embedded.vectors[theirs]
-    return (
-        metrics.agreement(scores[mine], _scores(vectors, text)),
-        metrics.mean_cosine(embedded.vectors[mine], vectors),
-    )
-
-
-def latency_ms(embedder: Embedder, pixels: NDArray[np.uint8]) -> float:
-    """Median milliseconds of `embed_pixels` on uint8 (1, S, S, 3), after a warm-up."""
-    for _ in range(WARM_UP_RUNS):
-        embedder.embed_pixels(pixels)
-    times = []
-    for _ in range(TIMED_RUNS):
-        started = time.perf_counter()
-        embedder.embed_pixels(pixels)
-        times.append(time.perf_counter() - started)
-    return 1000 * float(np.median(times))
-
-
 def _models_table(result: EvaluateResult) -> Table:
     first = (">accuracy", ">top-5") if result.labelled else (">confidence",)
     columns = ("model", "runtime", *first, ">agreement", ">cosine", ">MB", ">ms", ">images")
@@ -415,7 +277,7 @@ def _models_table(result: EvaluateResult) -> Table:
         shares = (row.accuracy, row.top5) if result.labelled else (row.confidence,)
         cosine = "-" if row.cosine is None else f"{row.cosine:.4f}"
         rows.append((
-            name, row.runtime, *map(_percent, shares), _percent(row.agreement), cosine,
+            name, row.runtime, *map(percent, shares), percent(row.agreement), cosine,
             f"{row.size_mb:.1f}", f"{row.latency_ms:.2f}", str(row.images),
         ))  # fmt: skip
     title = f"{len(result.rows[0].labels)} labels, {result.images} images"
@@ -432,7 +294,7 @@ def _class_table(rows: Sequence[Evaluation]) -> list[Table]:
         (
             label,
             str(sum(rows[0].confusion[rows[0].labels.index(label)])),
-            *(_percent(row.per_class[label]) for row in rows),
+            *(percent(row.per_class[label]) for row in rows),
             _mistaken(rows[0], label),
         )
         for label in labels
@@ -459,10 +321,4 @@ def _counts_table(rows: Sequence[Evaluation]) -> Table:
 
 
 def _short_names(rows: Sequence[Evaluation]) -> list[str]:
-    """The last part of each model's path, or all of it where those are not distinct."""
-    names = [Path(row.model).name for row in rows]
-    return names if len(set(names)) == len(names) else [row.model for row in rows]
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}%"
+    return short_names([row.model for row in rows], [row.runtime for row in rows])

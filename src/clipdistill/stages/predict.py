@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..embedder import Embedder
+from ..embedder import Classifier, Embedder, carried_text
 from ..errors import InputError
 from ..formats.prompts import load_prompts
 from ..formats.text import TextEmbeddings, load_text
@@ -17,7 +17,7 @@ from ..images.loading import batched, default_workers, load_pixels, stack
 from ..images.sources import ImageItem, match_images
 from ..progress import track
 from ..results import Table, list_some
-from ..runtime import OnnxEmbedder, open_embedder
+from ..runtime import open_embedder
 from ..zeroshot import probabilities, top_k
 
 
@@ -75,19 +75,20 @@ def predict(
     arch: str | None = None,
     image_size: int | None = None,
 ) -> PredictResult:
-    """Classify pictures with a student, an ONNX file or a teacher.
+    """Classify pictures with an ONNX file, an engine, a student or a teacher.
 
     Args:
-        model: an .onnx file, a student's folder or checkpoint (.pth), or a teacher
-            (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER).
+        model: an .onnx or .engine file, a student's folder or checkpoint (.pth), or a teacher
+            (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER); "openvino:FILE.onnx" runs the
+            file in OpenVINO.
         images: files, folders (searched recursively) or globs.
-        text: text embeddings from `clipdistill embed-text`; an ONNX classifier carries its own,
+        text: text embeddings from `clipdistill embed-text`; a classifier's file carries its own,
             and this overrides them.
         prompts: the prompts file of a bare .npy (the older scripts'), for its labels.
         top_k: labels to show for each picture.
         batch_size: pictures the model sees at once.
         num_workers: threads for decoding; one a processor unless given.
-        device: auto, cpu, cuda ...
+        device: auto, cpu, cuda, cuda:1 ...; tensorrt for ONNX Runtime's TensorRT.
         arch: timm's model name, only for checkpoints that do not tell (the older scripts').
         image_size: side of the input in pixels, likewise.
 
@@ -129,7 +130,7 @@ def _choose_text(embedder: Embedder, text: Path | None, prompts: Path | None) ->
         return classes
     if prompts is not None:
         raise InputError("--prompts only names the labels of --text; give the text embeddings too.")
-    own = embedder.text if isinstance(embedder, OnnxEmbedder) else None
+    own = carried_text(embedder)
     if own is None:
         raise InputError(
             f"{embedder.spec.name} carries no labels. Add --text with text embeddings, made by: "
@@ -142,7 +143,7 @@ def _classify(
     embedder: Embedder, classes: TextEmbeddings, pixels: NDArray[np.uint8], *, own: bool
 ) -> NDArray[np.float32]:
     """Probabilities float32 (N, C); a classifier answers with its own graph unless overridden."""
-    if own and isinstance(embedder, OnnxEmbedder):
+    if own and isinstance(embedder, Classifier):
         return embedder.classify_pixels(pixels)
     return probabilities(embedder.embed_pixels(pixels), classes.vectors, classes.teacher.logits)
 

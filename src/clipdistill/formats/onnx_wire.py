@@ -1,0 +1,309 @@
+"""Reading what matters of an ONNX file without the onnx package: its bytes, field by field.
+
+A device has no onnx package, and a runtime would follow an ONNX file's paths to other files before
+anybody could refuse.  So the file is walked here first: in protobuf's wire format, mapped and not
+copied, with bounds on size, depth and fields.  Numbers of fields are those of onnx.proto3
+(github.com/onnx/onnx, `onnx/onnx.proto3`); they never change.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import FormatError, InputError
+from .classifier import MAX_FILE_BYTES
+
+MAX_DEPTH = 24
+"""Messages in messages; a graph in an attribute of a node in a graph takes 3."""
+MAX_FIELDS = 4_000_000
+"""A ResNet-18 has 2,000; the largest ViTs 30,000. Walking this many takes seconds."""
+STANDARD_DOMAINS = ("", "ai.onnx")
+ONNXRUNTIME_DOMAINS = (*STANDARD_DOMAINS, "com.microsoft")
+"""ONNX Runtime has com.microsoft built in: what its own quantiser writes."""
+QUANTIZED = ("QuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+"""Operators that only a quantised network has; com.microsoft's start with QLinear, too."""
+FLOAT, INT8, FLOAT16 = 1, 3, 10
+"""TensorProto.DataType."""
+NUMPY_TYPES = {FLOAT: "<f4", INT8: "i1", FLOAT16: "<f2"}
+WEIGHT_SIZE = 64
+"""Values that make a tensor of two or more dimensions a layer's weight."""
+HEAD = "zeroshot/"
+"""How the constants of the zero-shot head are named: no weights of the network."""
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_Field = tuple[int, int, int, int]
+"""(number, wire type, start, end) of a value; a varint's value stands in place of its start."""
+
+# Which fields of a message hold which messages: what may contain tensors or nodes.
+_CHILDREN = {
+    "model": {7: "graph", 8: "opset", 14: "entry", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {
+        5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse",
+    },
+    "sparse": {1: "tensor", 2: "tensor"},
+}  # fmt: skip
+_DATA_TYPE, _NAME, _RAW, _EXTERNAL, _LOCATION = 2, 8, 9, 13, 14
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A stored tensor of a layer.
+
+    Attributes:
+        name: in the graph.
+        dims: shape.
+        data_type: TensorProto's number.
+        start: where its raw values begin in the file; 0 when they are stored otherwise.
+        end: where they end.
+    """
+
+    name: str
+    dims: tuple[int, ...]
+    data_type: int
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """How many values."""
+        return int(np.prod(self.dims, dtype=np.int64))
+
+
+@dataclass
+class OnnxFacts:
+    """What was found in an ONNX file.
+
+    Attributes:
+        metadata: its key-value texts.
+        opset: version of the standard operators; 0 when not told.
+        operators: the kinds of its nodes; other domains' as "domain.Kind".
+        domains: of its nodes.
+        weights: layers' tensors, two dimensions or more.
+    """
+
+    metadata: dict[str, str] = field(default_factory=dict)
+    opset: int = 0
+    operators: set[str] = field(default_factory=set)
+    domains: set[str] = field(default_factory=set)
+    weights: list[Weight] = field(default_factory=list)
+
+    @property
+    def precision(self) -> str:
+        """By what is stored: "fp32", "fp16", "int8" or "int8+fp16"."""
+        kinds = {operator.rpartition(".")[2] for operator in self.operators}
+        quantized = any(kind in QUANTIZED or kind.startswith("QLinear") for kind in kinds)
+        half = any(weight.data_type == FLOAT16 for weight in self.weights)
+        parts = (["int8"] if quantized else []) + (["fp16"] if half else [])
+        return "+".join(parts) or "fp32"
+
+
+def read_onnx(path: Path, *, domains: tuple[str, ...] = ONNXRUNTIME_DOMAINS) -> OnnxFacts:
+    """Walk an ONNX file and refuse what must not reach a runtime.
+
+    Args:
+        path: the file.
+        domains: operator domains that the runtime brings itself.
+
+    Raises:
+        InputError: no such file.
+        FormatError: too large, damaged, it points to other files, or wants foreign operators.
+    """
+    with _mapped(path) as data:
+        facts = OnnxFacts()
+        _Walk(path, data, facts).message("model", 0, len(data), 0)
+    foreign = sorted(facts.domains - set(domains))
+    if foreign:
+        raise FormatError(
+            f"{path}: it wants operators of {', '.join(map(repr, foreign[:3]))}, which are no part "
+            f"of ONNX. Expected only {', '.join(repr(d) for d in domains if d)}; make it again "
+            "with: clipdistill export"
+        )
+    return facts
+
+
+def sparse_share(path: Path, facts: OnnxFacts) -> float:
+    """Share of the stored weights that are 2:4: of four in a row along the input channels, two 0.
+
+    Convolutions (O, I, H, W) are looked at along I, matrices along either axis.  NaN without
+    weights.
+    """
+    with _mapped(path) as data:
+        total = sum(weight.size for weight in facts.weights)
+        sparse = sum(weight.size for weight in facts.weights if _is_sparse(weight, data))
+    return sparse / total if total else float("nan")
+
+
+def file_size(path: Path) -> int:
+    """Size of an ONNX file in bytes.
+
+    Raises:
+        InputError: no such file.
+        FormatError: over what one file can hold.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such ONNX file. Make one with: clipdistill export")
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise FormatError(
+            f"{path}: {size / 2**30:.1f} GiB is over the 2 GiB that one ONNX file can hold."
+        )
+    return size
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    if not file_size(path):
+        raise _damaged(path, "it is empty")
+    with open(path, "rb") as handle:
+        return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _damaged(path: Path, reason: str) -> FormatError:
+    return FormatError(
+        f"{path}: not a readable ONNX file, it is truncated or of another kind ({reason})."
+    )
+
+
+class _Walk:
+    """One pass over a file's fields."""
+
+    def __init__(self, path: Path, data: mmap.mmap, facts: OnnxFacts) -> None:
+        self.path, self.data, self.facts = path, data, facts
+        self.visited = 0
+
+    def message(self, kind: str, start: int, end: int, depth: int) -> None:
+        """Look at a message and at the messages in it."""
+        if depth > MAX_DEPTH:
+            raise _damaged(self.path, f"nested more than {MAX_DEPTH} deep")
+        if kind == "tensor":
+            self._tensor(start, end)
+        elif kind == "opset":
+            self._opset(start, end)
+        elif kind == "entry":
+            self._entry(start, end)
+        else:
+            children = _CHILDREN[kind]
+            if kind == "node":
+                self._node(start, end)
+            for number, wire, first, last in self._fields(start, end):
+                child = children.get(number)
+                if child and wire == _BYTES:
+                    self.message(child, first, last, depth + 1)
+
+    def _fields(self, start: int, end: int) -> Iterator[_Field]:
+        at = start
+        while at < end:
+            self.visited += 1
+            if self.visited > MAX_FIELDS:
+                raise _damaged(self.path, f"more than {MAX_FIELDS:,} fields")
+            tag, at = self._varint(at, end)
+            number, wire = tag >> 3, tag & 7
+            if wire == _VARINT:
+                value, at = self._varint(at, end)
+                yield number, wire, value, at
+                continue
+            length = {_FIXED64: 8, _FIXED32: 4}.get(wire, -1)
+            if wire == _BYTES:
+                length, at = self._varint(at, end)
+            if length < 0 or at + length > end or not number:
+                raise _damaged(self.path, f"byte {at} cannot be read")
+            yield number, wire, at, at + length
+            at += length
+
+    def _varint(self, at: int, end: int) -> tuple[int, int]:
+        value = shift = 0
+        while at < end and shift < 70:
+            byte = self.data[at]
+            value |= (byte & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if byte < 0x80:
+                return value, at
+        raise _damaged(self.path, f"byte {at} cannot be read")
+
+    def _text(self, start: int, end: int) -> str:
+        return self.data[start:end].decode(errors="replace")
+
+    def _node(self, start: int, end: int) -> None:
+        kind = domain = ""
+        for number, wire, first, last in self._fields(start, end):
+            if number == 4 and wire == _BYTES:
+                kind = self._text(first, last)
+            elif number == 7 and wire == _BYTES:
+                domain = self._text(first, last)
+        self.facts.domains.add(domain)
+        own = domain in STANDARD_DOMAINS
+        self.facts.operators.add(kind if own else f"{domain}.{kind}")
+
+    def _opset(self, start: int, end: int) -> None:
+        domain, version = "", 0
+        for number, wire, first, last in self._fields(start, end):
+            if number == 1 and wire == _BYTES:
+                domain = self._text(first, last)
+            elif number == 2 and wire == _VARINT:
+                version = first
+        if domain in STANDARD_DOMAINS:
+            self.facts.opset = version
+
+    def _entry(self, start: int, end: int) -> None:
+        texts = {
+            number: self._text(first, last)
+            for number, wire, first, last in self._fields(start, end)
+            if wire == _BYTES
+        }
+        self.facts.metadata[texts.get(1, "")] = texts.get(2, "")
+
+    def _tensor(self, start: int, end: int) -> None:
+        name, dims, data_type, raw = "", [], 0, (0, 0)
+        for number, wire, first, last in self._fields(start, end):
+            if number == 1 and wire == _VARINT:
+                dims.append(first)
+            elif number == 1 and wire == _BYTES:
+                dims += self._packed(first, last)
+            elif number == _DATA_TYPE and wire == _VARINT:
+                data_type = first
+            elif number == _NAME and wire == _BYTES:
+                name = self._text(first, last)
+            elif number == _RAW and wire == _BYTES:
+                raw = (first, last)
+            elif number == _EXTERNAL or (number == _LOCATION and first):
+                raise FormatError(
+                    f"{self.path}: refused: it keeps values in another file (external data), and "
+                    "would make the runtime read whatever path it names. Expected everything in "
+                    "one file, as `clipdistill export` writes it."
+                )
+        weight = Weight(name, tuple(dims), data_type, *raw)
+        plausible = 1 < len(dims) <= 8 and max(dims) < 2**31
+        if plausible and weight.size >= WEIGHT_SIZE and not name.startswith(HEAD):
+            self.facts.weights.append(weight)
+
+    def _packed(self, start: int, end: int) -> list[int]:
+        values = []
+        while start < end:
+            value, start = self._varint(start, end)
+            values.append(value)
+        return values
+
+
+def _is_sparse(weight: Weight, data: mmap.mmap) -> bool:
+    kind = NUMPY_TYPES.get(weight.data_type)
+    if kind is None or weight.end - weight.start != weight.size * np.dtype(kind).itemsize:
+        return False
+    # A copy: a view would keep the mapping open.
+    values = np.frombuffer(data[weight.start : weight.end], dtype=kind).reshape(weight.dims) != 0
+    return any(
+        weight.dims[axis] % 4 == 0 and _at_most_two(np.moveaxis(values, axis, -1))
+        for axis in ((0, 1) if len(weight.dims) == 2 else (1,))
+    )
+
+
+def _at_most_two(used: np.ndarray) -> bool:
+    """Whether of each four neighbours on the last axis of a bool array at most two are used."""
+    return bool((used.reshape(-1, 4).sum(axis=1) <= 2).all())
