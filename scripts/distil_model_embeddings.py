@@ -4,8 +4,8 @@
         --output_dim 512 --pretrained
 
 The older command over `clipdistill.distill`: the same loss, optimiser and views as before, and
-`checkpoint.pth`, `args.json` and `log/` in the output folder.  `clipdistill distill` has better
-defaults.
+`checkpoint.pth`, `args.json` and `log/` in the output folder.  With --init_checkpoint, --use_asp
+makes the student 2:4 sparse, --use_qat INT8.  `clipdistill distill` has better defaults.
 """
 
 import argparse
@@ -37,6 +37,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--optimizer", default="adam", choices=("adam", "sgd"))
     parser.add_argument("--criterion", default="mse", choices=("mse", "l1", "huber"))
     parser.add_argument("--init_checkpoint", type=Path)
+    parser.add_argument("--use_asp", action="store_true", help="2:4 sparsity; --init_checkpoint")
+    parser.add_argument("--use_qat", action="store_true", help="INT8; needs --init_checkpoint")
     return parser.parse_args()
 
 
@@ -46,6 +48,8 @@ def distil(args: argparse.Namespace) -> object:
         output_dim=args.output_dim,
         pretrained=args.pretrained,
         init_checkpoint=args.init_checkpoint,
+        sparse=args.use_asp,
+        qat=args.use_qat,
         image_size=args.image_size,
         criterion=args.criterion,
         optimizer=args.optimizer,

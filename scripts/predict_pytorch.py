@@ -16,6 +16,29 @@ from clipdistill.cli import run_script
 EVERY_LABEL = 1_000_000
 
 
+def predict(args: argparse.Namespace) -> object:
+    """Predict, once the flags are known to be true of the checkpoint."""
+    from clipdistill.student import check_flags
+
+    check_flags(
+        args.checkpoint_path,
+        use_asp=args.use_asp,
+        use_qat=args.use_qat,
+        arch=args.model_name,
+        image_size=args.image_size,
+    )
+    return clipdistill.predict(
+        str(args.checkpoint_path),
+        args.image_path,
+        text=args.text_embeddings_path,
+        prompts=args.text_prompts,
+        top_k=EVERY_LABEL,
+        device=args.device,
+        arch=args.model_name,
+        image_size=args.image_size,
+    )
+
+
 def main() -> int:
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -27,19 +50,10 @@ def main() -> int:
     parser.add_argument("--output_dim", type=int, help="read from the checkpoint")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--text_prompts", type=Path)
+    parser.add_argument("--use_asp", action="store_true", help="the model is 2:4 sparse")
+    parser.add_argument("--use_qat", action="store_true", help="the model is INT8")
     args = parser.parse_args()
-    return run_script(
-        lambda: clipdistill.predict(
-            str(args.checkpoint_path),
-            args.image_path,
-            text=args.text_embeddings_path,
-            prompts=args.text_prompts,
-            top_k=EVERY_LABEL,
-            device=args.device,
-            arch=args.model_name,
-            image_size=args.image_size,
-        )
-    )
+    return run_script(lambda: predict(args))
 
 
 if __name__ == "__main__":

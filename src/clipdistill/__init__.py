@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .stages.export import export
     from .stages.pool_search import pool_search
     from .stages.predict import predict
+    from .stages.quantize import quantize
     from .stages.quickstart import quickstart
     from .stages.relabel import relabel
     from .stages.search import search
@@ -74,6 +75,7 @@ _HOME = {
     "open_pool": "pool",
     "pool_search": "stages.pool_search",
     "predict": "stages.predict",
+    "quantize": "stages.quantize",
     "quickstart": "stages.quickstart",
     "relabel": "stages.relabel",
     "search": "stages.search",
@@ -111,6 +113,7 @@ __all__ = [
     "open_pool",
     "pool_search",
     "predict",
+    "quantize",
     "quickstart",
     "relabel",
     "search",

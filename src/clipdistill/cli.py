@@ -43,10 +43,12 @@ EXTRA_PACKAGES = {
     "accelerate": ("accelerate", "train"),
     "aiohttp": ("aiohttp", "web"),
     "fsspec": ("fsspec", "web"),
+    "modelopt": ("nvidia-modelopt", "compress"),
     "onnx": ("onnx", "train"),
     "onnxscript": ("onnxscript", "train"),
     "open_clip": ("open_clip_torch", "train"),
     "pyarrow": ("pyarrow", "web"),
+    "requests": ("requests", "compress"),
     "safetensors": ("safetensors", "train"),
     "starlette": ("starlette", "web"),
     "tensorboard": ("tensorboard", "train"),
@@ -159,7 +161,15 @@ VERBS = (
         (
             "clipdistill distill resnet18 photos runs/embeddings runs/student",
             "clipdistill distill resnet18 photos runs/emb runs/student --num-epochs 20",
+            "clipdistill distill resnet18 photos runs/emb runs/int8 --init-checkpoint "
+            "runs/student --sparse --qat --num-epochs 10",
         ),
+    ),
+    Verb(
+        "quantize",
+        "clipdistill.stages.quantize:quantize",
+        "Make a student INT8 without training.",
+        ("clipdistill quantize runs/student photos runs/student_int8",),
     ),
     Verb(
         "evaluate",

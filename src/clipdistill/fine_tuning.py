@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .compression import Compressed, add_int8, add_sparsity, rebuild
-from .compression.sparsity import masks_of
+from .compression.sparsity import found_sparsity, masks_of
 from .errors import InputError, MismatchError
 from .files import describing
 from .formats.cards import Compression, Quantization, StudentCard
@@ -30,15 +30,12 @@ AMAX = "_quantizer._amax"
 """Ending of the names of a quantiser's range in a state dict."""
 
 
-def check_start(options: DistillOptions, card: StudentCard) -> StudentCard | None:
+def check_start(options: DistillOptions, card: StudentCard) -> None:
     """Check that the training that is asked for can begin where it is to begin.
 
     Args:
         options: how to train.
         card: what is to be trained.
-
-    Returns:
-        The card of `--init-checkpoint`; None where it has none.
 
     Raises:
         InputError: it is quantised already, or this student cannot be INT8.
@@ -47,7 +44,7 @@ def check_start(options: DistillOptions, card: StudentCard) -> StudentCard | Non
     """
     source = options.init_checkpoint
     if source is None:
-        return None
+        return
     found = start_card(source)
     if found is not None and found.arch != card.arch:
         raise MismatchError(
@@ -62,7 +59,6 @@ def check_start(options: DistillOptions, card: StudentCard) -> StudentCard | Non
     if options.qat:
         dry = Compression(int8=Quantization("", 0, False, (), (), (), (), 0))
         rebuild(card.arch, card.dim, card.preprocess.size, dry, check=False)
-    return found
 
 
 def start_card(source: Path) -> StudentCard | None:
@@ -96,7 +92,6 @@ def already_quantized(source: Path) -> str:
 
 def begin(
     network: torch.nn.Module,
-    start: StudentCard | None,
     card: StudentCard,
     data: TrainingData,
     validator: Validator,
@@ -106,7 +101,6 @@ def begin(
 
     Args:
         network: with the weights of the student to start from; changed in place.
-        start: that student's card, if it has one.
         card: what is to be trained.
         data: training and held-out pictures.
         validator: measures.
@@ -118,7 +112,7 @@ def begin(
     size = card.preprocess.size
     network.to(validator.device).to(memory_format=memory_layout(network))
     done = Compressed(network)
-    earlier = None if start is None or start.compression is None else start.compression.sparse
+    earlier = found_sparsity(network, size)
     rows = [_row("dense" if earlier is None else "sparse", validator(network))]
     if options.sparse:
         done = add_sparsity(done, size)

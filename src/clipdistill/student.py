@@ -6,6 +6,7 @@ weights, and the older scripts' checkpoints are ours.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,17 @@ import timm
 import torch
 
 from .architecture import build_student, check_arch, check_size, default_preprocess
-from .compression import rebuild
+from .compression import describe, rebuild
+from .compression.sparsity import found_sparsity
 from .embedder import EmbedderSpec
 from .errors import FormatError, InputError, MismatchError
 from .files import describing
-from .formats.cards import StudentCard
+from .formats.cards import Compression, StudentCard
 from .formats.student import WEIGHTS, as_weights, load_card, load_checkpoint, load_weights
 from .images.preprocess import Preprocess
 from .torch_embedder import Precision, TorchEmbedder, resolve_device
 
-__all__ = ["build_student", "check_arch", "check_size", "default_preprocess",
+__all__ = ["build_student", "check_arch", "check_flags", "check_size", "default_preprocess",
            "load_backbone_weights", "load_state", "load_student"]  # fmt: skip
 
 
@@ -147,10 +149,58 @@ def _checkpoint_card(
             f"{path}: this checkpoint does not say which network it belongs to. "
             "Add --arch, for example: --arch resnet18"
         )
+    if any(name.endswith("_quantizer._amax") for name in state):
+        raise InputError(
+            f"{path}: these weights are quantised, but nothing says how, so they cannot be used. "
+            "Train again with --use_qat (or `clipdistill distill --qat`) from the checkpoint in "
+            "floating point."
+        )
     check_arch(arch)
     # The older scripts' predict: torchvision's Resize (bilinear) and CenterCrop, ImageNet's mean.
     preprocess = Preprocess(image_size or 224, interpolation="bilinear")
-    return StudentCard(arch, _output_dim(arch, state, path), preprocess, teacher=None)
+    dim = _output_dim(arch, state, path)
+    card = StudentCard(arch, dim, preprocess, teacher=None)
+    network = build_student(arch, dim, image_size=preprocess.size)
+    load_state(network, state, path)
+    sparse = found_sparsity(network, preprocess.size)
+    return card if sparse is None else replace(card, compression=Compression(sparse=sparse))
+
+
+def check_flags(
+    path: Path, *, use_asp: bool, use_qat: bool, arch: str, image_size: int | None = None
+) -> None:
+    """Check that the older commands' flags say what a student or checkpoint is.
+
+    Args:
+        path: as in `load_student`.
+        use_asp: it was said to be 2:4 sparse.
+        use_qat: it was said to be INT8.
+        arch: timm's name, for checkpoints that do not tell.
+        image_size: side of the input, likewise.
+
+    Raises:
+        MismatchError: it is something else; the message names both.
+    """
+    if path.is_dir():
+        card = load_card(path)
+    else:
+        checkpoint = load_checkpoint(path)
+        card = _checkpoint_card(checkpoint, _model_state(checkpoint, path), path, arch, image_size)
+    done = card.compression or Compression()
+    for flag, said, what, found in (
+        ("--use_asp", use_asp, "2:4 sparse", done.sparse is not None),
+        ("--use_qat", use_qat, "INT8", done.int8 is not None),
+    ):
+        if said and not found:
+            raise MismatchError(
+                f"{flag} says that {path} is {what}, but it is {describe(card.compression)}. Leave "
+                f"{flag} away, or give the checkpoint that was trained with it."
+            )
+        if found and not said:
+            raise MismatchError(
+                f"{path} is {describe(card.compression)}, but {flag} was not given. Add {flag}, or "
+                "give another checkpoint."
+            )
 
 
 def _output_dim(arch: str, state: dict[str, torch.Tensor], path: Path) -> int:

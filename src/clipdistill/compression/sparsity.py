@@ -73,11 +73,17 @@ def prune(network: torch.nn.Module, image_size: int) -> tuple[Sparsity, Masks]:
         network: a dense network, or one that is 2:4 already, which stays as it is.
         image_size: side of its input.
     """
+    facts, chosen = _plan(network, image_size)
+    masks = {f"{layer.name}.weight": mask_of(layer.weight) for layer in chosen}
+    hold(network, masks)
+    return facts, masks
+
+
+def _plan(network: torch.nn.Module, image_size: int) -> tuple[Sparsity, list[Layer]]:
+    """Which layers are pruned, and which are not and why."""
     layers = read_structure(network, image_size).layers
     reasons = {layer.name: why_dense(layer) for layer in layers}
     chosen = [layer for layer in layers if not reasons[layer.name]]
-    masks = {f"{layer.name}.weight": mask_of(layer.weight) for layer in chosen}
-    hold(network, masks)
     everything = sum(parameter.numel() for parameter in network.parameters())
     facts = Sparsity(
         method="magnitude",
@@ -86,7 +92,20 @@ def prune(network: torch.nn.Module, image_size: int) -> tuple[Sparsity, Masks]:
         weights_share=_share([layer.weight.numel() for layer in chosen], everything),
         macs_share=_share([layer.macs for layer in chosen], sum(layer.macs for layer in layers)),
     )
-    return facts, masks
+    return facts, chosen
+
+
+def found_sparsity(network: torch.nn.Module, image_size: int) -> Sparsity | None:
+    """What a network with finished weights tells: its sparsity if `prune` would find it done.
+
+    Args:
+        network: in floating point.
+        image_size: side of its input.
+    """
+    facts, _ = _plan(network, image_size)
+    weights = [network.get_submodule(name).get_parameter("weight") for name in facts.layers]
+    done = bool(weights) and all(is_sparse(weight) for weight in weights)
+    return facts if done and any(bool(weight.any()) for weight in weights) else None
 
 
 def masks_of(network: torch.nn.Module, facts: Sparsity) -> Masks:

@@ -125,9 +125,18 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def as_weights(value: dict[Any, Any], path: Path) -> dict[str, torch.Tensor]:
-    """Check that a dictionary is a state dict; DataParallel's "module." is taken off its names."""
+    """Check that a dictionary is a state dict.
+
+    DataParallel's "module." is taken off its names, and the masks that apex's ASP keeps beside the
+    weights (`__weight_mma_mask`) are left out: the weights have the zeros.
+    """
     import torch
 
+    value = {
+        name: tensor
+        for name, tensor in value.items()
+        if "_mma_" not in str(name).rpartition(".")[2]
+    }
     odd = [str(name) for name, tensor in value.items() if not torch.is_tensor(tensor)]
     if odd or not value:
         raise FormatError(

@@ -248,7 +248,8 @@ def distill(
     if is_student(out):
         message(f"{out} is finished already.")
         return _result(out, load_card(out), pairs, {}, True, time.monotonic() - start)
-    start_card = check_start(options, card) if earlier is None else None
+    if earlier is None:
+        check_start(options, card)
     ensure_folder(out)
     accelerator = _accelerator(options)
     if earlier is not None and earlier.compression is not None:
@@ -271,7 +272,7 @@ def distill(
         card = replace(card, compression=earlier.compression)
     elif options.compresses:
         validator = Validator(accelerator, data, card.preprocess, options.batch_size)
-        begun, before = begin(network, start_card, card, data, validator, options)
+        begun, before = begin(network, card, data, validator, options)
         card = replace(card, compression=begun.compression)
     state = Trainer(
         accelerator, network, data, card, out, options, masks=begun.masks, before=before
