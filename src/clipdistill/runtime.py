@@ -113,7 +113,7 @@ def open_embedder(
     """
     runtime, name = split_runtime(model)
     kind = kind_of(name)
-    if kind is None:
+    if kind is None or (kind in ("onnx", "engine") and _unknown_runtime(name)):
         raise _no_such_model(name)
     if runtime and runtime not in RUNTIMES[kind]:
         raise InputError(_cannot_run(runtime, name, kind))
@@ -172,9 +172,19 @@ def _stored_precision(card: StudentCard) -> str:
     return "int8" if compression is not None and compression.int8 is not None else ""
 
 
+def _unknown_runtime(model: str) -> str:
+    """The word before a colon, where that is no file's name and no drive's letter."""
+    prefix, colon, _ = model.partition(":")
+    return (
+        prefix
+        if colon and prefix.isalnum() and len(prefix) > 1 and not Path(model).exists()
+        else ""
+    )
+
+
 def _no_such_model(model: str) -> InputError:
-    prefix, colon, rest = model.partition(":")
-    if colon and Path(rest).suffix.lower() in (".onnx", ENGINE):
+    prefix = _unknown_runtime(model)
+    if prefix:
         known = sorted({name for names in RUNTIMES.values() for name in names})
         return InputError(
             f"{model}: unknown runtime {prefix!r}.{did_you_mean(prefix, known)} "
