@@ -6,7 +6,8 @@
 
     clipdistill.format           "clipdistill.onnx"
     clipdistill.version          "1"
-    clipdistill.card             json: role, arch, dim, preprocess, teacher, training
+    clipdistill.card             json: role, arch, dim, preprocess, teacher, training, target,
+                                 precision, compression
     clipdistill.labels           json, classifiers only: labels, prompts, templates, teacher
     clipdistill.text_embeddings  base64 of float32 little-endian (C, D), unit length
     clipdistill.temperature      logit = temperature * cosine + logit_bias
@@ -24,7 +25,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +34,17 @@ from ..errors import FormatError, InputError, OutputError
 from ..files import ensure_folder
 from ..images.preprocess import Preprocess
 from ..zeroshot import LogitScale, normalized
-from .cards import TeacherCard
+from .cards import Compression, TeacherCard
 from .text import TextEmbeddings
 
 FORMAT = "clipdistill.onnx"
 VERSION = 1
 PREFIX = "clipdistill."
+
+Target = Literal["onnxruntime", "tensorrt"]
+"""Which runtime a file was made for; OpenVINO likes what TensorRT likes."""
+FilePrecision = Literal["fp32", "fp16", "int8", "int8+fp16"]
+"""What a file computes in: of the layers in INT8, the rest in FP32 unless FP16 is named."""
 
 INPUT = "input"
 EMBEDDINGS = "embeddings"
@@ -64,6 +70,9 @@ class OnnxCard:
         teacher: whose embedding space it speaks; None when unknown.
         training: the student's training summary, for people.
         text: the classes of a classifier; None for a bare embedder.
+        target: the runtime it was made for.
+        precision: what it computes in.
+        compression: what was done to the student besides training; None: nothing.
     """
 
     role: str
@@ -73,6 +82,9 @@ class OnnxCard:
     teacher: TeacherCard | None
     training: dict[str, Any] = field(default_factory=dict)
     text: TextEmbeddings | None = None
+    target: Target = "onnxruntime"
+    precision: FilePrecision = "fp32"
+    compression: Compression | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """As the key-value texts of an ONNX file."""
@@ -83,7 +95,11 @@ class OnnxCard:
             "preprocess": self.preprocess.to_json(),
             "teacher": None if self.teacher is None else self.teacher.to_json(),
             "training": self.training,
+            "target": self.target,
+            "precision": self.precision,
         }
+        if self.compression is not None:
+            card["compression"] = self.compression.to_json()
         values = {"format": FORMAT, "version": str(VERSION), "card": _dump(card)}
         if self.text is not None:
             vectors = np.ascontiguousarray(self.text.vectors, dtype="<f4")
@@ -110,7 +126,7 @@ class OnnxCard:
         _check_kind(path, values)
         card = _parse(path, values, "card")
         try:
-            teacher = card["teacher"]
+            teacher, compression = card["teacher"], card.get("compression")
             result = cls(
                 role=str(card["role"]),
                 arch=str(card["arch"]),
@@ -119,6 +135,10 @@ class OnnxCard:
                 teacher=None if teacher is None else TeacherCard.from_json(teacher),
                 training=dict(card["training"]),
                 text=_text(path, values) if "labels" in values else None,
+                # Files of clipdistill 0.1 say nothing of these: all were FP32.
+                target=card.get("target", "onnxruntime"),
+                precision=card.get("precision", "fp32"),
+                compression=None if compression is None else Compression.from_json(compression),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _damaged(path, f"the card cannot be read: {error!r}") from error
@@ -126,6 +146,8 @@ class OnnxCard:
             raise _damaged(path, str(error)) from error
         if result.role not in ("student", "teacher") or result.dim < 1:
             raise _damaged(path, f"role {result.role!r} with {result.dim} dimensions")
+        if result.target not in get_args(Target) or result.precision not in get_args(FilePrecision):
+            raise _damaged(path, f"precision {result.precision!r} for {result.target!r}")
         if result.text is not None and result.text.vectors.shape[1] != result.dim:
             raise _damaged(path, f"text of {result.text.vectors.shape[1]} dimensions")
         return result

@@ -19,8 +19,8 @@ DEQUANTIZE = "DequantizeLinear"
 class Graph:
     """An ONNX graph to read and to edit.
 
-    Nodes are protobuf messages and compared by identity.  Links are those of the last `refresh`;
-    every editing method refreshes what it changes.
+    Nodes are protobuf messages; what tells them apart is the name of their first output, which is
+    unique in a graph.  Links are those of the last `refresh`; the editing methods keep them right.
 
     Attributes:
         model: the whole `ModelProto`.
@@ -79,7 +79,7 @@ class Graph:
     def add_constant(self, name: str, value: NDArray[Any]) -> str:
         """Add an initializer, or return the one of that name; returns the name."""
         if name not in self.constants:
-            tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
+            tensor = numpy_helper.from_array(np.asarray(value, order="C"), name)
             self.proto.initializer.append(tensor)
             self.constants[name] = self.proto.initializer[-1]
         return name
@@ -101,20 +101,20 @@ class Graph:
 
     def remove(self, nodes: Iterable[Any]) -> None:
         """Take nodes away."""
-        gone = {id(node) for node in nodes}
-        keep(self.proto.node, lambda node: id(node) not in gone)
+        gone = {node.output[0] for node in nodes}
+        keep(self.proto.node, lambda node: node.output[0] not in gone)
         self.refresh()
 
     def finish(self) -> None:
         """Drop what nothing needs, sort the nodes, and forget shapes that were inferred."""
-        needed: set[int] = set()
+        needed: set[str] = set()
         names = list(self.outputs)
         while names:
             node = self.maker(names.pop())
-            if node is not None and id(node) not in needed:
-                needed.add(id(node))
+            if node is not None and node.output[0] not in needed:
+                needed.add(node.output[0])
                 names += node.input
-        keep(self.proto.node, lambda node: id(node) in needed)
+        keep(self.proto.node, lambda node: node.output[0] in needed)
         used = {name for node in self.proto.node for name in node.input} | set(self.outputs)
         keep(self.proto.initializer, lambda tensor: tensor.name in used)
         del self.proto.value_info[:]

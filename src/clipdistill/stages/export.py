@@ -1,4 +1,8 @@
-"""export: a student (or a teacher's image tower) -> one ONNX file, checked against torch."""
+"""export: a student (or a teacher's image tower) -> one ONNX file for a runtime, checked against torch.
+
+The check has three parts: onnx's own checker, the readiness linter for the target, and the cosine
+with torch's embeddings of real pictures.  A file that fails one is not kept.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..embedder import EmbedderSpec
-from ..errors import ClipDistillError, InputError
+from ..errors import ClipDistillError, FormatError, InputError
 from ..files import atomic_path
-from ..formats.classifier import EMBEDDINGS, INPUT, OnnxCard, check_output
+from ..formats.cards import Compression
+from ..formats.classifier import (
+    EMBEDDINGS,
+    INPUT,
+    FilePrecision,
+    OnnxCard,
+    Target,
+    check_output,
+)
 from ..formats.student import load_samples
 from ..formats.text import TextEmbeddings, load_text
 from ..images.loading import load_one
@@ -31,14 +43,23 @@ from ..runtime import OnnxEmbedder, kind_of, needs_training_extra, open_embedder
 if TYPE_CHECKING:
     import torch
 
+    from ..onnx_graph.lint import LintReport
     from ..torch_embedder import TorchEmbedder
 
-MIN_COSINE = 0.9999
-"""Least cosine between torch's and ONNX Runtime's embedding of one picture."""
+MIN_COSINE: dict[FilePrecision, float] = {
+    "fp32": 0.9999,
+    "fp16": 0.999,
+    "int8": 0.999,
+    "int8+fp16": 0.999,
+}
+"""Least cosine between torch's embedding and the file's: of every picture for floats, the mean over
+pictures for INT8, where a value that is rounded the other way moves a whole step."""
 CHECK_PICTURES = 8
-"""Pictures that are compared: the first one alone (batch 1), then all together."""
+"""Pictures that a file in floats is compared on: the first one alone (batch 1), then together."""
+INT8_PICTURES = 32
+"""Pictures that an INT8 file is compared on, and that ranges are taken from."""
 NOT_ENOUGH_READABLE = 64
-"""Pictures of a folder that are tried before giving up on finding `CHECK_PICTURES`."""
+"""Pictures of a folder that are tried before giving up on finding enough."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +73,17 @@ class ExportResult:
         dim: length of an embedding.
         image_size: side of the input in pixels.
         opset: of ONNX.
+        target: the runtime it was made for.
+        precision: what it computes in.
         labels: the classes it carries; empty for a bare embedder.
         size_mb: of the file, in 10^6 bytes.
         min_cosine: least cosine with torch's embedding of the same picture.
+        mean_cosine: mean cosine with torch's embeddings.
         checked_on: which pictures were compared.
+        int8_share: share of the multiplications with INT8 weights.
+        two_four_share: share of the multiplications with weights stored as 2:4.
+        engaging_share: share of the multiplications that sparse kernels can take.
+        remarks: what the linter remarked; errors would have been raised.
         seconds: it took, without loading the model.
     """
 
@@ -65,21 +93,39 @@ class ExportResult:
     dim: int
     image_size: int
     opset: int
+    target: Target
+    precision: FilePrecision
     labels: tuple[str, ...]
     size_mb: float
     min_cosine: float
+    mean_cosine: float
     checked_on: str
+    int8_share: float
+    two_four_share: float
+    engaging_share: float
+    remarks: tuple[str, ...]
     seconds: float
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
         side = self.image_size
+        runtime = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT and OpenVINO"}[self.target]
         lines: list[str | Table] = [
-            f"{self.out}: {self.arch}, {self.dim}-d, {side}x{side} px, opset {self.opset}, "
-            f"{self.size_mb:.1f} MB, {self.seconds:.1f} s.",
-            f"Reloaded in ONNX Runtime: cosine with torch at least {self.min_cosine:.6f} "
-            f"on {self.checked_on}.",
+            f"{self.out}: {self.arch}, {self.dim}-d, {side}x{side} px, {self.precision} for "
+            f"{runtime}, opset {self.opset}, {self.size_mb:.1f} MB, {self.seconds:.1f} s.",
+            f"Reloaded in ONNX Runtime: cosine with torch {self.mean_cosine:.6f}, at least "
+            f"{self.min_cosine:.6f}, on {self.checked_on}.",
         ]
+        if self.int8_share:
+            lines.append(f"INT8: {_percent(self.int8_share)} of the multiplications.")
+        if self.two_four_share:
+            lines.append(
+                f"2:4: {_percent(self.two_four_share)} of the multiplications; sparse kernels can "
+                f"take {_percent(self.engaging_share)}."
+            )
+        lines += list_some("Remarks of the linter:", self.remarks)
+        if self.target == "tensorrt":
+            lines.append(f"Next: clipdistill engine {self.out} {self.out.with_suffix('.engine')}")
         if self.labels:
             lines += list_some(f"A classifier of {len(self.labels)} labels:", self.labels)
             return [*lines, f"Try it: clipdistill predict {self.out} IMAGE"]
@@ -92,6 +138,7 @@ class _Checks:
 
     pixels: NDArray[np.uint8]
     source: str
+    real: bool = True
 
 
 def export(
@@ -100,55 +147,82 @@ def export(
     /,
     *,
     text: Path | None = None,
+    target: Target = "onnxruntime",
+    fp16: bool = False,
     teacher: bool = False,
     images: Path | None = None,
     arch: str | None = None,
     image_size: int | None = None,
     device: str = "cpu",
 ) -> ExportResult:
-    """Write a student as an FP32 ONNX file (opset 17, any batch size).
+    """Write a student as an ONNX file (any batch size), in the form that a runtime likes.
+
+    Made for --target onnxruntime it runs fast on CPUs: FP32, or for an INT8 student uint8
+    activations and int8 weights.  Made for --target tensorrt, which OpenVINO likes as well, it is
+    FP32, or INT8 with symmetric quantisers around every layer; --fp16 makes the rest FP16, for
+    TensorRT 10 and later.
 
     With --text the file is a whole classifier: it answers with probabilities, and its metadata
     holds labels, text embeddings, temperature and preprocessing.  It is reloaded in ONNX Runtime
-    at once and compared with torch; a file that differs is not kept.
+    at once, compared with torch and checked by `clipdistill lint`; a file that fails is not kept.
 
     Args:
         student: A student's folder or checkpoint (.pth); with --teacher a teacher
             (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER).
         out: the .onnx file.
         text: text embeddings from `clipdistill embed-text`, to make it a classifier.
+        target: the runtime that shall run it: onnxruntime, or tensorrt (also for OpenVINO).
+        fp16: FP16 where it is not INT8, strongly typed; for TensorRT 10 and later.
         teacher: export an OpenCLIP teacher's image tower instead of a student.
-        images: pictures to compare on; the student's own samples unless given.
+        images: pictures to compare on, and for ONNX Runtime's INT8 to take ranges from; the
+            student's own samples unless given.
         arch: timm's model name, only for checkpoints that do not tell (the older scripts').
         image_size: side of the input in pixels, likewise.
         device: where torch runs: auto, cpu, cuda ...
 
     Raises:
-        InputError: no such student, or the arguments are in another order.
+        InputError: no such student, the arguments are in another order, or an INT8 student has no
+            pictures to take ranges from.
         MismatchError: the text embeddings are another teacher's.
         ClipDistillError: torch cannot export this network, or the file computes something else.
     """
     check_output(out)
     _check_kind(student, teacher)
+    if fp16 and target != "tensorrt":
+        raise InputError(
+            "--fp16 is for --target tensorrt: CPUs have no fast FP16 kernels in ONNX Runtime. "
+            "Add --target tensorrt, or leave --fp16 away."
+        )
     with needs_training_extra("Exporting"):
-        from ..onnx_graph import OPSET, check_head
+        from ..onnx_graph import check_head
     source, card = _load(student, arch, image_size, device)
     if text is not None:
         classes = load_text(text)
         source.spec.check_space(classes.teacher, text)
         card = replace(card, text=classes)
-    checks = _choose_pictures(student, images, card.preprocess)
+    card = replace(card, target=target, precision="fp16" if fp16 else "fp32")
+    int8 = card.compression is not None and card.compression.int8 is not None
+    count = INT8_PICTURES if int8 else CHECK_PICTURES
+    checks = _choose_pictures(student, images, card.preprocess, count)
+    if int8 and target == "onnxruntime" and not checks.real:
+        raise InputError(
+            f"{student}: an INT8 file for ONNX Runtime needs pictures to take ranges from, and "
+            "this student has no samples.npy. Add --images FOLDER with some of those it will see."
+        )
     started = time.perf_counter()
     with atomic_path(out) as temporary:
-        _write(source, card, temporary)
+        card, report = _write(source, card, checks, temporary)
+        cosine = _compare(source, temporary, card, checks.pixels)
         written = OnnxEmbedder(temporary, device="cpu")
-        cosine = _compare(source, written, checks.pixels)
-        check_head(written, checks.pixels)
+        check_head(written, checks.pixels[:CHECK_PICTURES])
         size = written.spec.size_bytes
         del written  # Windows cannot rename an open file
     return ExportResult(
-        out, card.arch, card.role, card.dim, card.preprocess.size, OPSET, _labels(card.text),
-        size / 1e6, cosine, checks.source, time.perf_counter() - started,
+        out, card.arch, card.role, card.dim, card.preprocess.size, report.opset, card.target,
+        card.precision, _labels(card.text), size / 1e6, float(cosine.min()), float(cosine.mean()),
+        checks.source, report.int8_macs_share, report.two_four_macs_share,
+        report.engaging_macs_share, tuple(one.message for one in report.of("warning")),
+        time.perf_counter() - started,
     )  # fmt: skip
 
 
@@ -177,7 +251,7 @@ def _load(
         card, student = load_student(
             Path(model), arch=arch, image_size=image_size, device=device, precision="fp32"
         )
-        return student, _card(student.spec, card.arch, card.training)
+        return student, _card(student.spec, card.arch, card.training, card.compression)
     teacher = open_embedder(model, device=device, precision="fp32")
     from ..torch_embedder import TorchEmbedder
 
@@ -186,16 +260,26 @@ def _load(
     return teacher, _card(teacher.spec, teacher.spec.name if named is None else named.model_name)
 
 
-def _card(spec: EmbedderSpec, arch: str, training: dict[str, object] | None = None) -> OnnxCard:
-    return OnnxCard(spec.role, arch, spec.dim, spec.preprocess, spec.teacher, training or {})
+def _card(
+    spec: EmbedderSpec,
+    arch: str,
+    training: dict[str, object] | None = None,
+    compression: Compression | None = None,
+) -> OnnxCard:
+    return OnnxCard(
+        spec.role, arch, spec.dim, spec.preprocess, spec.teacher, training or {},
+        compression=compression,
+    )  # fmt: skip
 
 
-def _choose_pictures(student: str, images: Path | None, preprocess: Preprocess) -> _Checks:
+def _choose_pictures(
+    student: str, images: Path | None, preprocess: Preprocess, count: int
+) -> _Checks:
     """Pictures to compare on: those given, the student's samples, or made-up ones."""
     if images is not None:
         items = list_images(images)[:NOT_ENOUGH_READABLE]
         loaded = (load_one(item, preprocess).pixels for item in items)
-        good = [pixels for pixels in loaded if pixels is not None][:CHECK_PICTURES]
+        good = [pixels for pixels in loaded if pixels is not None][:count]
         if not good:
             raise InputError(f"{images}: none of its first {len(items)} images can be read.")
         return _Checks(np.stack(good), f"{len(good)} pictures of {images}")
@@ -203,24 +287,44 @@ def _choose_pictures(student: str, images: Path | None, preprocess: Preprocess) 
     samples = load_samples(path if path.is_dir() else path.parent)
     side = preprocess.size
     if samples is not None and len(samples) and samples.shape[1:3] == (side, side):
-        chosen = samples[:CHECK_PICTURES]
+        chosen = samples[:count]
         return _Checks(chosen, f"{len(chosen)} of the student's training pictures")
     from ..onnx_graph import synthetic_pixels
 
     message("No pictures at hand to compare on: synthetic ones are used. --images gives real ones.")
     made_up = synthetic_pixels(CHECK_PICTURES, side)
-    return _Checks(made_up, f"{CHECK_PICTURES} synthetic pictures (--images gives real ones)")
+    where = f"{CHECK_PICTURES} synthetic pictures (--images gives real ones)"
+    return _Checks(made_up, where, real=False)
 
 
-def _write(source: TorchEmbedder, card: OnnxCard, path: Path) -> None:
-    """Export with torch, then tidy, add head and metadata, check and write."""
+def _write(
+    source: TorchEmbedder, card: OnnxCard, checks: _Checks, path: Path
+) -> tuple[OnnxCard, LintReport]:
+    """Export with torch, turn it into the target's form, add head and metadata, check and write.
+
+    Raises:
+        ClipDistillError: the file is not what its target wants.
+    """
     from ..onnx_graph import describe, load_graph, save_graph, tidy
+    from ..onnx_graph.lint import lint_model
+    from ..onnx_graph.targets import prepare
 
     _trace(source, card.preprocess.size, card.arch, path)
     model = load_graph(path)
     tidy(model, card)
+    card = prepare(model, card, card.preprocess.normalize(checks.pixels))
     describe(model, card)
     save_graph(model, path)
+    report = lint_model(load_graph(path), card.target, card)
+    errors = report.of("error")
+    if errors:
+        first = errors[0]
+        raise FormatError(
+            f"The file is not ready for {card.target} ({len(errors)} errors; {first.rule} at "
+            f"{first.node or 'the file'}: {first.message}); it was not kept. Please report the "
+            f"architecture, {card.arch}."
+        )
+    return card, report
 
 
 def _trace(source: TorchEmbedder, side: int, arch: str, path: Path) -> None:
@@ -284,19 +388,37 @@ def _quiet() -> Iterator[None]:
         logging.getLogger("torch.onnx").setLevel(level)
 
 
-def _compare(source: TorchEmbedder, written: OnnxEmbedder, pixels: NDArray[np.uint8]) -> float:
-    """Least cosine between the two runtimes, at batch size 1 and at several.
+def _compare(
+    source: TorchEmbedder, path: Path, card: OnnxCard, pixels: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """Cosines between torch's embeddings and the file's, at batch size 1 and at several.
+
+    A file for ONNX Runtime is run as it will be; one for another runtime as it is written, without
+    optimisations, which say nothing about what TensorRT makes of it.
 
     Raises:
-        ClipDistillError: it is below `MIN_COSINE`.
+        ClipDistillError: they are below `MIN_COSINE`.
     """
-    normalised = written.spec.preprocess.normalize(pixels)
+    normalised = card.preprocess.normalize(pixels)
     expected = source.embed_images(normalised)
-    one, several = written.embed_images(normalised[:1]), written.embed_images(normalised)
-    worst = min(float(cosines(one, expected[:1]).min()), float(cosines(several, expected).min()))
-    if not worst >= MIN_COSINE:  # also when NaN
+    if card.target == "onnxruntime":
+        embed = OnnxEmbedder(path, device="cpu").embed_images
+    else:
+        from ..onnx_graph.ranges import exact_embed
+
+        embed = exact_embed(path)
+    one, several = embed(normalised[:1]), embed(normalised)
+    found = np.minimum(cosines(several, expected), 1)
+    found[0] = min(found[0], float(cosines(one, expected[:1])[0]))
+    judged = float(found.mean() if "int8" in card.precision else found.min())
+    if not judged >= MIN_COSINE[card.precision]:  # also when NaN
         raise ClipDistillError(
-            f"The exported network differs from torch's: cosine {worst:.6f}, expected at least "
-            f"{MIN_COSINE}. The file was not kept. Please report the architecture."
+            f"The exported network differs from torch's: cosine {judged:.6f}, expected at least "
+            f"{MIN_COSINE[card.precision]}. The file was not kept. Please report the "
+            f"architecture, {card.arch} ({card.precision} for {card.target})."
         )
-    return worst
+    return found
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
