@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from cyclopts import Parameter
 
-Calibration = Literal["max", "percentile", "entropy", "mse"]
+Calibration = Literal["max", "percentile", "entropy"]
 """How the range of an activation is found: its largest magnitude, the 99.99th percentile of them,
-or the range with the least Kullback-Leibler divergence or squared error."""
+or the range with the least Kullback-Leibler divergence."""
 
 NOT_IDENTITY = (
     "num_workers", "device", "precision", "cache_dir", "cache_gb", "checkpoint_seconds",
@@ -46,7 +46,7 @@ class DistillOptions:
         qat: INT8 quantisation-aware training. Needs --init-checkpoint, a student in floating
             point, and the extra `compress`.
         calibration_images: training images that show the ranges of activations, before QAT.
-        calibration: what of them is the range: max, percentile (the 99.99th), entropy or mse.
+        calibration: what of them is the range: max, percentile (the 99.99th) or entropy.
         image_size: side of the student's input in pixels; default: the model's own.
         criterion: cosine (1 - cosine, on the sphere where zero-shot works), mse, l1 or huber (on
             the embeddings as they are stored).

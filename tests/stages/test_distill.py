@@ -263,6 +263,9 @@ def test_the_older_scripts_embeddings(tmp_path, data):
     result = distill("test_resnet", data.images, tmp_path / "bare", tmp_path / "student", FAST)
     assert (result.train_images, result.not_embedded) == (48, 0)
     assert load_card(tmp_path / "student").teacher is None
+    # The decoded pixels that now lie in the same folder are no embeddings.
+    again = distill("test_resnet", data.images, tmp_path / "bare", tmp_path / "again", FAST)
+    assert again.val_cosine == result.val_cosine
 
 
 def test_pictures_that_changed_or_have_no_embedding_are_left_out_and_listed(

@@ -121,7 +121,7 @@ class Quantization:
     """How a student was made INT8.
 
     Attributes:
-        method: calibration of the activations: "max", "percentile", "entropy" or "mse".
+        method: calibration of the activations: "max", "percentile" or "entropy".
         calibration_images: pictures it was calibrated on.
         trained: whether it was trained with quantisers in it afterwards (QAT).
         layers: names of the modules whose weight and input are quantised.

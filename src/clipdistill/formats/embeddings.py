@@ -326,11 +326,13 @@ def _numbered(folder: Path, pattern: str) -> dict[int, Path]:
 
 def _has_vectors(root: Path) -> bool:
     """Whether per-image vectors lie in a folder that has no card."""
+    return any(_is_vector(root, path) for path in root.rglob("*.npy"))
+
+
+def _is_vector(root: Path, path: Path) -> bool:
+    """Whether a `.npy` below a folder without a card is an image's vector, not a file of ours."""
     ours = (VECTORS, CACHE)
-    return any(
-        path.relative_to(root).parts[0] not in ours and not path.name.startswith(".")
-        for path in root.rglob("*.npy")
-    )
+    return path.relative_to(root).parts[0] not in ours and not path.name.startswith(".")
 
 
 def npy_path(root: Path, image_path: str) -> Path:
@@ -474,7 +476,7 @@ def _foreign_header(vectors: NDArray[np.floating]) -> Header:
 
 def _load_bare(root: Path) -> Embeddings:
     """A folder of per-image vectors without a card; the keys have no image ending."""
-    paths = sorted(path for path in root.rglob("*.npy") if not path.name.startswith("."))
+    paths = sorted(path for path in root.rglob("*.npy") if _is_vector(root, path))
     if not paths:
         raise InputError(f"{root}: no embeddings in it. Make them with: clipdistill embed")
     keys = [path.relative_to(root).as_posix() for path in paths]

@@ -37,7 +37,7 @@ from ..images.loading import default_workers
 from ..images.pixels import PixelCache
 from ..images.sources import ImageItem, list_images
 from ..progress import message
-from ..recipe import DistillOptions
+from ..recipe import COMPRESSING, DistillOptions
 from ..results import Table, list_some
 
 if TYPE_CHECKING:
@@ -438,9 +438,14 @@ def _difference(found: StudentCard, wanted: StudentCard) -> str:
         return f"input {found.preprocess.geometry}, not {wanted.preprocess.geometry}"
     if found.training.get("data") != wanted.training["data"]:
         return "from other images or embeddings"
+    # What a card leaves out (see `DistillOptions.identity`) has its default.
+    defaults = DistillOptions().to_json()
     theirs, ours = found.training.get("options", {}), wanted.training["options"]
-    changed = [f"--{key.replace('_', '-')} was {theirs.get(key)}, now {value}"
-               for key, value in ours.items() if theirs.get(key) != value]  # fmt: skip
+    keys = [*ours, *(key for key in COMPRESSING if key in theirs and key not in ours)]
+    pairs = [(key, theirs.get(key, defaults.get(key)), ours.get(key, defaults.get(key)))
+             for key in keys]  # fmt: skip
+    changed = [f"--{key.replace('_', '-')} was {before}, now {now}"
+               for key, before, now in pairs if before != now]  # fmt: skip
     return "; ".join(changed)
 
 

@@ -160,7 +160,7 @@ def quantize(
         images: folder of images like those that it will see.
         out: folder for the INT8 student.
         calibration_images: how many show the ranges.
-        calibration: what of them is the range: max, percentile (the 99.99th), entropy or mse.
+        calibration: what of them is the range: max, percentile (the 99.99th) or entropy.
         text: text embeddings from `clipdistill embed-text`: also measure how often the label
             changes.
         embeddings: the teacher's embeddings of the same folder: also measure how near the student

@@ -1,0 +1,119 @@
+"""The older scripts' --use_asp and --use_qat: what they make, and when they are not true."""
+
+from __future__ import annotations
+
+import io
+import json
+import runpy
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clipdistill.compression.sparsity import is_sparse
+
+pytest.importorskip("modelopt")
+pytest.importorskip("requests")
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+PROMPTS = ("a red disc", "a green square", "a blue triangle")
+FLAGS = {
+    "dense": (),
+    "asp": ("--use_asp",),
+    "qat": ("--use_qat",),
+    "both": ("--use_asp", "--use_qat"),
+}
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(script: str, *args: object) -> Done:
+    """Run one script as its command would, in this process: PyTorch is slow to import."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *map(str, args)])
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
+    return Done(caught.value.code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, pictures) -> Path:
+    """Pictures, the older scripts' embeddings, and a student of each kind in `models`."""
+    data = tmp_path_factory.mktemp("data")
+    paths = pictures(data / "images", 8)
+    (data / "embeddings").mkdir()
+    random = np.random.default_rng(0)
+    for path in paths:
+        np.save(data / "embeddings" / f"{path.stem}.npy", random.normal(size=16).astype("float32"))
+    (data / "text_prompts.txt").write_text("".join(f"{prompt}\n" for prompt in PROMPTS))
+    np.save(data / "text.npy", random.normal(size=(3, 16)).astype("float32"))
+    for kind, flags in FLAGS.items():
+        start = ("--init_checkpoint", data / "models/dense/checkpoint.pth") if flags else ()
+        done = run(
+            "distil_model_embeddings", "test_resnet", data / "images", data / "embeddings",
+            data / "models" / kind, "--image_size", 32, "--num_epochs", 1, "--batch_size", 4,
+            "--device", "cpu", *start, *flags,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    return data
+
+
+def predict(data: Path, kind: str, flags: tuple[str, ...]):
+    return run(
+        "predict_pytorch", "test_resnet", data / "models" / kind / "checkpoint.pth",
+        data / "text.npy", data / "images/picture_0.png", "--image_size", 32,
+        "--text_prompts", data / "text_prompts.txt", "--device", "cpu", *flags,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FLAGS)
+def test_the_flags_make_what_they_say(data, kind):
+    folder = data / "models" / kind
+    state = torch.load(folder / "checkpoint.pth", weights_only=True)["model"]
+    assert is_sparse(state["layer1.0.conv1.weight"]) == (kind in ("asp", "both"))
+    assert any(name.endswith("_amax") for name in state) == (kind in ("qat", "both"))
+    args = json.loads((folder / "args.json").read_text())
+    assert (args["use_asp"], args["use_qat"]) == (kind in ("asp", "both"), kind in ("qat", "both"))
+
+
+@pytest.mark.parametrize("kind", FLAGS)
+def test_predict_with_the_right_flags(data, kind):
+    done = predict(data, kind, FLAGS[kind])
+    assert done.returncode == 0, done.stderr
+    assert all(prompt in done.stdout for prompt in PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "flag"),
+    [("dense", ("--use_asp",), "--use_asp says that"), ("dense", ("--use_qat",), "--use_qat says"),
+     ("asp", (), "--use_asp was not given"), ("qat", (), "--use_qat was not given"),
+     ("both", ("--use_qat",), "--use_asp was not given"),
+     ("both", ("--use_asp",), "--use_qat was not given")],
+)  # fmt: skip
+def test_a_flag_that_disagrees_with_the_checkpoint_names_both(data, kind, flags, flag):
+    done = predict(data, kind, flags)
+    assert done.returncode == 5
+    said = " ".join(done.stderr.split())
+    assert flag in said
+    assert "checkpoint.pth" in said.replace(" ", "")
+
+
+@pytest.mark.parametrize("flag", ["--use_asp", "--use_qat"])
+def test_without_a_checkpoint_to_start_from(data, flag):
+    done = run("distil_model_embeddings", "test_resnet", data / "images", data / "embeddings",
+               data / "models/none", "--image_size", 32, flag)  # fmt: skip
+    assert done.returncode == 3
+    assert "--init-checkpoint" in done.stderr
