@@ -69,6 +69,7 @@ class EngineCard:
         batch: least, best and most pictures at once.
         strongly_typed: whether the file alone decided the precisions.
         sparse: whether sparse tactics were allowed.
+        stored_sparse: share of the ONNX file's weights that are 2:4.
         engaged: what TensorRT made of it.
         onnx_sha256: of the ONNX file.
         engine_sha256: of the engine.
@@ -82,6 +83,7 @@ class EngineCard:
     batch: tuple[int, int, int]
     strongly_typed: bool
     sparse: bool
+    stored_sparse: float
     engaged: Engaged
     onnx_sha256: str
     engine_sha256: str
@@ -197,6 +199,7 @@ def _from_json(where: Path, value: dict[str, Any]) -> EngineCard:
         batch=(least, best, most),
         strongly_typed=bool(value["strongly_typed"]),
         sparse=bool(value["sparse"]),
+        stored_sparse=float(value["stored_sparse"]),
         engaged=Engaged(
             int(engaged["layers"]),
             tuple(str(name) for name in engaged["int8"]),

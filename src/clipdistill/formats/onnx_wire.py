@@ -30,6 +30,8 @@ QUANTIZED = ("QuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "M
 FLOAT, INT8, FLOAT16 = 1, 3, 10
 """TensorProto.DataType."""
 NUMPY_TYPES = {FLOAT: "<f4", INT8: "i1", FLOAT16: "<f2"}
+LEAST_USED = 0.05
+"""Share of values that are not zero in a 2:4 tensor; an empty one is 2:4 by accident only."""
 WEIGHT_SIZE = 64
 """Values that make a tensor of two or more dimensions a layer's weight."""
 HEAD = "zeroshot/"
@@ -298,7 +300,7 @@ def _is_sparse(weight: Weight, data: mmap.mmap) -> bool:
         return False
     # A copy: a view would keep the mapping open.
     values = np.frombuffer(data[weight.start : weight.end], dtype=kind).reshape(weight.dims) != 0
-    return any(
+    return float(values.mean()) > LEAST_USED and any(
         weight.dims[axis] % 4 == 0 and _at_most_two(np.moveaxis(values, axis, -1))
         for axis in ((0, 1) if len(weight.dims) == 2 else (1,))
     )

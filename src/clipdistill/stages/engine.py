@@ -209,7 +209,7 @@ def engine(
     about = _describe(classifier, card, facts, built, how, gpu)
     cosine = _compare(classifier, out, about, built, checks[0], options.device)
     save_engine(out, built.data, about)
-    return _result(out, classifier, facts, about, cosine, checks[1], seconds, len(built.data))
+    return _result(out, about, cosine, checks[1], seconds, len(built.data))
 
 
 def _build_options(options: EngineOptions) -> BuildOptions:
@@ -251,6 +251,7 @@ def _choose_pictures(images: Path | None, preprocess: Preprocess) -> tuple[NDArr
 def _describe(
     classifier: Path, card: OnnxCard, facts: OnnxFacts, built: Built, how: BuildOptions, gpu: Gpu
 ) -> EngineCard:
+    stored = sparse_share(classifier, facts)
     return EngineCard(
         onnx=card,
         precision=facts.precision,
@@ -260,6 +261,7 @@ def _describe(
         batch=how.batch,
         strongly_typed=built.strongly_typed,
         sparse=how.sparse,
+        stored_sparse=stored,
         engaged=built.engaged,
         onnx_sha256=sha256_of(classifier),
         engine_sha256=sha256(built.data).hexdigest(),
@@ -289,9 +291,8 @@ def _compare(
 
 
 def _result(
-    out: Path, classifier: Path, facts: OnnxFacts, card: EngineCard, cosine: float,
-    checked_on: str, seconds: float, size: int,
-) -> EngineResult:  # fmt: skip
+    out: Path, card: EngineCard, cosine: float, checked_on: str, seconds: float, size: int
+) -> EngineResult:
     engaged = card.engaged
     return EngineResult(
         out=out,
@@ -305,7 +306,7 @@ def _result(
         sparse_asked=card.sparse,
         sparse_layers=engaged.sparse,
         eligible=engaged.eligible,
-        stored_sparse=sparse_share(classifier, facts),
+        stored_sparse=card.stored_sparse,
         size_mb=size / 1e6,
         min_cosine=cosine,
         checked_on=checked_on,

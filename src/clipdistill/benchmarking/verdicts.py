@@ -1,0 +1,131 @@
+"""What the figures mean, in sentences: what is slower than FP32, what sparsity did here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+NOISE = 0.04
+"""Ratios this near to 1 are the machine's: runs of one file differ as much (2 cores, 2026-11)."""
+SPARSE = 0.2
+"""Share of 2:4 weights that makes a model a sparse one; a dense one has none but by accident."""
+
+
+@dataclass(frozen=True)
+class Raced:
+    """What a verdict needs to know of a model.
+
+    Attributes:
+        name: for the sentence.
+        network: what is the same network: architecture, role, image size.
+        runtime: that ran it.
+        device: it ran on.
+        precision: "fp32", "int8" ...
+        sparse: share of its weights that are 2:4; None when unknown.
+        rounds: milliseconds at batch 1, a median a round.
+    """
+
+    name: str
+    network: tuple[object, ...]
+    runtime: str
+    device: str
+    precision: str
+    sparse: float | None
+    rounds: tuple[float, ...]
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether its weights are 2:4."""
+        return is_sparse(self.sparse)
+
+
+def is_sparse(share: float | None) -> bool:
+    """Whether a share of 2:4 weights makes a sparse model."""
+    return share is not None and share >= SPARSE
+
+
+def verdicts(models: Sequence[Raced]) -> list[str]:
+    """Sentences about every model that is compressed, and has one beside it to compare with."""
+    lines = []
+    for model in models:
+        if model.precision != "fp32":
+            lines += _against_fp32(model, models)
+        if model.is_sparse:
+            lines += _against_dense(model, models)
+    return lines
+
+
+def ratio(model: Raced, other: Raced) -> float:
+    """How many times as long as `other` a model takes: the median of the rounds' ratios."""
+    pairs = zip(model.rounds, other.rounds, strict=False)
+    return float(np.median([mine / theirs for mine, theirs in pairs]))
+
+
+def _against_fp32(model: Raced, models: Sequence[Raced]) -> list[str]:
+    same = _find(models, lambda one: _peers(one, model) and one.precision == "fp32")
+    if same is None:
+        return []
+    times = ratio(model, same)
+    if times > 1 + NOISE:
+        return [
+            f"{_about(model)} is SLOWER than FP32 ({same.name}) in the same runtime: "
+            f"{_ms(model)} against {_ms(same)} ms, {times:.2f}x the time.{_hint(model)}"
+        ]
+    if times > 1 - NOISE:
+        return [f"{_about(model)} is as fast as FP32 ({same.name}): nothing gained in time."]
+    return []
+
+
+def _against_dense(model: Raced, models: Sequence[Raced]) -> list[str]:
+    same = _find(
+        models,
+        lambda one: _peers(one, model) and one.precision == model.precision and not one.is_sparse,
+    )
+    if same is None:
+        return [
+            f"{_about(model)} is 2:4 sparse, but no dense {model.precision} of the same network "
+            "was measured beside it: what sparsity did cannot be told."
+        ]
+    times = ratio(model, same)
+    figures = f"{_ms(model)} against {_ms(same)} ms for {same.name}"
+    if times > 1 + NOISE:
+        return [f"{_about(model)}: 2:4 sparsity made it SLOWER on this device: {figures}."]
+    if times > 1 - NOISE:
+        return [f"{_about(model)}: 2:4 sparsity did NOTHING for speed on this device: {figures}."]
+    return [f"{_about(model)}: 2:4 sparsity made it {1 / times:.2f}x as fast: {figures}."]
+
+
+def _peers(one: Raced, model: Raced) -> bool:
+    same = one.network == model.network and one.runtime == model.runtime
+    return one is not model and same and one.device == model.device and bool(one.rounds)
+
+
+def _find(models: Sequence[Raced], fits: Callable[[Raced], bool]) -> Raced | None:
+    """The first that fits; dense ones first."""
+    found = [one for one in models if fits(one)]
+    return min(found, key=lambda one: one.is_sparse, default=None)
+
+
+def _hint(model: Raced) -> str:
+    if model.runtime == "onnxruntime" and "int8" in model.precision:
+        return (
+            " TensorRT's form of INT8 is slow in ONNX Runtime: export with --target onnxruntime, "
+            "or run this file in OpenVINO."
+        )
+    if model.runtime == "openvino" and "int8" in model.precision:
+        return " OpenVINO wants the form of --target tensorrt."
+    if model.runtime == "torch":
+        return " torch only imitates INT8: what is exported is what is fast."
+    if "fp16" in model.precision:
+        return " Processors without FP16 arithmetic convert back and forth."
+    return ""
+
+
+def _about(model: Raced) -> str:
+    return f"{model.name} in {model.runtime}"
+
+
+def _ms(model: Raced) -> str:
+    return f"{np.median(model.rounds):.2f}"
