@@ -272,7 +272,7 @@ def _replace_activations(graph: Graph, plan: _Plan, grids: Mapping[str, Grid]) -
         if grid.zero == 0 and grid.range.high <= clip.high * (1 + 1e-6):
             before = graph.maker(node.input[0])
             assert before is not None  # it was found behind one
-            before.output[0] = node.output[0]
+            before.output[0], node.output[0] = node.output[0], f"{node.output[0]}/replaced"
             gone.append(node)
     graph.remove(gone)
 

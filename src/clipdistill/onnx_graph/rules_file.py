@@ -10,7 +10,6 @@ from onnx import TensorProto
 from ..formats.classifier import INPUT
 from .files import HALF_OPSET, OPSET
 from .findings import Finding, Rule, Subject, reexport
-from .head import HEAD
 from .links import opset_of
 
 OLDEST_QUANTIZED = 13
@@ -113,7 +112,7 @@ def sparsity(subject: Subject) -> Iterator[Finding]:
     sparse = subject.card.compression.sparse if subject.card and subject.card.compression else None
     if sparse is None:
         return
-    stored = {module_name(layer.weight): layer for layer in subject.layers}
+    stored = {module_name(layer.node): layer for layer in subject.layers}
     lost = [name for name in sparse.layers if name in stored and not stored[name].two_four]
     gone = [name for name in sparse.layers if name not in stored]
     if lost:
@@ -130,13 +129,22 @@ def sparsity(subject: Subject) -> Iterator[Finding]:
                       "Nothing; they are as fast as dense ones.")  # fmt: skip
 
 
-def module_name(weight: str) -> str:
-    """The torch module that a stored weight belongs to: "layer1.0.conv1"."""
-    return weight.partition("/")[0].removeprefix("network.").removesuffix(".weight")
+def module_name(node: str) -> str:
+    """The torch module that a node was exported from, such as "layer1.0.conv1".
+
+    torch's exporter names it "/network/layer1/layer1.0/conv1/Conv": a module a part, with the
+    index in a list behind the list's name.  (Names of weights are lost where a batch norm was
+    folded.)
+    """
+    found: list[str] = []
+    for part in node.strip("/").split("/")[1:-1]:
+        if found and part.startswith(f"{found[-1]}."):
+            found[-1] = part
+        else:
+            found.append(part)
+    return ".".join(found)
 
 
 FOR_EVERY_FILE: tuple[Rule, ...] = (
     versions, valid, domains, pictures, batch_norms, sparsity,
 )  # fmt: skip
-
-__all__ = ["FOR_EVERY_FILE", "HEAD", "module_name"]

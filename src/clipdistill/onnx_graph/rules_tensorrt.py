@@ -7,7 +7,7 @@ that are not positive, and gives a DequantizeLinear the type of its scale.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -123,7 +123,7 @@ def residuals(subject: Subject) -> Iterator[Finding]:
         return
     depths = _depths(graph)
     for node in graph.nodes:
-        if node.op_type != "Add" or not _is_residual(graph, node):
+        if node.op_type != "Add" or not _is_residual(graph, node, depths):
             continue
         quantised = [name for name in node.input if _is_dequantize(graph.maker(name))]
         if len(quantised) == 2:
@@ -136,7 +136,7 @@ def residuals(subject: Subject) -> Iterator[Finding]:
                           "floats.", reexport(subject))  # fmt: skip
         else:
             other = node.input[1] if quantised[0] == node.input[0] else node.input[0]
-            if depths.get(quantised[0], 0) > depths.get(other, 0):
+            if depths[quantised[0]] > depths[other]:
                 yield Finding("error", "residual", node.name, "Of a residual add the branch with "
                               "the layers is quantised; expected the shortcut.",
                               reexport(subject))  # fmt: skip
@@ -178,13 +178,15 @@ def _is_dequantize(node: Any | None) -> bool:
     return node is not None and node.op_type == DEQUANTIZE
 
 
-def _is_residual(graph: Graph, node: Any) -> bool:
-    """Whether both inputs are computed from pictures behind at least one layer."""
+def _is_residual(graph: Graph, node: Any, depths: Mapping[str, int]) -> bool:
+    """Whether both inputs are computed from pictures, one of them with more layers on the way.
+
+    (An activation such as GELU adds as well, but what it adds has the same layers behind it.)
+    """
     if node.name.startswith(HEAD) or len(node.input) != 2:
         return False
-    if any(name in graph.constants for name in node.input):
-        return False
-    return all(_is_image(graph, name) for name in node.input)
+    first, second = (depths.get(name, 0) for name in node.input)
+    return first != second and all(_is_image(graph, name) for name in node.input)
 
 
 def _is_image(graph: Graph, name: str) -> bool:
