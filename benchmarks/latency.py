@@ -1,0 +1,140 @@
+"""Latency of a student's exports against the older scripts' way, in one race.
+
+The older `predict_pytorch.py` runs the network in torch, eager, FP32, contiguous, under
+`torch.no_grad()`: that is 1, and every file in every runtime is told as so many times as fast.
+
+    python benchmarks/latency.py runs/student runs/fp32.onnx runs/int8.onnx runs/int8_ort.onnx \
+        --images photos --threads 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from reporting import write_report
+
+from clipdistill.benchmarking.child import Child, children
+from clipdistill.benchmarking.pictures import PictureShelf
+from clipdistill.benchmarking.race import Timing, race
+from clipdistill.images.preprocess import Preprocess
+from clipdistill.images.sources import list_images
+from clipdistill.runtime import installed_runtimes, kind_of, split_runtime
+from clipdistill.student import load_student
+
+OLDER = "torch eager, as the older predict_pytorch.py"
+
+
+class OlderWay:
+    """The older scripts' forward pass."""
+
+    def __init__(self, student: Path, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.card, embedder = load_student(student, device="cpu", precision="fp32")
+        self.network = embedder.module.to(memory_format=torch.contiguous_format).eval()
+        side = self.card.preprocess.size
+        self.pixels = torch.rand(32, 3, side, side)
+
+    def time(self, batch: int, runs: int) -> list[float]:
+        """See `race.Racer.time`."""
+        pixels = self.pixels[:batch].contiguous()
+        seconds = []
+        with torch.no_grad():
+            for _ in range(runs):
+                started = time.perf_counter()
+                self.network(pixels)
+                seconds.append(time.perf_counter() - started)
+        return seconds
+
+
+def commands(models: list[str]) -> list[str]:
+    """Every model in every runtime that is installed, as `open_embedder` takes it."""
+    found = []
+    for model in models:
+        runtime, name = split_runtime(model)
+        kind = kind_of(name)
+        assert kind is not None, f"{model}: no such model"
+        found += [f"{one}:{name}" for one in ([runtime] if runtime else installed_runtimes(kind))]
+    return found
+
+
+def open_child(child: Child, threads: int, shelf: PictureShelf, images: Path) -> dict[str, object]:
+    """Let a process open its model and load its pictures; returns what it said of itself."""
+    about = child.ask(
+        "open", model=child.model, device="cpu", threads=threads, arch=None, image_size=None
+    )
+    pictures = shelf.prepare(
+        "images", list_images(images)[:32], Preprocess.from_json(about["preprocess"])
+    )
+    child.ask("load", path=str(pictures.path), count=len(pictures.rows))
+    return about
+
+
+def row(name: str, precision: str, timing: Timing, older: Timing, same: Timing | None) -> list[str]:
+    """A line of the table; ratios are medians over the rounds of paired medians."""
+
+    def times(other: Timing | None) -> str:
+        if other is None:
+            return "-"
+        pairs = zip(timing.round_medians(1), other.round_medians(1), strict=True)
+        return f"{statistics.median(theirs / mine for mine, theirs in pairs):.2f}"
+
+    return [
+        name, precision, f"{1000 * timing.median(1):.2f}",
+        f"{1000 * timing.percentile(1, 0.9):.2f}", times(older), times(same),
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Race, and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("student", type=Path, help="FP32 student's folder")
+    parser.add_argument("models", nargs="+", help=".onnx files; the first FP32 one is the measure")
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--name", default="latency", help="of the report")
+    asked = parser.parse_args()
+    older = OlderWay(asked.student, asked.threads)
+    names = commands(asked.models)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        children(names, asked.threads) as started,
+    ):
+        shelf = PictureShelf(Path(folder))
+        abouts = [open_child(child, asked.threads, shelf, asked.images) for child in started]
+        first, *timings = race([older, *started], (1,), asked.rounds)
+    rows = [row(OLDER, "fp32", first, first, None)]
+    for name, about, timing in zip(names, abouts, timings, strict=True):
+        if timing.failure:
+            rows.append([name, timing.failure, "-", "-", "-", "-"])
+            continue
+        runtime, path = split_runtime(name)
+        same = [
+            other
+            for other, told in zip(timings, abouts, strict=True)
+            if told["runtime"] == runtime and told["precision"] == "fp32" and not other.failure
+        ]
+        label = f"{runtime}: {Path(path).name}"
+        rows.append(row(label, str(about["precision"]), timing, first, same[0] if same else None))
+    spread = [np.ptp(first.round_medians(1)) / first.median(1)]
+    write_report(
+        asked.name,
+        f"Latency of {older.card.arch} at {older.card.preprocess.size} px",
+        [
+            f"Batch 1, {asked.threads} threads, {asked.rounds} rounds in turns, each model alone in "
+            "a process; the network alone, from a normalised picture.",
+            f"The older way's rounds spread over {100 * spread[0]:.0f}% of their median.",
+        ],
+        ["model", "precision", "ms", "p90", "x older way", "x FP32, same runtime"],
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
