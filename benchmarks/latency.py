@@ -127,8 +127,8 @@ def main() -> None:
         asked.name,
         f"Latency of {older.card.arch} at {older.card.preprocess.size} px",
         [
-            f"Batch 1, {asked.threads} threads, {asked.rounds} rounds in turns, each model alone in "
-            "a process; the network alone, from a normalised picture.",
+            f"Batch 1, {asked.threads} threads, {asked.rounds} rounds in turns, each model alone "
+            "in a process; the network alone, from a normalised picture.",
             f"The older way's rounds spread over {100 * spread[0]:.0f}% of their median.",
         ],
         ["model", "precision", "ms", "p90", "x older way", "x FP32, same runtime"],
