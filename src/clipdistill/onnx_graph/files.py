@@ -65,6 +65,8 @@ def check_bounds(path: Path, model: Any) -> None:
                 f"{path}: refused. Expected at most {MAX_NODES} nodes in {MAX_DEPTH} nested "
                 "graphs, found more."
             )
+        if any(not node.output for node in graph.node):
+            raise FormatError(f"{path}: refused. One of its nodes gives nothing.")
     for tensor in _tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
             where = {entry.key: entry.value for entry in tensor.external_data}.get("location", "?")
