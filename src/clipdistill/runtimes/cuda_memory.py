@@ -40,7 +40,7 @@ def open_memory(device: str) -> Memory:
 
     Raises:
         InputError: no such device, or no GPU or driver.
-        MissingExtraError: neither cuda-python nor torch is installed.
+        MissingExtraError: neither cuda-bindings nor torch is installed.
     """
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cuda") or not (number.isdecimal() or ":" not in device):
@@ -55,7 +55,7 @@ def open_memory(device: str) -> Memory:
     try:
         return TorchMemory(index)
     except ImportError as error:
-        raise MissingExtraError("cuda-python", "tensorrt", "TensorRT") from error
+        raise MissingExtraError("cuda-bindings", "tensorrt", "TensorRT") from error
 
 
 def _cuda_python() -> Any:
