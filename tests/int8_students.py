@@ -40,5 +40,3 @@ def compress(
     save_samples(out, drawn)
     save_card(out, replace(card, compression=done.compression))
     return out
-
-

@@ -1,4 +1,4 @@
-"""The readiness linter: good files have no errors, and each rule finds what was broken on purpose."""
+"""The readiness linter: good files are ready, and each rule finds what was broken on purpose."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from clipdistill.errors import FormatError, InputError
 from clipdistill.onnx_graph import load_graph
 from clipdistill.onnx_graph.findings import Finding
-from clipdistill.onnx_graph.lint import card_of, lint_model
 from clipdistill.onnx_graph.links import Graph
+from clipdistill.onnx_graph.lint import card_of, lint_model
 from clipdistill.onnx_graph.rules_file import module_name
 from clipdistill.onnx_graph.weights import is_two_four
 from clipdistill.stages.export import export
@@ -283,7 +283,9 @@ def residual_input(model: Model, place: str) -> None:
     at = list(model.graph.node).index(add)
     if place in ("both", "wrong"):
         pair = [
-            helper.make_node("QuantizeLinear", [add.input[other], *quantize.input[1:]], ["nq"], "q"),
+            helper.make_node(
+                "QuantizeLinear", [add.input[other], *quantize.input[1:]], ["nq"], "q"
+            ),
             helper.make_node("DequantizeLinear", ["nq", *quantize.input[1:]], ["ndq"], "dq"),
         ]
         add.input[other] = "ndq"

@@ -66,7 +66,7 @@ def optimised(path: Path, folder: Path) -> Counter[str]:
 
 
 def test_tensorrt_files_of_every_family_round_as_the_student_does(family, tmp_path: Path) -> None:
-    arch, student = family
+    _, student = family
     result = export(str(student), tmp_path / "a.onnx", target="tensorrt")
     assert result.mean_cosine >= 0.999
     assert (result.target, result.precision, result.opset) == ("tensorrt", "int8", 17)
@@ -164,7 +164,7 @@ def test_half_precision_of_an_int8_student(int8: Path, tmp_path: Path) -> None:
     assert kinds(tmp_path / "a.onnx")["Cast"] == 2
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     scales = {types[node.input[1]] for node in model.graph.node
-              if node.op_type.endswith("quantizeLinear") or node.op_type == "QuantizeLinear"}  # fmt: skip
+              if node.op_type in ("QuantizeLinear", "DequantizeLinear")}  # fmt: skip
     assert scales == {onnx.TensorProto.FLOAT16}
 
 

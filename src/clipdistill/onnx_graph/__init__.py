@@ -1,15 +1,15 @@
 """Surgery on ONNX files, with the onnx package alone: no torch, no runtime but for checks.
 
-    links       a graph with its links; everything else works on it
-    files       loading a stranger's file with care; checking and writing ours
-    tidy        what torch's exporter leaves behind
-    head        the zero-shot head and the metadata, shared by `export` and `relabel`
-    quantized   the INT8 file that TensorRT and OpenVINO like: Q/DQ around every layer
-    cpu         the INT8 file that ONNX Runtime's CPU provider likes, made from the former
-    ranges      which values a tensor takes on pictures, for `cpu`
-    half        FP16, strongly typed
-    weights     2:4 patterns and multiplications of the stored weights
-    lint        whether a file is ready for its target
+links       a graph with its links; everything else works on it
+files       loading a stranger's file with care; checking and writing ours
+tidy        what torch's exporter leaves behind
+head        the zero-shot head and the metadata, shared by `export` and `relabel`
+quantized   the INT8 file that TensorRT and OpenVINO like: Q/DQ around every layer
+cpu         the INT8 file that ONNX Runtime's CPU provider likes, made from the former
+ranges      which values a tensor takes on pictures, for `cpu`
+half        FP16, strongly typed
+weights     2:4 patterns and multiplications of the stored weights
+lint        whether a file is ready for its target
 """
 
 from __future__ import annotations

@@ -133,18 +133,15 @@ def _choose(graph: Graph, plan: _Plan) -> None:
             _take(graph, plan, integer, node, [node.input[0]])
         elif node.op_type in MOVING and node.input[0] in integer:
             integer.add(node.output[0])
-        elif node.op_type in (*JOINING, *POOLING) and _all_integer(node, integer):
-            if node.op_type in JOINING or _needed(graph, plan, node.output[0]):
-                _take(graph, plan, integer, node, node.input)
+        elif _can_join(graph, plan, node, integer):
+            _take(graph, plan, integer, node, node.input)
     for node in graph.nodes:
         if node.op_type in MOVING and _needed(graph, plan, node.output[0]):
             _share(plan, node.input[0], node.output[0])
 
 
-def _take(
-    graph: Graph, plan: _Plan, integer: set[str], node: Any, inputs: Iterable[str]
-) -> None:
-    """Let a node run on integers: its inputs, and its output behind an activation, are quantised."""
+def _take(graph: Graph, plan: _Plan, integer: set[str], node: Any, inputs: Iterable[str]) -> None:
+    """Let a node run on integers: quantise its inputs, and its output behind an activation."""
     plan.nodes.append(node)
     for name in inputs:
         plan.tensors[name] = None
@@ -165,8 +162,13 @@ def _has_int8_weight(graph: Graph, node: Any) -> bool:
     return before is not None and before.op_type == DEQUANTIZE
 
 
-def _all_integer(node: Any, integer: set[str]) -> bool:
-    return all(name in integer for name in node.input)
+def _can_join(graph: Graph, plan: _Plan, node: Any, integer: set[str]) -> bool:
+    """Whether an addition, product or pool has integers on all sides."""
+    if not all(name in integer for name in node.input):
+        return False
+    if node.op_type in POOLING:
+        return _needed(graph, plan, node.output[0])
+    return node.op_type in JOINING
 
 
 def _needed(graph: Graph, plan: _Plan, name: str) -> bool:
@@ -255,10 +257,8 @@ def _trained_grid(step: float, bounds: Range) -> Grid:
     and come closer to the float network, but not to the one that was trained: a resnet18 PTQ
     student has a cosine of 0.9992 with it on the same grid, and 0.9984 on one of half the step.
     """
-    if bounds.high < np.inf:  # a Clip, which is part of the quantiser only if that ends there, too
-        return Grid.covering(
-            Range(max(bounds.low, -128 * step), min(bounds.high, 127 * step))
-        )
+    if bounds.high < np.inf:  # a Clip, which is part of a quantiser that ends where it does
+        return Grid.covering(Range(max(bounds.low, -128 * step), min(bounds.high, 127 * step)))
     zero = 128 if bounds.low == -np.inf else min(128, math.ceil(-bounds.low / step))
     return Grid(step, zero)
 
@@ -282,8 +282,8 @@ def _insert(graph: Graph, plan: _Plan, grids: Mapping[str, Grid]) -> None:
     added = []
     for name in plan.tensors:
         grid = grids[name]
-        scale = graph.add_constant(f"{name}/u8/scale", np.float32(grid.scale))
-        zero = graph.add_constant(f"{name}/u8/zero", np.uint8(grid.zero))
+        scale = graph.add_constant(f"{name}/u8/scale", np.array(grid.scale, np.float32))
+        zero = graph.add_constant(f"{name}/u8/zero", np.array(grid.zero, np.uint8))
         inside, out = f"{name}/u8", f"{name}/u8/float"
         graph.redirect(name, out)
         added += [

@@ -87,8 +87,8 @@ def _graphs(model: Any) -> Iterator[tuple[int, Any]]:
             continue
         for node in graph.node:
             for one in node.attribute:
-                waiting += [(depth + 1, inner) for inner in [*([one.g] if one.HasField("g") else []),
-                                                             *one.graphs]]  # fmt: skip
+                inside = [*([one.g] if one.HasField("g") else []), *one.graphs]
+                waiting += [(depth + 1, inner) for inner in inside]
 
 
 def _tensors(model: Any) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""The readiness linter: whether an ONNX file is what its target runs fast, read off the stored graph.
+"""The readiness linter: whether a file is what its target runs fast, read off the stored graph.
 
 A rule is a function from the file to findings; `rules_file` holds those for every file,
 `rules_tensorrt` and `rules_cpu` those of a target.
@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnx import TensorProto
+
 from ..errors import FormatError
 from ..formats.classifier import OnnxCard, Target
 from .findings import Finding, Severity, Subject
 from .head import HEAD
-from .links import DEQUANTIZE, QUANTIZE, Graph, opset_of
+from .links import DEQUANTIZE, QUANTIZE, Graph, opset_of, volume
 from .rules_cpu import FOR_CPU
 from .rules_file import FOR_EVERY_FILE
 from .rules_tensorrt import FOR_TENSORRT
@@ -58,8 +60,9 @@ class LintReport:
     @property
     def two_four_weights_share(self) -> float:
         """Share of the weights that lie in layers stored as 2:4."""
-        total = sum(_size(layer) for layer in self.layers)
-        return sum(_size(layer) for layer in self.layers if layer.two_four) / total if total else 0.0
+        total = sum(volume(layer.shape) for layer in self.layers)
+        sparse = sum(volume(layer.shape) for layer in self.layers if layer.two_four)
+        return sparse / total if total else 0.0
 
     @property
     def two_four_macs_share(self) -> float:
@@ -114,13 +117,4 @@ def _quantized(graph: Graph) -> bool:
 
 
 def _half(graph: Graph) -> bool:
-    import onnx
-
-    return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.proto.initializer)
-
-
-def _size(layer: Layer) -> int:
-    size = 1
-    for side in layer.shape:
-        size *= side
-    return size
+    return any(tensor.data_type == TensorProto.FLOAT16 for tensor in graph.proto.initializer)

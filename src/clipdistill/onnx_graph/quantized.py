@@ -57,7 +57,10 @@ def quantize(values: NDArray[Any], scale: NDArray[Any], axis: int) -> NDArray[np
     steps = np.asarray(scale, np.float32)
     if steps.size > 1:
         steps = steps.reshape([-1 if side == axis else 1 for side in range(values.ndim)])
-    return np.clip(np.rint(values.astype(np.float32) / steps), -128, 127).astype(np.int8)
+    rounded: NDArray[np.int8] = np.clip(
+        np.rint(values.astype(np.float32) / steps), -128, 127
+    ).astype(np.int8)
+    return rounded
 
 
 def _parts(graph: Graph, node: Any) -> tuple[NDArray[Any], NDArray[Any], int]:

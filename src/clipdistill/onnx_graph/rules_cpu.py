@@ -138,7 +138,8 @@ def floating(subject: Subject) -> Iterator[Finding]:
         names = ", ".join(layer.node for layer in left[:4]) + (" ..." if len(left) > 4 else "")
         yield Finding("note" if share < SMALL_SHARE else "warning", "float-layers", left[0].node,
                       f"{len(left)} layers with {100 * share:.1f}% of the multiplications stay in "
-                      f"float: {names}.", "Nothing, where they were left out on purpose.")  # fmt: skip
+                      f"float: {names}.",
+                      "Nothing, where they were left out on purpose.")  # fmt: skip
     graph = subject.graph
     kinds = Counter(node.op_type for node in graph.nodes if _between_quantizers(graph, node))
     if kinds:

@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from ..formats.classifier import INPUT
 from .files import HALF_OPSET, OPSET
-from .findings import Finding, Rule, Subject, reexport
+from .findings import Finding, Rule, Severity, Subject, reexport
 from .links import opset_of
 
 OLDEST_QUANTIZED = 13
@@ -66,7 +66,8 @@ def domains(subject: Subject) -> Iterator[Finding]:
     if model.functions:
         names = [function.name for function in model.functions[:NAMES_SHOWN]]
         yield Finding("error", "functions", "", f"{len(model.functions)} functions of its own "
-                      f"({', '.join(names)}); expected a plain graph.", reexport(subject))  # fmt: skip
+                      f"({', '.join(names)}); expected a plain graph.",
+                      reexport(subject))  # fmt: skip
     nested = [node for node in subject.graph.nodes if node.op_type in ("If", "Loop", "Scan")]
     if nested:
         yield Finding("error", "control-flow", nested[0].name, f"{len(nested)} nodes with graphs "
@@ -101,7 +102,8 @@ def batch_norms(subject: Subject) -> Iterator[Finding]:
     """No BatchNormalization is left: in front of a quantiser it keeps layers from being fused."""
     left = [node.name for node in subject.graph.nodes if node.op_type == "BatchNormalization"]
     if left:
-        severity = "error" if subject.quantized or subject.target == "tensorrt" else "warning"
+        bad = subject.quantized or subject.target == "tensorrt"
+        severity: Severity = "error" if bad else "warning"
         yield Finding(severity, "batch-norm", left[0], f"{len(left)} BatchNormalization left; "
                       "expected them folded into the convolution before them.",
                       reexport(subject))  # fmt: skip

@@ -35,7 +35,8 @@ def quantizers(subject: Subject) -> Iterator[Finding]:
         yield from _scale(subject, node, scale)
         if zero is None:
             yield Finding("error", "zero-point", node.name, "Expected a constant zero point of "
-                          "int8, found none: ONNX then means uint8.", reexport(subject))  # fmt: skip
+                          "int8, found none: ONNX then means uint8.",
+                          reexport(subject))  # fmt: skip
             continue
         if zero.dtype != np.int8:
             yield Finding("error", "signed", node.name, f"Expected int8, found {zero.dtype}: "

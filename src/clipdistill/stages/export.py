@@ -1,4 +1,4 @@
-"""export: a student (or a teacher's image tower) -> one ONNX file for a runtime, checked against torch.
+"""export: a student (or a teacher's image tower) -> an ONNX file for a runtime, checked.
 
 The check has three parts: onnx's own checker, the readiness linter for the target, and the cosine
 with torch's embeddings of real pictures.  A file that fails one is not kept.
@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -408,12 +408,7 @@ def _compare(
     """
     normalised = card.preprocess.normalize(pixels)
     expected = source.embed_images(normalised)
-    if card.target == "onnxruntime":
-        embed = OnnxEmbedder(path, device="cpu").embed_images
-    else:
-        from ..onnx_graph.ranges import exact_embed
-
-        embed = exact_embed(path)
+    embed = _embed_with(path, card.target)
     one, several = embed(normalised[:1]), embed(normalised)
     found = np.minimum(cosines(several, expected), 1)
     found[0] = min(found[0], float(cosines(one, expected[:1])[0]))
@@ -426,6 +421,15 @@ def _compare(
             f"({card.precision} for {card.target})."
         )
     return found
+
+
+def _embed_with(path: Path, target: Target) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """What computes a file's embeddings for the comparison."""
+    if target == "onnxruntime":
+        return OnnxEmbedder(path, device="cpu").embed_images
+    from ..onnx_graph.ranges import exact_embed
+
+    return exact_embed(path)
 
 
 def _least_cosine(

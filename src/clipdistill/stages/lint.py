@@ -14,7 +14,6 @@ from ..runtime import needs_training_extra
 
 if TYPE_CHECKING:
     from ..onnx_graph.findings import Finding
-    from ..onnx_graph.lint import LintReport
     from ..onnx_graph.weights import Layer
 
 
