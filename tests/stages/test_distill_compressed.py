@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -298,6 +302,47 @@ def test_the_default_learning_rate_is_that_of_fine_tuning(data):
     assert FAST.peak_lr == FAST.identity()["lr"] == LR
     assert options(data, "qat").peak_lr == options(data, "qat").identity()["lr"] == FINE_TUNING_LR
     assert options(data, "sparse", lr=0.01).peak_lr == 0.01
+
+
+# Several processes.
+
+TWO = """
+    import json, os, sys
+    from pathlib import Path
+    import torch
+    from clipdistill.recipe import DistillOptions
+    from clipdistill.stages.distill import distill
+
+    torch.set_num_threads(1)
+    data, out = map(Path, sys.argv[1:3])
+    options = json.loads(sys.argv[3]) | {"init_checkpoint": data / "dense"}
+    result = distill("test_resnet", data / "images", data / "embeddings", out,
+                     DistillOptions(**options))
+    found = [one.val_cosine for one in result.before] + [result.val_cosine]
+    (out / f"rank{os.environ['RANK']}.json").write_text(json.dumps(found))
+"""
+
+
+def test_two_processes_learn_what_one_does(tmp_path, finished, data):
+    # (With the batch norms folded there are no statistics that each process has of its own.)
+    (tmp_path / "two.py").write_text(textwrap.dedent(TWO))
+    recipe = {"image_size": 32, "batch_size": 8, "num_epochs": 2, "device": "cpu",
+              "val_fraction": 0.2, "sparse": True, "qat": True, "calibration_images": 16,
+              "ema_decay": 0.5}  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+               "--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
+               str(tmp_path / "two.py"), str(data), str(tmp_path / "two"),
+               json.dumps(recipe)]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    _, one = finished["both"]
+    expected = [*(state.val_cosine for state in one.before), one.val_cosine]
+    for rank in (0, 1):
+        found = json.loads((tmp_path / f"two/rank{rank}.json").read_text())
+        assert found == pytest.approx(expected, abs=1e-3)
+    stored = load_weights(tmp_path / "two/model.safetensors")
+    assert all(is_sparse(stored[f"{name}.weight"]) for name in one.compression.sparse.layers)
 
 
 # Stopping and going on.

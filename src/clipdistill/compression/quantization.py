@@ -128,7 +128,9 @@ def _convert(tools: _ModelOpt, layer: Layer, arch: str) -> None:
             "ModelOpt cannot quantise. Choose a student with plain convolutions, such as one whose "
             "name does not start with tf_."
         )
-    converted = tools.registry.convert(layer.module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about tensor parallelism, which there is none of
+        converted = tools.registry.convert(layer.module)
     config = tools.config
     converted.weight_quantizer.set_from_attribute_config(config(num_bits=8, axis=0))
     converted.input_quantizer.set_from_attribute_config(config(num_bits=8, axis=None))
