@@ -252,10 +252,10 @@ def _grids(
 def _trained_grid(step: float, bounds: Range) -> Grid:
     """The trained quantiser in unsigned values: on the same grid wherever that is possible.
 
-    Trained values are -128 to 127 steps.  Where none is below zero, the zero point can be 0: then a
-    Relu is part of the quantiser, and there is room above 127 steps.  Finer steps would fit as well,
-    and come closer to the float network, but not to the one that was trained: a resnet18 PTQ
-    student has a cosine of 0.9992 with it on the same grid, and 0.9984 on one of half the step.
+    Trained values are -128 to 127 steps.  Where none is below zero the zero point can be 0: then a
+    Relu is part of the quantiser, and there is room above 127 steps.  Finer steps would fit as well
+    and come closer to the float network, but not to the one that was trained: a resnet18 of PTQ has
+    a cosine of 0.9992 with it on the same grid, and 0.9984 on one of half the step.
     """
     if bounds.high < np.inf:  # a Clip, which is part of a quantiser that ends where it does
         return Grid.covering(Range(max(bounds.low, -128 * step), min(bounds.high, 127 * step)))

@@ -1,0 +1,89 @@
+"""lint: what it returns and says, for our files and for strangers'."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from clipdistill.errors import FormatError, InputError
+from clipdistill.results import Table, to_json
+from clipdistill.stages.export import export
+from clipdistill.stages.lint import lint
+
+
+def stranger(path: Path, *, batch: str | int = "batch") -> Path:
+    """A network of somebody else: one convolution with its batch norm."""
+    weights = [
+        numpy_helper.from_array(np.ones((8, 3, 3, 3), np.float32), "w"),
+        *(numpy_helper.from_array(np.ones(8, np.float32), name) for name in "gbmv"),
+    ]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["input", "w"], ["y"], "conv"),
+            helper.make_node("BatchNormalization", ["y", "g", "b", "m", "v"], ["out"], "bn"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, 16, 16])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [batch, 8, 14, 14])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(path))
+    return path
+
+
+def test_a_file_of_ours(tiny_classifier: Path) -> None:
+    result = lint(tiny_classifier, target="onnxruntime")
+    assert result.ready
+    assert result.exit_code == 0
+    assert (result.made_for, result.opset, result.findings) == ("onnxruntime", 17, ())
+    assert result.macs > 1e6
+    text = "\n".join(map(str, result.summary()))
+    assert "ready for onnxruntime; opset 17" in text
+    assert "Nothing to remark." in text
+
+
+def test_a_file_for_another_runtime(tiny_student: Path, tmp_path: Path) -> None:
+    export(str(tiny_student), tmp_path / "a.onnx", target="tensorrt", fp16=True)
+    result = lint(tmp_path / "a.onnx", target="onnxruntime")
+    assert not result.ready
+    assert result.exit_code == FormatError.exit_code
+    first, _, table = result.summary()
+    assert "not ready, 1 errors for onnxruntime (made for tensorrt)" in str(first)
+    assert isinstance(table, Table)
+    assert table.rows[0][:2] == ("error", "fp16")
+
+
+def test_a_file_of_a_stranger(tmp_path: Path) -> None:
+    result = lint(stranger(tmp_path / "a.onnx", batch=1), target="tensorrt")
+    assert {one.rule for one in result.findings} == {"batch-norm", "dynamic-batch"}
+    assert (result.made_for, result.macs) == ("", 8 * 27 * 14 * 14)
+    assert lint(stranger(tmp_path / "b.onnx"), target="onnxruntime").ready
+
+
+def test_json(tmp_path: Path) -> None:
+    result = lint(stranger(tmp_path / "a.onnx"), target="tensorrt")
+    value = json.loads(json.dumps(to_json(result)))
+    assert value["ready"] is False
+    assert value["findings"][0]["rule"] == "batch-norm"
+    assert value["findings"][0]["advice"].endswith("--target tensorrt")
+    assert value["layers"][0]["macs"] == 8 * 27 * 14 * 14
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such"):
+        lint(tmp_path / "a.onnx", target="tensorrt")
+    (tmp_path / "b.onnx").write_bytes(b"junk" * 9)
+    with pytest.raises(FormatError, match=r"b\.onnx"):
+        lint(tmp_path / "b.onnx", target="tensorrt")
+    path = stranger(tmp_path / "c.onnx")
+    model = onnx.load(str(path))
+    model.graph.initializer[0].raw_data = b"\0" * 8
+    onnx.save(model, str(path))
+    with pytest.raises(FormatError, match=r"c\.onnx: .*damaged"):
+        lint(path, target="tensorrt")
