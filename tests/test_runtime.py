@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -185,6 +186,67 @@ def test_a_device_that_is_not_there(tiny_classifier: Path, tiny_student: Path) -
     for model in (tiny_classifier, tiny_student):
         with pytest.raises(InputError, match="--device cpu"):
             open_embedder(str(model), device="warp9")
+
+
+class _Session:
+    """What ONNX Runtime would give: asked for providers, it starts those in `starts`."""
+
+    starts: tuple[str, ...] = ()
+    asked: tuple[tuple[str, dict[str, str]], ...] = ()
+
+    def __init__(self, path: str, options: object, providers: list) -> None:
+        type(self).asked = tuple(providers)
+        self.real = _REAL_SESSION(path, options, providers=["CPUExecutionProvider"])
+
+    def get_providers(self) -> list[str]:
+        return [name for name, _ in self.asked if name in self.starts]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.real, name)
+
+
+_REAL_SESSION = onnxruntime.InferenceSession
+_GPU = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+
+
+@pytest.mark.parametrize(
+    ("device", "chain", "number"),
+    [
+        ("cuda", _GPU[1:], "0"),
+        ("cuda:1", _GPU[1:], "1"),
+        ("tensorrt", _GPU, "0"),
+        ("tensorrt:2", _GPU, "2"),
+    ],
+)
+def test_providers_of_onnx_runtime(
+    device: str, chain: tuple[str, ...], number: str, tiny_classifier: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(_GPU))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", _Session)
+    monkeypatch.setattr(_Session, "starts", _GPU)
+    assert OnnxEmbedder(tiny_classifier, device=device).spec.device == device
+    assert tuple(name for name, _ in _Session.asked) == chain
+    assert _Session.asked[0][1] == {"device_id": number}
+    # A provider that is there but cannot start: ONNX Runtime would run on the CPU, silently.
+    monkeypatch.setattr(_Session, "starts", _GPU[2:])
+    with pytest.raises(InputError, match="did not start"):
+        OnnxEmbedder(tiny_classifier, device=device)
+
+
+def test_runtimes_stand_before_the_model(
+    tiny_classifier: Path, tiny_student: Path, draw_pixels: Draw
+) -> None:
+    for model, runtime in ((tiny_classifier, "onnxruntime"), (tiny_student, "torch")):
+        named = open_embedder(f"{runtime}:{model}", threads=1)
+        assert named.spec.runtime == runtime
+        assert named.spec.arch == "test_resnet"
+        assert named.spec.precision == "fp32"
+        assert kind_of(f"{runtime}:{model}") == kind_of(str(model))
+        alone = open_embedder(str(model)).embed_pixels(draw_pixels(2))
+        np.testing.assert_allclose(named.embed_pixels(draw_pixels(2)), alone, atol=1e-5)
+    with pytest.raises(InputError, match=r"torch cannot run this, onnxruntime or openvino can"):
+        open_embedder(f"torch:{tiny_classifier}")
 
 
 def test_older_checkpoint(tiny_student: Path, tmp_path: Path, draw_pixels: Draw) -> None:

@@ -73,6 +73,15 @@ def scatter(
     return _svg(figure)
 
 
+def check_available() -> None:
+    """Check that charts can be drawn, before the work whose results they show.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    _figure()
+
+
 def _lower_halves(points: Sequence[Point]) -> set[Point]:
     """Every second point, going by height: what lies side by side is labelled above and below."""
     return set(sorted(points, key=lambda point: (point.y, point.x))[::2])

@@ -86,8 +86,13 @@ def test_the_figures_are_those_of_evaluate(
 
 
 def test_summary_markdown_json_and_plot(measured: BenchmarkResult) -> None:
-    (table,) = [part for part in measured.summary() if isinstance(part, Table)]
-    assert all(len(row) == len(table.columns) for row in table.rows)
+    tables = [part for part in measured.summary() if isinstance(part, Table)]
+    for table in tables:
+        assert len(table.rows) == len(measured.rows)
+        assert all(len(row) == len(table.columns) for row in table.rows)
+    typed = tables[0].rows[1][0]
+    assert typed.startswith("onnxruntime:")
+    assert typed.endswith("classifier.onnx")
     text = "\n".join(part for part in measured.summary() if isinstance(part, str))
     assert "damaged.onnx in onnxruntime" in text
     assert "2 rounds in turns, 1 threads each" in text
@@ -95,7 +100,8 @@ def test_summary_markdown_json_and_plot(measured: BenchmarkResult) -> None:
     page = measured.out.read_text()
     lines = [line for line in page.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(measured.rows)
-    assert {line.count("|") for line in lines} == {len(table.columns) + 1}
+    assert len({line.count("|") for line in lines}) == 1
+    assert "| runtime | precision |" in lines[0]
     value = json.loads(json.dumps(to_json(measured)))
     assert value["rows"][0]["throughput"]["4"] > 0
     assert set(value) >= {"rows", "reference", "verdicts", "machine", "rounds", "threads"}
@@ -280,9 +286,12 @@ def test_nothing_can_be_opened(tmp_path: Path) -> None:
 
 
 def test_a_plot_needs_its_extra(measured: BenchmarkResult, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtraError, match=r"clipdistill\[plots\]"):
         chart(measured)
+    with pytest.raises(MissingExtraError):  # said before anything is measured
+        benchmark("nothing", images=Path(), options=BenchmarkOptions(plot=Path("a.svg")))
 
 
 def test_metrics_are_the_shared_ones() -> None:

@@ -32,18 +32,25 @@ class Child:
         )  # fmt: skip
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Ask, and wait for the answer.
+        """Ask, and wait for the answer; see `send` and `receive`."""
+        self.send(do, **arguments)
+        return self.receive()
+
+    def send(self, do: str, **arguments: Any) -> None:
+        """Ask; `receive` has to follow before the next question."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died: `receive` says why
+            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self._process.stdin.flush()
+
+    def receive(self) -> dict[str, Any]:
+        """Wait for the answer.
 
         Raises:
-            ClipDistillError: it answered with an error, or died.
+            ClipDistillError: it is an error, or the process died.
         """
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-            process.stdin.flush()
-        line = process.stdout.readline()
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
         if not line:
             raise ClipDistillError(f"its process died ({self._reason()})")
         answer: dict[str, Any] = json.loads(line)

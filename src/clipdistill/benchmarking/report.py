@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,7 +102,7 @@ class BenchmarkResult:
         failed = self._failed()
         written = [f"Written: {path}" for path in (self.out, self.plot) if path is not None]
         return [
-            _table(self),
+            *_narrow_tables(self),
             *self.notes(),
             *list_some("In plain words:", self.verdicts, most=40),
             *list_some("Not measured, or not to the end:", failed),
@@ -176,25 +177,64 @@ def machine() -> str:
 
 
 def _table(result: BenchmarkResult) -> Table:
-    speeds = tuple(f">img/s @{batch}" for batch in result.batches)
+    """Everything in one table, for a page."""
     accuracy = (">accuracy",) if result.labelled else ()
+    speeds = tuple(f">img/s @{batch}" for batch in result.batches)
     columns = (
         "model", "runtime", "precision", ">MB", ">ms", ">p90", *speeds, ">peak MB", *accuracy,
         ">agreement", ">cosine",
     )  # fmt: skip
-    models = [row.model for row in result.rows]
-    named = {Path(model).name for model in models}
-    short = len(named) == len(set(models))
     lines = []
-    for row in result.rows:
+    for name, row in zip(_names(result), result.rows, strict=True):
+        share = (percent(row.accuracy),) if accuracy else ()
         lines.append((
-            Path(row.model).name if short else row.model, row.runtime, _kind(row),
-            _figure(row.size_mb, 1), _figure(row.latency_ms, 2), _figure(row.latency_p90_ms, 2),
-            *(_figure(row.throughput.get(str(batch)), 0) for batch in result.batches),
-            _figure(row.peak_mb, 0), *((percent(row.accuracy),) if accuracy else ()),
-            percent(row.agreement), _figure(row.cosine, 4),
+            name, row.runtime, _kind(row), _figure(row.size_mb, 1), *_speeds(row, result.batches),
+            _figure(row.peak_mb, 0), *share, percent(row.agreement), _figure(row.cosine, 4),
         ))  # fmt: skip
     return Table("Models, runtimes, what they cost and give", columns, tuple(lines))
+
+
+def _narrow_tables(result: BenchmarkResult) -> list[Table]:
+    """The same in two tables that fit a terminal; models as they are typed."""
+    names = [f"{row.runtime}:{name}" for name, row in zip(_names(result), result.rows, strict=True)]
+    speeds = tuple(f">@{batch}/s" for batch in result.batches)
+    quick = tuple(
+        (name, *_speeds(row, result.batches), _figure(row.peak_mb, 0))
+        for name, row in zip(names, result.rows, strict=True)
+    )
+    good = tuple(
+        (
+            name, _kind(row), _figure(row.size_mb, 1),
+            *((percent(row.accuracy),) if result.labelled else ()),
+            percent(row.agreement), _figure(row.cosine, 4),
+        )
+        for name, row in zip(names, result.rows, strict=True)
+    )  # fmt: skip
+    accuracy = (">accuracy",) if result.labelled else ()
+    return [
+        Table(
+            "Milliseconds a picture (median, 90th percentile), pictures a second at batch N",
+            ("model", ">ms", ">p90", *speeds, ">peak MB"), quick,
+        ),
+        Table(
+            "What they are, and how good",
+            ("model", "precision", ">MB", *accuracy, ">agreement", ">cosine"), good,
+        ),
+    ]  # fmt: skip
+
+
+def _names(result: BenchmarkResult) -> list[str]:
+    """File names, or whole paths where those are not distinct."""
+    models = [row.model for row in result.rows]
+    short = len({Path(model).name for model in models}) == len(set(models))
+    return [Path(model).name if short else model for model in models]
+
+
+def _speeds(row: BenchmarkRow, batches: Sequence[int]) -> tuple[str, ...]:
+    return (
+        _figure(row.latency_ms, 2), _figure(row.latency_p90_ms, 2),
+        *(_figure(row.throughput.get(str(batch)), 0) for batch in batches),
+    )  # fmt: skip
 
 
 def _kind(row: BenchmarkRow) -> str:

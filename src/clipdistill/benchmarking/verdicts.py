@@ -114,8 +114,6 @@ def _hint(model: Raced) -> str:
             " TensorRT's form of INT8 is slow in ONNX Runtime: export with --target onnxruntime, "
             "or run this file in OpenVINO."
         )
-    if model.runtime == "openvino" and "int8" in model.precision:
-        return " OpenVINO wants the form of --target tensorrt."
     if model.runtime == "torch":
         return " torch only imitates INT8: what is exported is what is fast."
     if "fp16" in model.precision:

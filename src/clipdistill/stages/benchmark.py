@@ -17,6 +17,7 @@ from ..benchmarking.pictures import Pictures, PictureShelf
 from ..benchmarking.race import race
 from ..benchmarking.report import BenchmarkResult, BenchmarkRow, chart, machine
 from ..benchmarking.verdicts import Raced, verdicts
+from ..charts import check_available
 from ..embedder import EmbedderSpec
 from ..errors import ClipDistillError, InputError, OutputError
 from ..files import ensure_folder, write_bytes
@@ -199,6 +200,8 @@ def _check_arguments(
             ensure_folder(path.parent)
             if path.is_dir():
                 raise OutputError(f"{path} should become a file, but is a folder.")
+    if options.plot is not None:
+        check_available()
     return tuple(sorted({1, *map(int, parts)}))
 
 
@@ -217,18 +220,20 @@ def _entries(models: Sequence[str]) -> list[_Entry]:
 
 
 def _open_all(entries: Sequence[_Entry], options: BenchmarkOptions) -> None:
-    """Let every process open its model, one after the other.
+    """Let every process open its model, all at once.
 
     Raises:
         InputError: none could.
     """
+    for entry in entries:
+        entry.child.send(
+            "open", model=entry.command, device=options.device, threads=options.threads,
+            arch=options.arch, image_size=options.image_size,
+        )  # fmt: skip
     with track("opening", len(entries), "models") as step:
         for entry in entries:
             try:
-                about = entry.child.ask(
-                    "open", model=entry.command, device=options.device, threads=options.threads,
-                    arch=options.arch, image_size=options.image_size,
-                )  # fmt: skip
+                about = entry.child.receive()
                 entry.about = about
                 entry.note(
                     device=about["device"], role=about["role"], arch=about["arch"],

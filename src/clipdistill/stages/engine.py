@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from numpy.typing import NDArray
 
 from ..errors import ClipDistillError, InputError
-from ..files import sha256_of
+from ..files import ensure_folder, sha256_of
 from ..formats.classifier import OnnxCard
 from ..formats.engine import EngineCard, Gpu, card_path, check_engine_output, save_engine
 from ..formats.onnx_wire import STANDARD_DOMAINS, OnnxFacts, read_onnx, sparse_share
@@ -199,6 +199,8 @@ def engine(
         lines = trtexec_lines(classifier, out, side, facts.precision, how)
         return TrtexecResult({key: shlex.join(line) for key, line in lines.items()})
     check_engine_output(out)
+    if options.timing_cache is not None:
+        ensure_folder(options.timing_cache.parent)
     import_tensorrt()
     checks = _choose_pictures(options.images, card.preprocess)
     gpu = open_memory(options.device).gpu
