@@ -20,6 +20,7 @@ from clipdistill.runtime import installed_runtimes
 from clipdistill.stages import benchmark as stage
 from clipdistill.stages.benchmark import BenchmarkOptions, BenchmarkResult, benchmark, chart
 from clipdistill.stages.evaluate import evaluate
+from clipdistill.stages.export import export
 
 FOLDERS = ("red disc", "green square", "blue triangle")
 
@@ -34,8 +35,16 @@ def labelled(tmp_path_factory: pytest.TempPathFactory, pictures) -> Path:
 
 
 @pytest.fixture(scope="module")
+def teacher_onnx(tiny_teacher_name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny teacher's image tower as a file: a teacher that needs no torch."""
+    out = tmp_path_factory.mktemp("teacher") / "teacher.onnx"
+    export(tiny_teacher_name, out, teacher=True)
+    return out
+
+
+@pytest.fixture(scope="module")
 def measured(
-    tiny_student: Path, tiny_classifier: Path, tiny_teacher_name: str, labelled: Path,
+    tiny_student: Path, tiny_classifier: Path, teacher_onnx: Path, labelled: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> BenchmarkResult:  # fmt: skip
     """One run of everything, with its files."""
@@ -45,13 +54,19 @@ def measured(
     )
     damaged = out / "damaged.onnx"
     damaged.write_bytes(tiny_classifier.read_bytes()[:5000])
-    models = (str(tiny_student), str(tiny_classifier), f"onnxruntime:{damaged}", tiny_teacher_name)
+    models = (str(tiny_student), str(tiny_classifier), f"onnxruntime:{damaged}",
+              f"onnxruntime:{teacher_onnx}")  # fmt: skip
     return benchmark(*models, labelled=labelled, options=options)
 
 
-def test_rows(measured: BenchmarkResult, tiny_teacher_name: str) -> None:
+def test_rows(measured: BenchmarkResult, teacher_onnx: Path) -> None:
     runtimes = installed_runtimes("onnx")
-    assert [row.runtime for row in measured.rows] == ["torch", *runtimes, "onnxruntime", "torch"]
+    assert [row.runtime for row in measured.rows] == [
+        "torch",
+        *runtimes,
+        "onnxruntime",
+        "onnxruntime",
+    ]
     student, *files, damaged, teacher = measured.rows
     assert "truncated" in damaged.reason
     assert damaged.latency_ms is None
@@ -67,7 +82,7 @@ def test_rows(measured: BenchmarkResult, tiny_teacher_name: str) -> None:
         assert row.preprocess_ms > 0
         assert row.images == 4  # of five, one cannot be read
         assert row.cosine == pytest.approx(student.cosine, abs=1e-5)
-    assert measured.reference == f"{tiny_teacher_name} in torch"
+    assert measured.reference == f"{teacher_onnx} in onnxruntime"
     assert teacher.cosine == pytest.approx(1, abs=1e-6)
     assert (teacher.agreement, teacher.role) == (1.0, "teacher")
     assert student.cosine < 0.99
