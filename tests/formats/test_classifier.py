@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from clipdistill.errors import FormatError, InputError, OutputError
-from clipdistill.formats.cards import TeacherCard
+from clipdistill.formats.cards import Compression, Sparsity, TeacherCard
 from clipdistill.formats.classifier import OnnxCard, check_output
 from clipdistill.formats.text import TextEmbeddings
 from clipdistill.images.preprocess import Preprocess
@@ -44,6 +44,33 @@ def test_round_trip(logits: LogitScale) -> None:
     assert after.text.teacher.logits == logits
     vectors = before.text.vectors
     assert replace(after, text=replace(after.text, vectors=vectors)) == before
+
+
+def test_what_a_file_is_made_for() -> None:
+    sparse = Sparsity("magnitude", ("layer1.0.conv1",), (("conv1", "3 channels"),), 0.5, 0.6)
+    made = replace(
+        card(), target="tensorrt", precision="int8+fp16", compression=Compression(sparse, None)
+    )
+    metadata = made.to_metadata()
+    read = OnnxCard.from_metadata(PATH, metadata)
+    assert (read.target, read.precision) == ("tensorrt", "int8+fp16")
+    assert read.compression == made.compression
+    older = json.loads(metadata["clipdistill.card"])
+    for key in ("target", "precision", "compression"):
+        del older[key]
+    read = OnnxCard.from_metadata(PATH, metadata | {"clipdistill.card": json.dumps(older)})
+    assert (read.target, read.precision, read.compression) == ("onnxruntime", "fp32", None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("target", "toaster"), ("target", ["tensorrt"]), ("precision", "int2"), ("compression", 3)],
+)
+def test_an_odd_target(key: str, value: object) -> None:
+    metadata = card().to_metadata()
+    described = json.loads(metadata["clipdistill.card"]) | {key: value}
+    with pytest.raises(FormatError, match=r"model\.onnx"):
+        OnnxCard.from_metadata(PATH, metadata | {"clipdistill.card": json.dumps(described)})
 
 
 def test_round_trip_without_classes() -> None:
