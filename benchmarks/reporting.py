@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -53,7 +53,8 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     tools = ", ".join(
         f"{package} {version(package)}"
-        for package in ("clipdistill", "torch", "timm", "onnxruntime", "pillow")
+        for package in ("clipdistill", "torch", "timm", "onnxruntime", "openvino", "pillow")
+        if any(distributions(name=package))
     )
     return f"{name}, {cores} cores, Python {platform.python_version()}, {tools}"
 

@@ -7,6 +7,7 @@ on this machine's fonts, since text stays text.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,22 +55,23 @@ def scatter(
             [point.x for point in own], [point.y for point in own],
             marker=MARKERS[index % len(MARKERS)], label=group, zorder=2,
         )  # fmt: skip
-    low = _lower_halves(points)
+    low, right = _lower_halves(points), _right_halves(points, log_x)
     for point in points:
-        # Labels of neighbours go to different sides.
+        # Labels of neighbours go to different sides, and none out of the picture.
+        across, align = (-6, "right") if point in right else (6, "left")
         axes.annotate(
             point.label, (point.x, point.y), textcoords="offset points", fontsize=8,
-            xytext=(6, -10 if point in low else 5), parse_math=False,
+            xytext=(across, -10 if point in low else 5), ha=align, parse_math=False,
         )  # fmt: skip
     if log_x:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
+        _log_axis(axes)
     axes.margins(x=0.15, y=0.1)
     axes.set_title(title, parse_math=False)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(True, which="both", alpha=0.3)
-    axes.legend(fontsize=8)
+    if points:
+        figure.legend(fontsize=8, loc="outside lower right", ncols=4)
     return _svg(figure)
 
 
@@ -85,6 +87,23 @@ def check_available() -> None:
 def _lower_halves(points: Sequence[Point]) -> set[Point]:
     """Every second point, going by height: what lies side by side is labelled above and below."""
     return set(sorted(points, key=lambda point: (point.y, point.x))[::2])
+
+
+def _right_halves(points: Sequence[Point], log_x: bool) -> set[Point]:
+    """The points right of the middle."""
+    places = [math.log(point.x) if log_x else point.x for point in points]
+    middle = (min(places, default=0) + max(places, default=0)) / 2
+    return {point for point, place in zip(points, places, strict=True) if place > middle}
+
+
+def _log_axis(axes: Any) -> None:
+    """Logarithmic, with 1, 2 and 5 of each power of ten written out."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _figure() -> Any:
