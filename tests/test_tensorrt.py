@@ -52,11 +52,17 @@ def newest(gpu: Gpu, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture(scope="module")
-def quantized(tiny_classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny classifier with Q/DQ around its input, as a stand-in for an INT8 student."""
+def quantized(
+    tiny_student: Path, tiny_text: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The tiny student with Q/DQ around its input, as a stand-in for an INT8 one."""
     from onnx import helper, numpy_helper
 
-    model = onnx.load(str(tiny_classifier))
+    from clipdistill.stages.export import export
+
+    path = tmp_path_factory.mktemp("int8") / "int8.onnx"
+    export(str(tiny_student), path, text=tiny_text, target="tensorrt")
+    model = onnx.load(str(path))
     graph = model.graph
     graph.initializer.extend([
         numpy_helper.from_array(np.float32(0.02), "q/scale"),
@@ -70,7 +76,6 @@ def quantized(tiny_classifier: Path, tmp_path_factory: pytest.TempPathFactory) -
     graph.node.insert(
         1, helper.make_node("DequantizeLinear", ["q", "q/scale", "q/zero"], ["q/out"])
     )
-    path = tmp_path_factory.mktemp("int8") / "int8.onnx"
     onnx.save(model, str(path))
     return path
 
@@ -351,6 +356,15 @@ def test_an_engine_of_another_network_is_not_kept(
     with pytest.raises(ClipDistillError, match=r"differ from ONNX Runtime's.*not kept"):
         build(tiny_classifier, tmp_path / "a.engine")
     assert not (tmp_path / "a.engine").exists()
+
+
+def test_onnx_runtimes_form_of_int8(newest, quantized: Path, tmp_path: Path) -> None:
+    model = onnx.load(str(quantized))
+    for entry in model.metadata_props:
+        entry.value = entry.value.replace('"target":"tensorrt"', '"target":"onnxruntime"')
+    onnx.save(model, str(tmp_path / "ort.onnx"))
+    with pytest.raises(InputError, match="--target tensorrt"):
+        build(tmp_path / "ort.onnx", tmp_path / "a.engine")
 
 
 def test_what_tensorrt_cannot_read(newest, tiny_classifier: Path, tmp_path: Path) -> None:

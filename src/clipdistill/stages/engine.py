@@ -193,6 +193,7 @@ def engine(
     """
     facts = read_onnx(classifier, domains=STANDARD_DOMAINS)
     card = OnnxCard.from_metadata(classifier, facts.metadata)
+    _check_form(classifier, card, facts)
     how = _build_options(options)
     side = card.preprocess.size
     if trtexec:
@@ -212,6 +213,14 @@ def engine(
     cosine = _compare(classifier, out, about, built, checks[0], options.device)
     save_engine(out, built.data, about)
     return _result(out, about, cosine, checks[1], seconds, len(built.data))
+
+
+def _check_form(classifier: Path, card: OnnxCard, facts: OnnxFacts) -> None:
+    if card.target == "onnxruntime" and "int8" in facts.precision:
+        raise InputError(
+            f"{classifier}: INT8 in ONNX Runtime's form (unsigned activations), which TensorRT "
+            "does not take. Export the student again with: --target tensorrt"
+        )
 
 
 def _build_options(options: EngineOptions) -> BuildOptions:
