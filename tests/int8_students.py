@@ -20,14 +20,20 @@ left when the mean embedding is taken off is mostly that."""
 
 
 def compress(
-    student: Path, out: Path, *, sparse: bool = False, int8: bool = True, samples: int = 32
+    student: Path,
+    out: Path,
+    *,
+    sparse: bool = False,
+    int8: bool = True,
+    samples: int = 32,
+    calm: float = CALM,
 ) -> Path:
     """Compress a student of `make_student` and save it as another."""
     card, embedder = load_student(student, precision="fp32", device="cpu")
     side = card.preprocess.size
     network = embedder.module
     linear = [layer for layer in network.modules() if isinstance(layer, torch.nn.Linear)][-1]
-    linear.bias.data += CALM
+    linear.bias.data += calm
     drawn = np.stack([np.asarray(draw_picture(300 + i, (side, side))) for i in range(samples)])
     done = Compressed(network)
     if sparse:

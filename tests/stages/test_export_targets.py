@@ -243,3 +243,13 @@ def test_summary(sparse_int8: Path, tmp_path: Path) -> None:
     assert "2:4:" in text
     assert "clipdistill engine" in text
     assert stage.MIN_COSINE["int8"] == 0.999
+
+
+def test_a_student_that_is_not_steady(make_student, tmp_path: Path) -> None:
+    """A random MobileNet amplifies whatever is rounded otherwise; the summary says so."""
+    dense = make_student(tmp_path / "dense", "mobilenetv3_small_050")
+    student = compress(dense, tmp_path / "int8", calm=0.0)
+    result = export(str(student), tmp_path / "a.onnx")
+    assert result.mean_cosine < 0.999
+    assert 1 - result.mean_cosine < 2 * (1 - result.steadiness)
+    assert "no more than rounding itself does" in "\n".join(map(str, result.summary()))
