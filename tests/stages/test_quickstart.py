@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from clipdistill import OutputError, predict, quickstart
+from clipdistill.formats.ledger import read_ledger
+from clipdistill.formats.urls import read_urls
 from clipdistill.stages.quickstart import QuickstartResult
 
 
@@ -46,6 +48,18 @@ def test_the_file_it_makes_is_a_classifier_of_its_own(run: QuickstartResult) -> 
     result = predict(str(run.out / "classifier.onnx"), *map(str, pictures))
     assert result.classes == 20
     assert all(one.ranked and not one.reason for one in result.predictions)
+
+
+def test_the_pictures_were_searched_by_the_prompts_and_downloaded(run: QuickstartResult) -> None:
+    rows = read_ledger(run.out / "images")
+    found = list(read_urls(run.out / "image_urls.txt"))
+    assert {row.url for row in rows} == {row.url for row in found}
+    assert len(found) > 350  # of 400
+    assert {row.status for row in rows} <= {"ok", "duplicate"}
+    assert len({row.prompt for row in rows}) == 20
+    world = {path.read_bytes() for path in (run.out / "world").rglob("*.jpg")}
+    stored = [run.out / "images" / row.file for row in rows]
+    assert all(path.read_bytes() in world for path in stored)
 
 
 def test_run_again_it_keeps_what_is_finished(run: QuickstartResult) -> None:
