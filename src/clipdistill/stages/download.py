@@ -12,7 +12,7 @@ from ..files import ensure_folder, locked
 from ..formats.ledger import FAILED, OK, REFUSED
 from ..formats.urls import count_urls
 from ..progress import track
-from ..results import Table
+from ..results import Table, list_some
 from ..web.policy import DownloadOptions
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def download(
         options: how to download.
 
     Raises:
-        InputError: no list, no URL in it, or an option out of range.
+        InputError: no list, no URL in it, an option out of range, or no picture came of it at all.
         FormatError: the list or the ledger of an earlier run cannot be read.
         OutputError: the folder cannot be written to, or another download is at it.
     """
@@ -121,7 +121,22 @@ def download(
     with locked(images, "download"), track("download", total, "URLs") as step:
         run = Download(urls, images, options, step)
         run.run()
-    return _result(run, images, time.monotonic() - start)
+    result = _result(run, images, time.monotonic() - start)
+    if not run.pictures and not run.stopped:
+        _refuse_emptiness(urls, result)
+    return result
+
+
+def _refuse_emptiness(urls: Path, result: DownloadResult) -> None:
+    """Whoever goes on after a download counts on pictures."""
+    reasons = [f"{r.count} x {r.reason} ({r.url})" for r in result.reasons]
+    private = any(r.kind == "address" for r in result.reasons)
+    raise InputError("\n".join([
+        f"{urls}: none of its {result.urls} URLs gave a picture; {result.images}/index.parquet "
+        "says why of each.",
+        *list_some("Such as:", reasons, 5),
+        *(["Are these your own servers? --allow-private asks them too."] if private else []),
+    ]))  # fmt: skip
 
 
 def _result(run: Download, images: Path, seconds: float) -> DownloadResult:

@@ -77,6 +77,7 @@ class Download:
         kinds: kind of reason, such as "http 404" -> how many URLs of this run.
         examples: kind -> (a reason in full, its URL).
         duplicates: rows in the whole ledger that are duplicates.
+        pictures: rows in the whole ledger that are ok.
         received: bytes of bodies.
         stored: bytes of pictures.
         stopped: why it ended before the list did.
@@ -87,7 +88,8 @@ class Download:
         self._images = images
         self._options = options
         self._step = step
-        self.urls = self.kept = self.received = self.stored = self.duplicates = 0
+        self.urls = self.kept = self.received = self.stored = 0
+        self.duplicates = self.pictures = 0
         self.counts: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
         self.examples: dict[str, tuple[str, str]] = {}
@@ -113,7 +115,8 @@ class Download:
             ledger.close()
             raise
         ledger.finish()
-        self.duplicates = sum(row.status == DUPLICATE for row in read_ledger(self._images))
+        statuses = Counter(row.status for row in read_ledger(self._images))
+        self.duplicates, self.pictures = statuses[DUPLICATE], statuses[OK]
 
     # What is there already.
 
