@@ -52,6 +52,33 @@ def store_int8_weights(model: Any) -> int:
     return count
 
 
+def quantize_in_front_of_pools(model: Any) -> None:
+    """Quantise in front of a MaxPool what is quantised behind it, which changes no value.
+
+    The largest of rounded values is the rounded largest.  TensorRT moves such quantisers by itself;
+    OpenVINO does not, and pools a ResNet's largest tensor in float.
+    """
+    graph = Graph(model)
+    for node in graph.nodes:
+        if node.op_type != "MaxPool" or len(node.output) != 1:
+            continue
+        after, before = graph.users(node.output[0]), graph.maker(node.input[0])
+        if not after or any(one.op_type != QUANTIZE for one in after):
+            continue
+        arrays = [graph.array(one.input[1]) for one in after]
+        scales = {float(scale) for scale in arrays if scale is not None and scale.size == 1}
+        if len(scales) != 1 or (before is not None and before.op_type == DEQUANTIZE):
+            continue
+        source, parts = node.input[0], list(after[0].input[1:])
+        inside, out = f"{node.output[0]}/int8", f"{node.output[0]}/float"
+        node.input[0] = out
+        graph.insert([
+            helper.make_node(QUANTIZE, [source, *parts], [inside], f"{node.name}/{QUANTIZE}"),
+            helper.make_node(DEQUANTIZE, [inside, *parts], [out], f"{node.name}/{DEQUANTIZE}"),
+        ])  # fmt: skip
+    graph.finish()
+
+
 def quantize(values: NDArray[Any], scale: NDArray[Any], axis: int) -> NDArray[np.int8]:
     """Round to the nearest int8, halves to even as ONNX does; scale is (), or (C,) along `axis`."""
     steps = np.asarray(scale, np.float32)

@@ -14,7 +14,7 @@ from .cpu import to_cpu_form
 from .files import IR_VERSION
 from .half import to_half
 from .links import Graph
-from .quantized import is_quantized, store_int8_weights
+from .quantized import is_quantized, quantize_in_front_of_pools, store_int8_weights
 from .ranges import measure
 
 
@@ -47,6 +47,8 @@ def prepare(model: Any, card: OnnxCard, pixels: NDArray[np.float32]) -> OnnxCard
         _spell_out_hard_swish(model)
     if is_quantized(model):
         store_int8_weights(model)
+        if card.target == "tensorrt":
+            quantize_in_front_of_pools(model)
         if card.target == "onnxruntime":
             to_cpu_form(model, lambda probed, names: measure(probed, names, pixels))
     if half:
@@ -55,17 +57,24 @@ def prepare(model: Any, card: OnnxCard, pixels: NDArray[np.float32]) -> OnnxCard
 
 
 def _spell_out_hard_swish(model: Any) -> None:
-    """x * HardSigmoid(x), which is what HardSwish stands for and every TensorRT has."""
+    """x * clip(x + 3, 0, 6) / 6, which is what HardSwish stands for.
+
+    TensorRT 8 has no importer for HardSwish; OpenVINO makes it one again.  (Not so with HardSigmoid
+    in it, for which its CPU plug-in has no fast kernel: measured 2026-11, OpenVINO 2026.4.)
+    """
     graph = Graph(model)
-    for node in graph.nodes:
-        if node.op_type != "HardSwish":
-            continue
+    values = {"3": 3.0, "0": 0.0, "6": 6.0, "sixth": 1 / 6}
+    three, zero, six, sixth = (f"hard_swish/{name}" for name in values)  # constants, shared by all
+    for node in [node for node in graph.nodes if node.op_type == "HardSwish"]:
+        for name, value in values.items():
+            graph.add_constant(f"hard_swish/{name}", np.array(value, np.float32))
         name, source = node.output[0], node.input[0]
         node.output[0] = f"{name}/replaced"
-        gate = helper.make_node(
-            "HardSigmoid", [source], [f"{name}/gate"], f"{node.name}/HardSigmoid",
-            alpha=1 / 6, beta=0.5,
-        )  # fmt: skip
-        product = helper.make_node("Mul", [source, gate.output[0]], [name], f"{node.name}/Mul")
-        graph.insert([gate, product])
+        steps = (("Add", [source, three]), ("Clip", [f"{name}/Add", zero, six]),
+                 ("Mul", [source, f"{name}/Clip"]))  # fmt: skip
+        graph.insert([
+            *(helper.make_node(kind, inputs, [f"{name}/{kind}"], f"{node.name}/{kind}")
+              for kind, inputs in steps),
+            helper.make_node("Mul", [f"{name}/Mul", sixth], [name], f"{node.name}/Sixth"),
+        ])  # fmt: skip
     graph.finish()
