@@ -20,8 +20,10 @@ from clipdistill import cli, errors
 
 HEAVY = ("numpy", "torch", "PIL", "pyarrow", "timm", "open_clip", "onnx", "onnxruntime")
 NOT_BASE = ("torch", "torchvision", "timm", "open_clip", "accelerate", "safetensors", "pyarrow",
-            "tensorboard", "onnx", "onnxscript")  # fmt: skip
-NEEDS_EXTRA = ("onnx_graph", "student", "teacher", "torch_embedder", "training")
+            "tensorboard", "onnx", "onnxscript", "modelopt", "openvino", "tensorrt", "cuda",
+            "matplotlib", "aiohttp", "urllib3", "starlette", "uvicorn")  # fmt: skip
+NEEDS_EXTRA = ("architecture", "compression", "fine_tuning", "onnx_graph", "service", "sources",
+               "student", "teacher", "torch_embedder", "training", "validation", "web")  # fmt: skip
 
 FAKE_STAGES = '''
 import sys, time, warnings, logging
@@ -192,7 +194,7 @@ missing, exempt = sys.argv[1].split(","), sys.argv[2].split(",")
 for name in missing:
     sys.modules[name] = None  # importing it raises ModuleNotFoundError
 import clipdistill
-for found in pkgutil.walk_packages(clipdistill.__path__, "clipdistill."):
+for found in pkgutil.walk_packages(clipdistill.__path__, "clipdistill.", lambda name: None):
     if found.name.split(".")[1] not in (*exempt, "__main__"):
         importlib.import_module(found.name)
         print(found.name)

@@ -29,12 +29,15 @@ if TYPE_CHECKING:
     from .recipe import DistillOptions
     from .runtime import open_embedder
     from .sources.options import SearchOptions
+    from .stages.benchmark import BenchmarkOptions, benchmark
     from .stages.distill import distill
     from .stages.download import download
     from .stages.embed import embed
     from .stages.embed_text import embed_text
+    from .stages.engine import EngineOptions, engine
     from .stages.evaluate import evaluate
     from .stages.export import export
+    from .stages.lint import lint
     from .stages.pool_search import pool_search
     from .stages.predict import predict
     from .stages.quantize import quantize
@@ -48,9 +51,11 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOME = {
+    "BenchmarkOptions": "stages.benchmark",
     "ClipDistillError": "errors",
     "DistillOptions": "recipe",
     "DownloadOptions": "web.policy",
+    "EngineOptions": "stages.engine",
     "FormatError": "errors",
     "ImageError": "errors",
     "InputError": "errors",
@@ -62,12 +67,15 @@ _HOME = {
     "ServeOptions": "stages.serve",
     "ServiceError": "errors",
     "TrainingError": "errors",
+    "benchmark": "stages.benchmark",
     "distill": "stages.distill",
     "download": "stages.download",
     "embed": "stages.embed",
     "embed_text": "stages.embed_text",
+    "engine": "stages.engine",
     "evaluate": "stages.evaluate",
     "export": "stages.export",
+    "lint": "stages.lint",
     "load_embeddings": "formats.embeddings",
     "load_selection": "formats.selection",
     "load_text": "formats.text",
@@ -85,9 +93,11 @@ _HOME = {
 """Public name -> the module it lives in."""
 
 __all__ = [
+    "BenchmarkOptions",
     "ClipDistillError",
     "DistillOptions",
     "DownloadOptions",
+    "EngineOptions",
     "FormatError",
     "ImageError",
     "InputError",
@@ -100,12 +110,15 @@ __all__ = [
     "ServiceError",
     "TrainingError",
     "__version__",
+    "benchmark",
     "distill",
     "download",
     "embed",
     "embed_text",
+    "engine",
     "evaluate",
     "export",
+    "lint",
     "load_embeddings",
     "load_selection",
     "load_text",

@@ -42,16 +42,20 @@ UNEXPECTED = 1
 EXTRA_PACKAGES = {
     "accelerate": ("accelerate", "train"),
     "aiohttp": ("aiohttp", "web"),
+    "cuda": ("cuda-bindings", "tensorrt"),
     "fsspec": ("fsspec", "web"),
+    "matplotlib": ("matplotlib", "plots"),
     "modelopt": ("nvidia-modelopt", "compress"),
     "onnx": ("onnx", "train"),
     "onnxscript": ("onnxscript", "train"),
     "open_clip": ("open_clip_torch", "train"),
+    "openvino": ("openvino", "openvino"),
     "pyarrow": ("pyarrow", "web"),
     "requests": ("requests", "compress"),
     "safetensors": ("safetensors", "train"),
     "starlette": ("starlette", "web"),
     "tensorboard": ("tensorboard", "train"),
+    "tensorrt": ("tensorrt", "tensorrt"),
     "timm": ("timm", "train"),
     "torch": ("torch", "train"),
     "torchvision": ("torchvision", "train"),
@@ -161,8 +165,7 @@ VERBS = (
         (
             "clipdistill distill resnet18 photos runs/embeddings runs/student",
             "clipdistill distill resnet18 photos runs/emb runs/student --num-epochs 20",
-            "clipdistill distill resnet18 photos runs/emb runs/int8 --init-checkpoint "
-            "runs/student --sparse --qat --num-epochs 10",
+            "clipdistill distill resnet18 photos runs/emb q --init-checkpoint runs/s --qat",
         ),
     ),
     Verb(
@@ -190,7 +193,28 @@ VERBS = (
         "export",
         "clipdistill.stages.export:export",
         "Write a student as an ONNX file, with labels a whole classifier.",
-        ("clipdistill export runs/student runs/classifier.onnx --text runs/text.npy",),
+        (
+            "clipdistill export runs/student runs/classifier.onnx --text runs/text.npy",
+            "clipdistill export runs/student-int8 runs/int8.onnx --target tensorrt",
+        ),
+    ),
+    Verb(
+        "lint",
+        "clipdistill.stages.lint:lint",
+        "Say whether an ONNX file is ready for a runtime.",
+        ("clipdistill lint runs/classifier.onnx --target tensorrt",),
+    ),
+    Verb(
+        "engine",
+        "clipdistill.stages.engine:engine",
+        "Build a TensorRT engine of an ONNX file, with its card.",
+        ("clipdistill engine runs/classifier.onnx runs/classifier.engine --sparse",),
+    ),
+    Verb(
+        "benchmark",
+        "clipdistill.stages.benchmark:benchmark",
+        "Measure speed, memory and accuracy in every runtime, in one table.",
+        ("clipdistill benchmark runs/student runs/classifier.onnx --images photos",),
     ),
     Verb(
         "relabel",
