@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -501,6 +502,19 @@ def test_damage(files, tmp_path: Path) -> None:
             load_graph(tmp_path / "a.onnx")
     with pytest.raises(InputError, match="no such"):
         load_graph(tmp_path / "b.onnx")
+
+
+@pytest.mark.parametrize("name", ["cpu", "trt"])
+def test_flipped_bytes_are_an_error_of_ours_or_none(name: str, files, tmp_path: Path) -> None:
+    data, random = files[name].read_bytes(), np.random.default_rng(3)
+    for round_ in range(30):
+        broken = bytearray(data)
+        until = len(data) if round_ % 3 == 0 else 20_000  # mostly the nodes, which come first
+        for _ in range(int(random.integers(1, 6))):
+            broken[int(random.integers(until))] = int(random.integers(256))
+        (tmp_path / "a.onnx").write_bytes(bytes(broken))
+        with contextlib.suppress(FormatError):
+            findings(load_graph(tmp_path / "a.onnx"), "tensorrt")
 
 
 def test_a_tensor_that_is_shorter_than_it_says(files) -> None:

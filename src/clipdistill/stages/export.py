@@ -237,9 +237,18 @@ def export(
         out, card.arch, card.role, card.dim, card.preprocess.size, report.opset, card.target,
         card.precision, _labels(card.text), size / 1e6, float(cosine.min()), float(cosine.mean()),
         steady, checks.source, report.int8_macs_share, report.two_four_macs_share,
-        report.engaging_macs_share, tuple(one.message for one in report.of("warning")),
+        report.engaging_macs_share, _remarks(report),
         time.perf_counter() - started,
     )  # fmt: skip
+
+
+def _remarks(report: LintReport) -> tuple[str, ...]:
+    """What the linter warns of, and what tells how much INT8 can gain."""
+    shown = [
+        one for one in report.findings
+        if one.severity == "warning" or one.rule == "float-operators"
+    ]  # fmt: skip
+    return tuple(f"{one.message} {one.advice}" for one in shown)
 
 
 def _labels(text: TextEmbeddings | None) -> tuple[str, ...]:
