@@ -296,7 +296,8 @@ def build_app(output: Output) -> App:
         output.json, output.quiet, output.debug = json, quiet, debug
         command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
         if command.__module__.startswith("cyclopts."):
-            return command(*bound.args, **bound.kwargs)  # help and version
+            command(*bound.args, **bound.kwargs)  # help and version
+            return 0
         return _run_stage(lambda: command(*bound.args, **bound.kwargs), output)
 
     return app
@@ -328,10 +329,13 @@ def help_text(tokens: Sequence[str], width: int = 80) -> str:
     return "".join(f"{line.rstrip()}\n" for line in file.getvalue().strip().splitlines())
 
 
-def _run_app(tokens: list[str], output: Output) -> None:
+def _run_app(tokens: list[str], output: Output) -> int:
     app = build_app(output)
     _prefer_docstrings(app, tokens)
-    app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    code: int | None = app.meta(
+        tokens, exit_on_error=False, print_error=False, result_action="return_value"
+    )
+    return code or 0  # None: the help
 
 
 def _prefer_docstrings(app: App, tokens: Sequence[str]) -> None:
@@ -342,8 +346,8 @@ def _prefer_docstrings(app: App, tokens: Sequence[str]) -> None:
             command.help = None
 
 
-def _run_stage(action: Callable[[], Result | None], output: Output) -> None:
-    """Run a stage with progress shown, then show its result."""
+def _run_stage(action: Callable[[], Result | None], output: Output) -> int:
+    """Run a stage with progress shown, then show its result; returns the result's exit code."""
     _set_up(output)
     helper = os.environ.get("RANK", "0") not in ("", "0")  # not the first process of torchrun
     with contextlib.ExitStack() as stack:
@@ -356,6 +360,7 @@ def _run_stage(action: Callable[[], Result | None], output: Output) -> None:
         result = action()
     if result is not None and not helper:
         _show(result, output)
+    return int(getattr(result, "exit_code", 0))
 
 
 def _set_up(output: Output) -> None:
@@ -397,14 +402,14 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _guarded(action: Callable[[], None], output: Output) -> int:
+def _guarded(action: Callable[[], int], output: Output) -> int:
     """Run `action`; turn whatever it raises into a message and an exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     try:
         try:
-            action()
+            code = action()
             sys.stdout.flush()
         except BrokenPipeError:
             raise
@@ -414,7 +419,7 @@ def _guarded(action: Callable[[], None], output: Output) -> int:
         # Nobody reads on (`| head`); what Python flushes at its exit goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNEXPECTED
-    return 0
+    return code
 
 
 def _explain(error: BaseException, output: Output) -> int:

@@ -10,8 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from clipdistill.cli import main
 from clipdistill.errors import FormatError, InputError
-from clipdistill.results import Table, to_json
+from clipdistill.results import to_json
 from clipdistill.stages.export import export
 from clipdistill.stages.lint import lint
 
@@ -53,10 +54,10 @@ def test_a_file_for_another_runtime(tiny_student: Path, tmp_path: Path) -> None:
     result = lint(tmp_path / "a.onnx", target="onnxruntime")
     assert not result.ready
     assert result.exit_code == FormatError.exit_code
-    first, _, table = result.summary()
-    assert "not ready, 1 errors for onnxruntime (made for tensorrt)" in str(first)
-    assert isinstance(table, Table)
-    assert table.rows[0][:2] == ("error", "fp16")
+    first, _, told, advice = result.summary()
+    assert "NOT ready (1 errors) for onnxruntime (made for tensorrt)" in str(first)
+    assert str(told).startswith("  error: fp16: Expected FP32 or INT8")
+    assert str(advice).endswith("--target onnxruntime")
 
 
 def test_a_file_of_a_stranger(tmp_path: Path) -> None:
@@ -87,3 +88,12 @@ def test_what_is_refused(tmp_path: Path) -> None:
     onnx.save(model, str(path))
     with pytest.raises(FormatError, match=r"c\.onnx: .*damaged"):
         lint(path, target="tensorrt")
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(stranger(tmp_path / "a.onnx"))
+    assert main(["lint", path, "--target", "onnxruntime"]) == 0
+    capsys.readouterr()
+    assert main(["--json", "lint", path, "--target", "tensorrt"]) == 4
+    value = json.loads(capsys.readouterr().out)
+    assert [one["rule"] for one in value["findings"]] == ["batch-norm"]

@@ -61,7 +61,7 @@ class LintResult:
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
         errors = sum(one.severity == "error" for one in self.findings)
-        verdict = "ready" if self.ready else f"not ready, {errors} errors"
+        verdict = "ready" if self.ready else f"NOT ready ({errors} errors)"
         made = f" (made for {self.made_for})" if self.made_for not in ("", self.target) else ""
         lines: list[str | Table] = [
             f"{self.file}: {verdict} for {self.target}{made}; opset {self.opset}, "
@@ -70,7 +70,7 @@ class LintResult:
             f"layers: {_percent(self.int8_share)} INT8, {_percent(self.two_four_share)} 2:4; "
             f"sparse kernels can take {_percent(self.engaging_share)}.",
         ]
-        return [*lines, _table(self.findings)] if self.findings else [*lines, "Nothing to remark."]
+        return [*lines, *(_told(self.findings) or ["Nothing to remark."])]
 
 
 def lint(file: Path, /, *, target: Target) -> LintResult:
@@ -104,16 +104,18 @@ def lint(file: Path, /, *, target: Target) -> LintResult:
     )  # fmt: skip
 
 
-def _table(findings: tuple[Finding, ...]) -> Table:
-    """One row a rule, however many nodes it found."""
+def _told(findings: tuple[Finding, ...]) -> list[str]:
+    """A line a rule, however many nodes it found, and each advice once."""
     groups: dict[tuple[str, str], list[Finding]] = {}
     for one in findings:
         groups.setdefault((one.severity, one.rule), []).append(one)
-    rows = []
+    lines = []
     for (severity, rule), found in groups.items():
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        rows.append((severity, rule, found[0].node + more, found[0].message, found[0].advice))
-    return Table("Findings", ("severity", "rule", "node", "what", "what to do"), tuple(rows))
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        where = f" [{found[0].node}{more}]" if found[0].node else ""
+        lines.append(f"  {severity}: {rule}: {found[0].message}{where}")
+    errors = [found[0] for found in groups.values() if found[0].severity != "note"]
+    return [*lines, *(f"  -> {advice}" for advice in dict.fromkeys(one.advice for one in errors))]
 
 
 def _percent(share: float) -> str:
