@@ -23,8 +23,13 @@ COMPRESSING = ("sparse", "sparse_from", "qat", "calibration_images", "calibratio
 
 LR = 2e-3
 """Default peak learning rate of a training from scratch, or from ImageNet's weights."""
-FINE_TUNING_LR = 2e-4
-"""Default with --sparse or --qat: a finished student is to recover, not to start again."""
+FINE_TUNING_LR = 1e-3
+"""Default with --sparse or --qat.  Measured 2026-11 on the toy world (test_resnet, 64 px, 3 epochs;
+cosine, dense 0.943): 2:4 is 0.927 with 2e-4, 0.936 with 1e-3, 0.941 with 3e-3; INT8 0.945 and 0.946
+with 2e-4 and 1e-3; both 0.920 and 0.932."""
+CALIBRATION: Calibration = "percentile"
+"""Cosine of INT8 with the student it was made from, measured 2026-11 at 64 px: resnet18 on photos
+0.9997, max 0.9995, entropy 0.9997; mobilenetv3_small_100 on the toy world 0.995, 0.991, 0.995."""
 
 
 @Parameter(name="*")
@@ -51,7 +56,7 @@ class DistillOptions:
         criterion: cosine (1 - cosine, on the sphere where zero-shot works), mse, l1 or huber (on
             the embeddings as they are stored).
         optimizer: adamw, adam or sgd.
-        lr: peak learning rate; default: 2e-3, with --sparse or --qat 2e-4.
+        lr: peak learning rate; default: 2e-3, with --sparse or --qat 1e-3.
         weight_decay: of adamw (decoupled), adam and sgd (L2).
         momentum: of sgd.
         schedule: cosine (to zero) or constant.
@@ -83,7 +88,7 @@ class DistillOptions:
     sparse_from: Literal["magnitude"] = "magnitude"
     qat: bool = False
     calibration_images: int = 512
-    calibration: Calibration = "max"
+    calibration: Calibration = CALIBRATION
     image_size: int | None = None
     criterion: Literal["cosine", "mse", "l1", "huber"] = "cosine"
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"

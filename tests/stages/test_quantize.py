@@ -116,6 +116,21 @@ def test_an_older_checkpoint(tmp_path, tiny_student, images):
     json.dumps(card.to_json(), allow_nan=False)
 
 
+def test_images_that_have_no_embedding_are_not_compared_with_the_teacher(
+    tmp_path, tiny_student, images, pictures, tiny_teacher_name
+):
+    pictures(tmp_path / "some", 20, seed=2)  # half of `images`, by the same names
+    embed(tmp_path / "some", tmp_path / "embeddings", model_name=tiny_teacher_name, device="cpu")
+    given = {"embeddings": tmp_path / "embeddings", "device": "cpu"}
+    result = quantize(tiny_student, images, tmp_path / "int8", **given)
+    assert -1 <= result.states[1].teacher_cosine <= 1
+    pictures(tmp_path / "other", 10)
+    for path in sorted((tmp_path / "other").iterdir()):
+        path.rename(path.with_name(f"else_{path.name}"))
+    with pytest.raises(InputError, match="None of the 2 held-out images has an embedding"):
+        quantize(tiny_student, tmp_path / "other", tmp_path / "no", **given)
+
+
 def test_what_is_refused(tmp_path, tiny_student, images, pictures, make_student, make_text,
                          other_teacher):  # fmt: skip
     with pytest.raises(InputError, match="nowhere: no such folder"):

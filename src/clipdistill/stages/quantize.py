@@ -29,7 +29,7 @@ from ..formats.text import TextEmbeddings, load_text
 from ..images.loading import default_workers, load_pixels
 from ..images.sources import ImageItem, list_images
 from ..progress import track
-from ..recipe import Calibration
+from ..recipe import CALIBRATION, Calibration
 from ..results import Table, list_some
 
 if TYPE_CHECKING:
@@ -126,9 +126,10 @@ class _Pictures:
 
 @dataclass(frozen=True)
 class _References:
-    """What to compare with: the teacher's vectors of the held-out images, and the classes."""
+    """What to compare with: the teacher's vectors, of which held-out images, and the classes."""
 
     teacher: NDArray[np.floating] | None
+    rows: NDArray[np.intp]
     text: TextEmbeddings | None
 
 
@@ -139,7 +140,7 @@ def quantize(
     /,
     *,
     calibration_images: int = 512,
-    calibration: Calibration = "max",
+    calibration: Calibration = CALIBRATION,
     text: Path | None = None,
     embeddings: Path | None = None,
     batch_size: int = 64,
@@ -300,25 +301,26 @@ def _references(
     """Load what the student is compared with.
 
     Raises:
-        InputError: an image has no embedding.
+        InputError: no image has an embedding.
         MismatchError: text or embeddings are another teacher's.
     """
     classes = None if text is None else load_text(text)
     if classes is not None:
         embedder.spec.check_space(classes.teacher, text)
     if embeddings is None:
-        return _References(None, classes)
+        return _References(None, np.array([], np.intp), classes)
     stored = load_embeddings(embeddings)
     embedder.spec.check_space(stored.teacher, embeddings)
     keys = [item.key for item in measured.items]
-    rows = match_rows(stored, keys)
-    missing = [key for key in keys if key not in rows]
-    if missing:
+    found = match_rows(stored, keys)
+    rows = np.array([row for row, key in enumerate(keys) if key in found], np.intp)
+    if not len(rows):
         raise InputError(
-            f"{len(missing)} of {len(keys)} held-out images have no embedding in {embeddings}, "
-            f"such as {missing[0]}. Run `clipdistill embed` on that folder again."
+            f"None of the {len(keys)} held-out images has an embedding in {embeddings}. Give the "
+            "embeddings of that folder, or run `clipdistill embed`."
         )
-    return _References(np.asarray(stored.vectors[[rows[key] for key in keys]]), classes)
+    vectors = np.asarray(stored.vectors[[found[keys[row]] for row in rows]])
+    return _References(vectors, rows, classes)
 
 
 def _batches(
@@ -353,7 +355,8 @@ def _measure(
     return QuantizedState(
         state=state,
         cosine=metrics.mean_cosine(vectors, before),
-        teacher_cosine=None if teacher is None else metrics.mean_cosine(vectors, teacher),
+        teacher_cosine=None if teacher is None else metrics.mean_cosine(
+            vectors[references.rows], teacher),
         same_label=None if text is None else metrics.agreement(
             vectors @ text.vectors.T, before @ text.vectors.T),
     )  # fmt: skip
