@@ -29,11 +29,12 @@ HOSTS = 64
 """Addresses 127.0.0.1 to 127.0.0.64 play so many hosts."""
 
 
-def jpeg_of(size: int) -> bytes:
+def jpeg_of(size: int, seed: int = 0) -> bytes:
     """A JPEG of noise of about so many bytes."""
+    random = np.random.default_rng(seed)
     side = 40
     while True:
-        pixels = np.random.default_rng(side).integers(0, 255, (side, side, 3), dtype=np.uint8)
+        pixels = random.integers(0, 255, (side, side, 3), dtype=np.uint8)
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=50)
         if file.tell() >= size:
@@ -41,11 +42,10 @@ def jpeg_of(size: int) -> bytes:
         side = int(side * 1.2) + 1
 
 
-def serve(connection, size: int, latency: float, failures: float) -> None:
-    """A server that does as little as it can; in a process of its own."""
-    picture = jpeg_of(size)
+def serve(connection, size: int, latency: float, failures: float, different: int) -> None:
+    """A server that does as little as it can, with so many pictures; in a process of its own."""
+    pictures = [jpeg_of(size, seed) for seed in range(different)]
     answer = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
-    whole = answer % (len(picture) + 8)
     gone = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
     async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -57,8 +57,9 @@ def serve(connection, size: int, latency: float, failures: float) -> None:
                     await asyncio.sleep(latency)
                 if number % 10 < 10 * failures:
                     writer.write(gone)
-                else:  # no two pictures are the same: a number follows the JPEG's end
-                    writer.write(whole + picture + b"%08d" % number)
+                else:  # no two bodies are the same: a number follows the JPEG's end
+                    picture = pictures[number % different]
+                    writer.write(answer % (len(picture) + 8) + picture + b"%08d" % number)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
@@ -137,7 +138,11 @@ def measure(arguments, size: int, latency: float, failures: float, resize: int) 
     """One row: all candidates at one point."""
     context = multiprocessing.get_context("spawn")
     near, far = context.Pipe()
-    server = context.Process(target=serve, args=(far, size, latency, failures), daemon=True)
+    # Shrunk copies of one picture are duplicates, which ours keeps once.
+    different = arguments.count if resize else 1
+    server = context.Process(
+        target=serve, args=(far, size, latency, failures, different), daemon=True
+    )
     server.start()
     port = near.recv()
     peaks: dict[str, float] = {}
@@ -171,7 +176,9 @@ def measure(arguments, size: int, latency: float, failures: float, resize: int) 
 
             return run
 
-        times = interleaved({k: runner(k, c) for k, c in lineup.items()}, arguments.repeats)
+        times = interleaved(
+            {k: runner(k, c) for k, c in lineup.items()}, arguments.repeats, warm_up=False
+        )
     server.terminate()
     point = [f"{size / 1000:g} KB", f"{latency * 1000:g} ms", f"{failures:.0%}",
              str(resize or "no")]  # fmt: skip

@@ -16,15 +16,15 @@ HERE = Path(__file__).parent
 
 
 def interleaved(
-    candidates: dict[str, Callable[[], float | None]], repeats: int
+    candidates: dict[str, Callable[[], float | None]], repeats: int, *, warm_up: bool = True
 ) -> dict[str, list[float]]:
     """Run every candidate once a round, `repeats` rounds, so that a drifting machine hurts all.
 
-    One round more comes first and is not counted: it warms caches, pools and kernels.
+    With `warm_up` one round more comes first and is not counted: caches, pools, kernels.
     A candidate that returns a number has timed itself (seconds); otherwise its wall time counts.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for number in range(repeats + 1):
+    for number in range(0 if warm_up else 1, repeats + 1):
         for name, run in candidates.items():
             start = time.perf_counter()
             own = run()
