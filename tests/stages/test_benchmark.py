@@ -13,6 +13,7 @@ import pytest
 from clipdistill import metrics
 from clipdistill.benchmarking.child import Child, children
 from clipdistill.benchmarking.race import MOST_RUNS, TURN_SECONDS, WARM_UP_RUNS, race
+from clipdistill.benchmarking.report import distinct_ends
 from clipdistill.benchmarking.verdicts import Raced, verdicts
 from clipdistill.errors import ClipDistillError, InputError, MissingExtraError
 from clipdistill.results import Table, to_json
@@ -230,6 +231,25 @@ def test_what_sparsity_did_is_said() -> None:
     (line,) = verdicts(both)  # INT8 and sparse is compared with INT8, not with FP32
     assert "both.onnx" in line
     assert "for int8.onnx" in line
+
+
+def test_rounds_that_disagree_prove_nothing() -> None:
+    def timed(name: str, rounds: tuple[float, ...], sparse: float) -> Raced:
+        return Raced(name, ("resnet18",), "openvino", "cpu", "fp32", sparse, rounds)
+
+    dense = timed("dense.onnx", (10, 10, 10, 10, 10), 0.0)
+    (line,) = verdicts([dense, timed("sparse.onnx", (8, 8, 11, 8, 12), 0.9)])
+    assert "did NOTHING" in line
+    (line,) = verdicts([dense, timed("sparse.onnx", (13, 9, 12, 12, 9), 0.9)])
+    assert "did NOTHING" in line
+
+
+def test_models_are_named_by_as_much_of_their_path_as_tells_them_apart() -> None:
+    ends = distinct_ends(
+        ["runs/ort/a.onnx", "runs/trt/a.onnx", "local-dir:/x/toy", "runs/ort/a.onnx"]
+    )
+    assert ends == ["ort/a.onnx", "trt/a.onnx", "x/toy", "ort/a.onnx"]
+    assert distinct_ends(["runs/a.onnx", "student"]) == ["a.onnx", "student"]
 
 
 def test_drift_does_not_touch_paired_ratios() -> None:

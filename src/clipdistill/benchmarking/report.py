@@ -224,10 +224,17 @@ def _narrow_tables(result: BenchmarkResult) -> list[Table]:
 
 
 def _names(result: BenchmarkResult) -> list[str]:
-    """File names, or whole paths where those are not distinct."""
-    models = [row.model for row in result.rows]
-    short = len({Path(model).name for model in models}) == len(set(models))
-    return [Path(model).name if short else model for model in models]
+    return distinct_ends([row.model for row in result.rows])
+
+
+def distinct_ends(models: Sequence[str]) -> list[str]:
+    """The ends of models' paths, as short as they are distinct."""
+    parts = [Path(model).parts for model in models]
+    for length in range(1, max(map(len, parts), default=0)):
+        ends = ["/".join(some[-length:]) for some in parts]
+        if len(set(ends)) == len(set(models)):
+            return ends
+    return list(models)
 
 
 def _speeds(row: BenchmarkRow, batches: Sequence[int]) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ import numpy as np
 
 NOISE = 0.04
 """Ratios this near to 1 are the machine's: runs of one file differ as much (2 cores, 2026-11)."""
+AGREED = 0.8
+"""Share of the rounds that must agree on who is faster, before it is said."""
 SPARSE = 0.2
 """Share of 2:4 weights that makes a model a sparse one; a dense one has none but by accident."""
 
@@ -63,17 +65,29 @@ def ratio(model: Raced, other: Raced) -> float:
     return float(np.median([mine / theirs for mine, theirs in pairs]))
 
 
+def _outcome(model: Raced, other: Raced) -> str:
+    """Say slower, faster or same: the last also where the rounds do not agree."""
+    ratios = [mine / theirs for mine, theirs in zip(model.rounds, other.rounds, strict=False)]
+    middle = ratio(model, other)
+    slower = float(np.mean([one > 1 for one in ratios]))
+    if middle > 1 + NOISE and slower >= AGREED:
+        return "slower"
+    if middle < 1 - NOISE and 1 - slower >= AGREED:
+        return "faster"
+    return "same"
+
+
 def _against_fp32(model: Raced, models: Sequence[Raced]) -> list[str]:
     same = _find(models, lambda one: _peers(one, model) and one.precision == "fp32")
     if same is None:
         return []
-    times = ratio(model, same)
-    if times > 1 + NOISE:
+    times, outcome = ratio(model, same), _outcome(model, same)
+    if outcome == "slower":
         return [
             f"{_about(model)} is SLOWER than FP32 ({same.name}) in the same runtime: "
             f"{_ms(model)} against {_ms(same)} ms, {times:.2f}x the time.{_hint(model)}"
         ]
-    if times > 1 - NOISE:
+    if outcome == "same":
         return [f"{_about(model)} is as fast as FP32 ({same.name}): nothing gained in time."]
     return []
 
@@ -88,11 +102,11 @@ def _against_dense(model: Raced, models: Sequence[Raced]) -> list[str]:
             f"{_about(model)} is 2:4 sparse, but no dense {model.precision} of the same network "
             "was measured beside it: what sparsity did cannot be told."
         ]
-    times = ratio(model, same)
+    times, outcome = ratio(model, same), _outcome(model, same)
     figures = f"{_ms(model)} against {_ms(same)} ms for {same.name}"
-    if times > 1 + NOISE:
+    if outcome == "slower":
         return [f"{_about(model)}: 2:4 sparsity made it SLOWER on this device: {figures}."]
-    if times > 1 - NOISE:
+    if outcome == "same":
         return [f"{_about(model)}: 2:4 sparsity did NOTHING for speed on this device: {figures}."]
     return [f"{_about(model)}: 2:4 sparsity made it {1 / times:.2f}x as fast: {figures}."]
 

@@ -15,7 +15,7 @@ from .. import metrics
 from ..benchmarking.child import Child, children
 from ..benchmarking.pictures import Pictures, PictureShelf
 from ..benchmarking.race import race
-from ..benchmarking.report import BenchmarkResult, BenchmarkRow, chart, machine
+from ..benchmarking.report import BenchmarkResult, BenchmarkRow, chart, distinct_ends, machine
 from ..benchmarking.verdicts import Raced, verdicts
 from ..charts import check_available
 from ..embedder import EmbedderSpec
@@ -34,7 +34,6 @@ from ..measuring import (
     against,
     choose_text,
     scores_of,
-    short_names,
     true_classes,
 )
 from ..progress import track
@@ -361,10 +360,7 @@ def _ask(entry: _Entry, do: str, **arguments: Any) -> dict[str, Any]:
 
 def _verdicts(entries: Sequence[_Entry]) -> list[str]:
     measured = [entry for entry in entries if entry.row.round_ms]
-    names = short_names([entry.model for entry in measured], [entry.runtime for entry in measured])
-    plain = [Path(entry.model).name for entry in measured]
-    if len(set(plain)) == len({entry.model for entry in measured}):
-        names = plain  # the sentences name the runtime themselves
+    names = distinct_ends([entry.model for entry in measured])  # the sentences name the runtime
     return verdicts([
         Raced(
             name, (entry.about["arch"], entry.about["role"], entry.preprocess.size),

@@ -253,7 +253,7 @@ def _compress(out: Path, teacher: str, held_out: Path) -> BenchmarkResult:
     students = [out / "student", *_fine_tune(out)]
     models = [teacher, f"torch:{students[0]}", *_export_all(out, students)]
     message("10/10 benchmark: every file in the runtime that it is for")
-    options = BenchmarkOptions(rounds=3, limit=100, batch="1,8", plot=out / "benchmark.svg")
+    options = BenchmarkOptions(rounds=6, limit=100, batch="1,8", plot=out / "benchmark.svg")
     return benchmark(*models, labelled=held_out, text=out / "text.npy", options=options)
 
 
