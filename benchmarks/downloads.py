@@ -216,8 +216,8 @@ def main() -> None:
             "each (the older pool: as many threads as asyncio's default executor has here, "
             f"{min(32, (os.cpu_count() or 1) + 4)}), start of the program included; "
             "median of the rounds, and the peak of anonymous memory of all its processes. Ours has "
-            "every protection on but the one against loopback, and decodes every picture to see "
-            "that it is whole. Ratios above 1: ours is faster.",
+            "every protection on but the one against loopback, and looks whether every picture is "
+            "whole. Ratios above 1: ours is faster.",
         ],
         ["picture", "latency", "404s", "resize", "ours", "img2dataset 1.47", "older thread pool",
          "ours / img2dataset", "ours / older"],
