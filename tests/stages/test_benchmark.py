@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import xml.dom.minidom
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +225,10 @@ def test_what_sparsity_did_is_said() -> None:
     (line,) = verdicts([dense, raced("sparse.onnx", 14, sparse=0.9)])
     assert "2:4 sparsity made it SLOWER" in line
     (line,) = verdicts([dense, raced("sparse.onnx", 8, sparse=0.9)])
+    assert "did NOTHING" in line  # a processor's kernels know no 2:4, whatever the clock says
+    assert "no kernel for processors" in line
+    on_gpu = [replace(one, device="cuda") for one in (dense, raced("s.onnx", 8, sparse=0.9))]
+    (line,) = verdicts(on_gpu)
     assert "2:4 sparsity made it 1.25x as fast" in line
     (line,) = verdicts([raced("sparse.onnx", 8, sparse=0.9)])
     assert "cannot be told" in line

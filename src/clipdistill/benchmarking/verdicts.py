@@ -108,6 +108,11 @@ def _against_dense(model: Raced, models: Sequence[Raced]) -> list[str]:
         return [f"{_about(model)}: 2:4 sparsity made it SLOWER on this device: {figures}."]
     if outcome == "same":
         return [f"{_about(model)}: 2:4 sparsity did NOTHING for speed on this device: {figures}."]
+    if model.device == "cpu":
+        return [
+            f"{_about(model)}: 2:4 sparsity did NOTHING for speed on this device, no kernel for "
+            f"processors uses it; two processes may differ as much: {figures}."
+        ]
     return [f"{_about(model)}: 2:4 sparsity made it {1 / times:.2f}x as fast: {figures}."]
 
 

@@ -29,9 +29,10 @@ LEARNING_RATE = 6e-3
 2e-3 gave 93% (2 cores, 2026-11)."""
 COMPRESSED = {"sparse": (True, False), "int8": (False, True), "sparse-int8": (True, True)}
 """The small and fast students -> whether they are trained with --sparse and with --qat."""
+FOLDERS: dict[Target, str] = {"onnxruntime": "cpu", "tensorrt": "trt"}
 RUNTIME_FOR: dict[Target, str] = {"onnxruntime": "onnxruntime", "tensorrt": "openvino"}
-"""What a file is for -> what runs it here, if it is installed."""
-FINE_TUNING_EPOCHS = 3
+"""What a file is for -> where it lies, and what runs it here if it is installed."""
+FINE_TUNING_EPOCHS = 2
 SHOWN = 4
 PORT = 17320
 """Tried first, so that URLs, and with them names and order of the pictures, are the same in every
@@ -107,8 +108,8 @@ class QuickstartResult:
             f"  {out / 'student'}           the distilled network",
             f"  {out / 'classifier.onnx'}   the classifier, with labels and preprocessing",
             f"  {out / 'student-*'}         the same, 2:4 sparse, INT8, and both",
-            f"  {out / 'onnxruntime'}       files of all four for ONNX Runtime",
-            f"  {out / 'tensorrt'}          files of all four for TensorRT and OpenVINO",
+            f"  {out / 'cpu'}, {out / 'trt'}   files of all four, for ONNX Runtime and for "
+            "TensorRT or OpenVINO",
             f"  {out / 'summary.json'}      the tables above",
             "Next:",
             f"  clipdistill predict {out}/classifier.onnx {out}/held-out/cat",
@@ -253,7 +254,7 @@ def _compress(out: Path, teacher: str, held_out: Path) -> BenchmarkResult:
     students = [out / "student", *_fine_tune(out)]
     models = [teacher, f"torch:{students[0]}", *_export_all(out, students)]
     message("10/10 benchmark: every file in the runtime that it is for")
-    options = BenchmarkOptions(rounds=6, limit=100, batch="1,8", plot=out / "benchmark.svg")
+    options = BenchmarkOptions(rounds=3, limit=100, batch="1,8", plot=out / "benchmark.svg")
     return benchmark(*models, labelled=held_out, text=out / "text.npy", options=options)
 
 
@@ -289,8 +290,8 @@ def _export_all(out: Path, students: Sequence[Path]) -> list[str]:
     models = []
     for target, runtime in RUNTIME_FOR.items():
         for student in students:
-            name = student.name.replace("student", "classifier")
-            path = ensure_folder(out / target) / f"{name}.onnx"
+            name = student.name.removeprefix("student").removeprefix("-") or "dense"
+            path = ensure_folder(out / FOLDERS[target]) / f"{name}.onnx"
             export(str(student), path, text=out / "text.npy", target=target)
             if runtime in installed_runtimes("onnx"):
                 models.append(f"{runtime}:{path}")
