@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,6 +76,39 @@ def test_run_again_it_keeps_what_is_finished(run: QuickstartResult) -> None:
 def test_other_settings_need_another_folder(run: QuickstartResult) -> None:
     with pytest.raises(OutputError, match="num-epochs"):
         quickstart(out=run.out, num_images=400, num_epochs=5)
+
+
+@pytest.mark.parametrize("changed", [{"num_images": 500}, {"seed": 11}])
+def test_pictures_of_other_settings_are_not_mixed(
+    run: QuickstartResult, changed: dict[str, int]
+) -> None:
+    settings = {"num_images": 400, "num_epochs": 4, **changed}
+    with pytest.raises(OutputError, match=next(iter(changed)).replace("_", "-")):
+        quickstart(out=run.out, **settings)
+
+
+def test_without_the_extras_it_leaves_out_what_needs_them(
+    run: QuickstartResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the extra `train` alone there is no ModelOpt, OpenVINO or matplotlib."""
+    find = importlib.util.find_spec
+    gone = ("matplotlib", "openvino")
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *a: None if n in gone else find(n, *a)
+    )
+    for name in [*gone, "modelopt"]:
+        for module in [m for m in sys.modules if m.partition(".")[0] == name]:
+            monkeypatch.delitem(sys.modules, module)
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("student-int8", "student-sparse-int8"):
+        shutil.rmtree(run.out / name)
+    (run.out / "benchmark.svg").unlink()
+    again = quickstart(out=run.out, num_images=400, num_epochs=4)
+    assert not (run.out / "benchmark.svg").exists()
+    measured = {(row.runtime, Path(row.model).name) for row in again.benchmark.rows}
+    assert {runtime for runtime, _ in measured} == {"torch", "onnxruntime"}
+    assert ("onnxruntime", "sparse.onnx") in measured
+    assert ("onnxruntime", "int8.onnx") not in measured
 
 
 def test_seeds_of_the_teachers_own_pictures_are_refused(tmp_path: Path) -> None:

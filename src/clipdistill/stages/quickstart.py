@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from ..benchmarking.report import BenchmarkResult
 from ..errors import MissingExtraError, OutputError
-from ..files import ensure_folder, write_bytes, write_json
+from ..files import ensure_folder, read_json, write_bytes, write_json
 from ..formats.classifier import Target
 from ..formats.ledger import INDEX
 from ..progress import message, track
@@ -147,6 +148,7 @@ def quickstart(
             f"--seed {seed}: expected {FIRST_USER_SEED} or more; lower seeds drew the pictures the "
             "toy teacher was trained and measured on."
         )
+    _check_settings(out / "settings.json", {"num_images": num_images, "seed": seed})
     world, held_out = out / "world", out / "held-out"
     _draw(world, num_images, seed, labelled=False)
     _draw(held_out, 25 * len(KINDS), seed + 1, labelled=True)
@@ -162,6 +164,23 @@ def quickstart(
     result = QuickstartResult(out, time.monotonic() - start, rows, shown, measured)
     write_json(out / "summary.json", to_json(result))
     return result
+
+
+def _check_settings(path: Path, settings: dict[str, int]) -> None:
+    """Remember what is drawn; pictures of other settings are not mixed with these.
+
+    Raises:
+        OutputError: the folder holds a run with other settings.
+    """
+    if path.is_file():
+        found = read_json(path, "the quickstart's settings")
+        for name, value in settings.items():
+            if found.get(name) != value:
+                raise OutputError(
+                    f"{path.parent} holds a run with --{name.replace('_', '-')} {found.get(name)}, "
+                    f"not {value}. Choose another --out, or delete that folder."
+                )
+    write_json(path, settings)
 
 
 def _draw(folder: Path, count: int, seed: int, *, labelled: bool) -> None:
@@ -254,7 +273,9 @@ def _compress(out: Path, teacher: str, held_out: Path) -> BenchmarkResult:
     students = [out / "student", *_fine_tune(out)]
     models = [teacher, f"torch:{students[0]}", *_export_all(out, students)]
     message("10/10 benchmark: every file in the runtime that it is for")
-    options = BenchmarkOptions(rounds=3, limit=100, batch="1,8", plot=out / "benchmark.svg")
+    # The chart needs an extra of its own; without it the table is there all the same.
+    plot = out / "benchmark.svg" if importlib.util.find_spec("matplotlib") else None
+    options = BenchmarkOptions(rounds=3, limit=100, batch="1,8", plot=plot)
     return benchmark(*models, labelled=held_out, text=out / "text.npy", options=options)
 
 
