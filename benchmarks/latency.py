@@ -2,9 +2,10 @@
 
 The older `predict_pytorch.py` runs the network in torch, eager, FP32, contiguous, under
 `torch.no_grad()`: that is 1, and every file in every runtime is told as so many times as fast.
+The student is distilled for one epoch only (latency does not depend on what it learnt), then
+quantised without training, and exported in every form.
 
-    python benchmarks/latency.py runs/student runs/fp32.onnx runs/int8.onnx runs/int8_ort.onnx \
-        --images photos --threads 2
+    python benchmarks/latency.py resnet18 --images PHOTOS --teacher local-dir:TEACHER
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ import numpy as np
 import torch
 from reporting import write_report
 
+from clipdistill import DistillOptions, distill, embed, export, quantize
 from clipdistill.benchmarking.child import Child, children
 from clipdistill.benchmarking.pictures import PictureShelf
 from clipdistill.benchmarking.race import Timing, race
+from clipdistill.console import ConsoleReporter
 from clipdistill.images.preprocess import Preprocess
 from clipdistill.images.sources import list_images
+from clipdistill.progress import reporting
 from clipdistill.runtime import installed_runtimes, kind_of, split_runtime
 from clipdistill.student import load_student
 
@@ -50,6 +54,29 @@ class OlderWay:
                 self.network(pixels)
                 seconds.append(time.perf_counter() - started)
         return seconds
+
+
+def prepare(asked: argparse.Namespace) -> tuple[Path, list[str]]:
+    """The FP32 student's folder, and its exports: FP32, and INT8 for either runtime.
+
+    What an earlier run has made is kept.
+    """
+    folder = asked.out / f"{asked.arch}-{asked.image_size}"
+    embed(asked.images, asked.out / "emb", model_name=asked.teacher)
+    options = DistillOptions(image_size=asked.image_size, num_epochs=1)
+    student = folder / "student"
+    distill(asked.arch, asked.images, asked.out / "emb", student, options)
+    if not (folder / "student-int8" / "student.json").exists():
+        quantize(student, asked.images, folder / "student-int8")
+    made = []
+    for source, target in (
+        ("student", "onnxruntime"), ("student-int8", "onnxruntime"), ("student-int8", "tensorrt"),
+    ):  # fmt: skip
+        file = folder / f"{source}-for-{target}.onnx"
+        if not file.exists():
+            export(str(folder / source), file, target=target, images=asked.images)
+        made.append(str(file))
+    return student, made
 
 
 def commands(models: list[str]) -> list[str]:
@@ -92,16 +119,11 @@ def row(name: str, precision: str, timing: Timing, older: Timing, same: Timing |
 
 def main() -> None:
     """Race, and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("student", type=Path, help="FP32 student's folder")
-    parser.add_argument("models", nargs="+", help=".onnx files; the first FP32 one is the measure")
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--name", default="latency", help="of the report")
-    asked = parser.parse_args()
-    older = OlderWay(asked.student, asked.threads)
-    names = commands(asked.models)
+    asked = parse()
+    with reporting(ConsoleReporter()):
+        student, models = prepare(asked)
+    older = OlderWay(student, asked.threads)
+    names = commands(models)
     with (
         tempfile.TemporaryDirectory() as folder,
         children(names, asked.threads) as started,
@@ -124,7 +146,7 @@ def main() -> None:
         rows.append(row(label, str(about["precision"]), timing, first, same[0] if same else None))
     spread = [np.ptp(first.round_medians(1)) / first.median(1)]
     write_report(
-        asked.name,
+        f"latency-{asked.arch}",
         f"Latency of {older.card.arch} at {older.card.preprocess.size} px",
         [
             f"Batch 1, {asked.threads} threads, {asked.rounds} rounds in turns, each model alone "
@@ -134,6 +156,19 @@ def main() -> None:
         ["model", "precision", "ms", "p90", "x older way", "x FP32, same runtime"],
         rows,
     )
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("arch", help="timm's model name")
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=Path("runs/latency"))
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
