@@ -82,7 +82,7 @@ def prepare(arch: str, asked: argparse.Namespace) -> Path:
     labels = sorted(path.name for path in asked.labelled.iterdir() if path.is_dir())
     out.mkdir(parents=True, exist_ok=True)
     (out / "prompts.txt").write_text("".join(f"{label}\n" for label in labels))
-    embed(asked.images, out / "emb", model_name=asked.teacher)
+    embed(asked.images, out / "emb", model_name=asked.teacher, normalize=False, dtype="float32")
     embed_text(out / "prompts.txt", out / "text", model_name=asked.teacher)
     folder = out / f"{arch}-{asked.image_size}"
     dense = DistillOptions(
