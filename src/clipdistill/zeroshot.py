@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,31 @@ class LogitScale:
 
     scale: float = 100.0
     bias: float | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a student's cosines become probabilities that can be believed, and when to say nothing.
+
+    Attributes:
+        logits: fitted scale (and bias, for sigmoid teachers) in place of the teacher's own.
+        threshold: probability of the best label below which the answer is "unknown", 0 to 1.
+        method: what it was fitted to: the "teacher"'s probabilities, or true "labels".
+        model: the student it was fitted for.
+        images: how many it was fitted on.
+        ece_before: expected calibration error with the teacher's own scale, 0 to 1.
+        ece_after: the same with the fitted one, on images that it was not fitted on.
+        coverage: share of the images whose answer is not "unknown".
+    """
+
+    logits: LogitScale
+    threshold: float
+    method: Literal["teacher", "labels"]
+    model: str
+    images: int
+    ece_before: float
+    ece_after: float
+    coverage: float
 
 
 def normalized(vectors: NDArray[np.floating]) -> Floats:

@@ -8,7 +8,8 @@
     clipdistill.version          "1"
     clipdistill.card             json: role, arch, dim, preprocess, teacher, training, target,
                                  precision, compression
-    clipdistill.labels           json, classifiers only: labels, prompts, templates, teacher
+    clipdistill.labels           json, classifiers only: labels, prompts, templates, teacher, and
+                                 the calibration if there is one
     clipdistill.text_embeddings  base64 of float32 little-endian (C, D), unit length
     clipdistill.temperature      logit = temperature * cosine + logit_bias
     clipdistill.logit_bias       only where the teacher is a sigmoid model (SigLIP)
@@ -103,7 +104,7 @@ class OnnxCard:
         values = {"format": FORMAT, "version": str(VERSION), "card": _dump(card)}
         if self.text is not None:
             vectors = np.ascontiguousarray(self.text.vectors, dtype="<f4")
-            logits = self.text.teacher.logits
+            logits = self.text.logits
             values["labels"] = _dump(self.text.to_json())
             values["text_embeddings"] = base64.b64encode(vectors.tobytes()).decode("ascii")
             values["temperature"] = repr(logits.scale)
@@ -216,8 +217,8 @@ def _text(path: Path, values: Mapping[str, str]) -> TextEmbeddings:
         raise _damaged(path, f"{len(text.labels)} labels, {len(text.prompts)} lists of prompts")
     bias = values.get("logit_bias")
     told = LogitScale(float(values["temperature"]), None if bias is None else float(bias))
-    if told != text.teacher.logits or not math.isfinite(told.scale):
-        raise _damaged(path, f"temperature {told.scale} and bias {told.bias} are not its teacher's")
+    if told != text.logits or not math.isfinite(told.scale):
+        raise _damaged(path, f"temperature {told.scale} and bias {told.bias} are not its classes'")
     return text
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..files import (
     write_json,
 )
 from ..images.preprocess import Preprocess
-from ..zeroshot import LogitScale, normalized
+from ..zeroshot import Calibration, LogitScale, normalized
 from .cards import TeacherCard
 
 FORMAT = "clipdistill.text_embeddings"
@@ -37,6 +38,7 @@ class TextEmbeddings:
         prompts: for each label the prompts that were averaged.
         templates: the templates each prompt was put into.
         teacher: whose text tower made them.
+        calibration: fitted for a student by `evaluate --calibrate`; None: the teacher's own scale.
     """
 
     vectors: NDArray[np.float32]
@@ -44,15 +46,29 @@ class TextEmbeddings:
     prompts: tuple[tuple[str, ...], ...]
     templates: tuple[str, ...]
     teacher: TeacherCard
+    calibration: Calibration | None = None
+
+    @property
+    def logits(self) -> LogitScale:
+        """What turns a student's cosines into logits."""
+        return self.teacher.logits if self.calibration is None else self.calibration.logits
+
+    @property
+    def threshold(self) -> float:
+        """Probability below which a student's answer is "unknown"; 0: never."""
+        return 0.0 if self.calibration is None else self.calibration.threshold
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the vectors, as plain JSON values."""
-        return {
+        values: dict[str, Any] = {
             "labels": list(self.labels),
             "prompts": [list(prompts) for prompts in self.prompts],
             "templates": list(self.templates),
             "teacher": self.teacher.to_json(),
         }
+        if self.calibration is not None:
+            values["calibration"] = asdict(self.calibration)
+        return values
 
     @classmethod
     def from_json(cls, value: Any, vectors: NDArray[np.float32]) -> TextEmbeddings:
@@ -68,8 +84,9 @@ class TextEmbeddings:
                 prompts=tuple(tuple(str(p) for p in prompts) for prompts in value["prompts"]),
                 templates=tuple(str(template) for template in value["templates"]),
                 teacher=TeacherCard.from_json(value["teacher"]),
+                calibration=_calibration(value.get("calibration")),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"text embeddings cannot be read: {error!r}") from error
         if vectors.shape != (len(result.labels), result.teacher.dim):
             raise FormatError(
@@ -77,6 +94,29 @@ class TextEmbeddings:
                 f"expected, found an array of shape {vectors.shape}"
             )
         return result
+
+
+def _calibration(value: Any) -> Calibration | None:
+    if value is None:
+        return None
+    scale, bias = float(value["logits"]["scale"]), value["logits"]["bias"]
+    logits = LogitScale(scale, None if bias is None else float(bias))
+    shares = [float(value[name]) for name in ("threshold", "ece_before", "ece_after", "coverage")]
+    finite = math.isfinite(scale) and math.isfinite(logits.bias or 0.0)
+    if not finite or not all(0 <= share <= 1 for share in shares):
+        raise ValueError(f"a calibration with scale {scale} and shares {shares}")
+    if value["method"] not in ("teacher", "labels"):
+        raise ValueError(f"a calibration fitted to {value['method']!r}")
+    return Calibration(
+        logits=logits,
+        threshold=shares[0],
+        method=value["method"],
+        model=str(value["model"]),
+        images=int(value["images"]),
+        ece_before=shares[1],
+        ece_after=shares[2],
+        coverage=shares[3],
+    )
 
 
 def save_text(path: Path, text: TextEmbeddings) -> Path:

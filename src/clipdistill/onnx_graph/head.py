@@ -42,7 +42,7 @@ def set_head(model: Any, text: TextEmbeddings | None) -> None:
     keep(graph.output, lambda output: output.name == EMBEDDINGS)
     if text is None:
         return
-    logits = text.teacher.logits
+    logits = text.logits
     _constant(graph, "text", np.ascontiguousarray(text.vectors.T))
     _constant(graph, "scale", np.float32(logits.scale))
     _node(graph, "MatMul", (EMBEDDINGS, HEAD + "text"), HEAD + "cosine")
@@ -67,7 +67,7 @@ def check_head(embedder: OnnxEmbedder, pixels: NDArray[np.uint8]) -> None:
     if text is None:
         return
     embeddings = embedder.embed_pixels(pixels)
-    expected = zeroshot.probabilities(embeddings, text.vectors, text.teacher.logits)
+    expected = zeroshot.probabilities(embeddings, text.vectors, text.logits)
     worst = float(np.abs(embedder.classify_pixels(pixels) - expected).max())
     if not worst <= TOLERANCE:  # also when NaN
         raise ClipDistillError(

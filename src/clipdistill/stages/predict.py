@@ -9,16 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..embedder import Classifier, Embedder, carried_text
 from ..errors import InputError
-from ..formats.prompts import load_prompts
-from ..formats.text import TextEmbeddings, load_text
 from ..images.loading import batched, default_workers, load_pixels, stack
 from ..images.sources import ImageItem, match_images
 from ..progress import track
+from ..recognizer import UNKNOWN, open_recognizer
 from ..results import Table, list_some
-from ..runtime import open_embedder
-from ..zeroshot import probabilities, top_k
+from ..zeroshot import top_k
 
 
 @dataclass(frozen=True)
@@ -28,11 +25,13 @@ class Prediction:
     Attributes:
         image: the file.
         ranked: (label, probability), the likeliest first; empty when it could not be read.
+        unknown: the likeliest label is not likely enough to be an answer.
         reason: why it could not be read; empty when it could.
     """
 
     image: str
     ranked: tuple[tuple[str, float], ...]
+    unknown: bool = False
     reason: str = ""
 
 
@@ -69,6 +68,7 @@ def predict(
     text: Path | None = None,
     prompts: Path | None = None,
     top_k: int = 5,
+    threshold: float | None = None,
     batch_size: int = 32,
     num_workers: int | None = None,
     device: str = "auto",
@@ -86,6 +86,8 @@ def predict(
             and this overrides them.
         prompts: the prompts file of a bare .npy (the older scripts'), for its labels.
         top_k: labels to show for each picture.
+        threshold: probability below which the answer is "unknown"; what `evaluate --calibrate`
+            stored unless given, 0: never.
         batch_size: pictures the model sees at once.
         num_workers: threads for decoding; one a processor unless given.
         device: auto, cpu, cuda, cuda:1 ...; tensorrt for ONNX Runtime's TensorRT.
@@ -100,52 +102,31 @@ def predict(
         raise InputError(f"No images given. Expected: predict {model} IMAGE ...")
     if top_k < 1 or batch_size < 1:
         raise InputError("--top-k and --batch-size should be 1 or more.")
-    embedder = open_embedder(model, arch=arch, image_size=image_size, device=device)
-    classes = _choose_text(embedder, text, prompts)
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InputError(f"--threshold {threshold}: expected a probability, 0 to 1.")
+    recognizer = open_recognizer(
+        model, text=text, prompts=prompts, device=device, arch=arch, image_size=image_size
+    )
+    labels = recognizer.labels
+    least = recognizer.threshold if threshold is None else threshold
     items = match_images([str(image) for image in images])
     workers = default_workers() if num_workers is None else num_workers
     found: dict[tuple[Path, str], Prediction] = {}
-    loaded = load_pixels(items, embedder.spec.preprocess, workers=workers)
+    loaded = load_pixels(items, recognizer.preprocess, workers=workers)
     with track("classifying", len(items), "images") as step:
         for good, failed in batched(loaded, batch_size):
             for one in failed:
-                found[_identity(one.item)] = Prediction(_name(one.item), (), one.reason)
+                found[_identity(one.item)] = Prediction(_name(one.item), (), reason=one.reason)
             if good:
-                scores = _classify(embedder, classes, stack(good), own=text is None)
+                scores = recognizer.probabilities(stack(good))
                 for one, row in zip(good, scores, strict=True):
-                    ranked = _rank(row, classes.labels, top_k)
-                    found[_identity(one.item)] = Prediction(_name(one.item), ranked)
+                    ranked = _rank(row, labels, top_k)
+                    unknown = ranked[0][1] < least
+                    found[_identity(one.item)] = Prediction(_name(one.item), ranked, unknown)
             step(len(good) + len(failed))
     predictions = tuple(found[_identity(item)] for item in items)
     _check_any(predictions)
-    return PredictResult(model, len(classes.labels), predictions)
-
-
-def _choose_text(embedder: Embedder, text: Path | None, prompts: Path | None) -> TextEmbeddings:
-    """The classes: those given, else the file's own."""
-    if text is not None:
-        labels = () if prompts is None else load_prompts(prompts).labels
-        classes = load_text(text, labels)
-        embedder.spec.check_space(classes.teacher, text)
-        return classes
-    if prompts is not None:
-        raise InputError("--prompts only names the labels of --text; give the text embeddings too.")
-    own = carried_text(embedder)
-    if own is None:
-        raise InputError(
-            f"{embedder.spec.name} carries no labels. Add --text with text embeddings, made by: "
-            "clipdistill embed-text"
-        )
-    return own
-
-
-def _classify(
-    embedder: Embedder, classes: TextEmbeddings, pixels: NDArray[np.uint8], *, own: bool
-) -> NDArray[np.float32]:
-    """Probabilities float32 (N, C); a classifier answers with its own graph unless overridden."""
-    if own and isinstance(embedder, Classifier):
-        return embedder.classify_pixels(pixels)
-    return probabilities(embedder.embed_pixels(pixels), classes.vectors, classes.teacher.logits)
+    return PredictResult(model, len(labels), predictions)
 
 
 def _rank(
@@ -171,7 +152,8 @@ def _name(item: ImageItem) -> str:
 
 def _one_picture(one: Prediction) -> Table:
     rows = tuple((label, _percent(share)) for label, share in one.ranked)
-    return Table(one.image, ("label", ">probability"), rows)
+    title = f"{one.image}: {UNKNOWN} (no label is likely enough)" if one.unknown else one.image
+    return Table(title, ("label", ">probability"), rows)
 
 
 def _many_pictures(good: Sequence[Prediction], classes: int) -> Table:
@@ -179,6 +161,8 @@ def _many_pictures(good: Sequence[Prediction], classes: int) -> Table:
     for one in good:
         (label, share), *rest = one.ranked
         second = f"{rest[0][0]} ({_percent(rest[0][1])})" if rest else ""
+        if one.unknown:
+            label, second = UNKNOWN, f"{label} ({_percent(share)})"
         rows.append((one.image, label, _percent(share), second))
     title = f"{len(good)} images, {classes} labels"
     return Table(title, ("image", "label", ">probability", "runner-up"), tuple(rows))
