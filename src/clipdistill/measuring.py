@@ -19,7 +19,7 @@ from .formats.text import TextEmbeddings, load_text
 from .images.loading import batched, load_pixels, stack
 from .images.sources import ImageItem
 from .progress import track
-from .zeroshot import normalized, probabilities
+from .zeroshot import LogitScale, normalized, probabilities
 
 WARM_UP_RUNS, TIMED_RUNS = 3, 20
 """Runs before and under the clock for a latency; the median of 20 is steady to a few percent."""
@@ -149,9 +149,14 @@ def none_readable(count: int, failures: Sequence[Failure]) -> InputError:
     return InputError(f"None of {count} images could be read: {reasons}.")
 
 
-def scores_of(vectors: NDArray[np.float32], text: TextEmbeddings) -> NDArray[np.float32]:
-    """Probabilities float32 (N, C) of embeddings (N, D) of any length."""
-    return probabilities(normalized(vectors), text.vectors, text.teacher.logits)
+def scores_of(
+    vectors: NDArray[np.float32], text: TextEmbeddings, logits: LogitScale | None = None
+) -> NDArray[np.float32]:
+    """Probabilities float32 (N, C) of embeddings (N, D) of any length.
+
+    `logits`: a calibrated scale; None: the teacher's own.
+    """
+    return probabilities(normalized(vectors), text.vectors, logits or text.teacher.logits)
 
 
 def against(

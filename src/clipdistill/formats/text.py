@@ -119,6 +119,12 @@ def _calibration(value: Any) -> Calibration | None:
     )
 
 
+def pair_of(path: Path) -> tuple[Path, Path]:
+    """The `.npy` and the `.json` of text embeddings, given either or their common stem."""
+    path = path if path.suffix in (".npy", ".json") else path.with_name(path.name + ".npy")
+    return path.with_suffix(".npy"), path.with_suffix(".json")
+
+
 def save_text(path: Path, text: TextEmbeddings) -> Path:
     """Write the pair of files; returns the path of the `.npy`."""
     path = path if path.suffix == ".npy" else path.with_name(path.name + ".npy")
@@ -139,8 +145,7 @@ def load_text(path: Path, labels: tuple[str, ...] = ()) -> TextEmbeddings:
         FormatError: it cannot be read, or the two files are not a pair.
         MismatchError: `labels` are given but their number differs.
     """
-    path = path if path.suffix in (".npy", ".json") else path.with_name(path.name + ".npy")
-    array_path, card_path = path.with_suffix(".npy"), path.with_suffix(".json")
+    array_path, card_path = pair_of(path)
     vectors = load_matrix(array_path)
     if not card_path.is_file():
         return _bare(array_path, vectors, labels)

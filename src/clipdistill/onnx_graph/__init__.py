@@ -22,12 +22,13 @@ except ImportError as _error:
     raise MissingExtraError("onnx", "train", "Working on an ONNX file") from _error
 
 from .files import IR_VERSION, OPSET, load_graph, save_graph
-from .head import check_head, describe, set_head, synthetic_pixels
+from .head import change_classes, check_head, describe, set_head, synthetic_pixels
 from .tidy import tidy
 
 __all__ = [
     "IR_VERSION",
     "OPSET",
+    "change_classes",
     "check_head",
     "describe",
     "load_graph",

@@ -8,6 +8,8 @@ file gets other classes without torch:
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +18,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from .. import zeroshot
 from ..errors import ClipDistillError
+from ..files import atomic_path
 from ..formats.classifier import EMBEDDINGS, PROBABILITIES, OnnxCard
 from ..formats.text import TextEmbeddings
 from ..runtime import OnnxEmbedder
+from .files import load_graph, save_graph
 from .links import keep
 
 HEAD = "zeroshot/"
 """Nodes and constants of the head have names that start like this."""
+CHECK_PICTURES = 4
 TOLERANCE = 1e-4
 """Largest difference of a probability between the file and numpy: 100 x float32's cosine error."""
 
@@ -55,6 +60,31 @@ def set_head(model: Any, text: TextEmbeddings | None) -> None:
         _node(graph, "Sigmoid", (HEAD + "logits",), PROBABILITIES)
     # Probabilities first: most programs look at the first output only.
     graph.output.insert(0, _vectors(PROBABILITIES, len(text.labels)))
+
+
+def change_classes(source: Path, text: TextEmbeddings, out: Path) -> None:
+    """Write an ONNX file of ours with other classes; the network stays the same.
+
+    The new file is run and compared with numpy before it takes its name.
+
+    Args:
+        source: the file, a classifier or a bare embedder.
+        text: the classes, of the same teacher.
+        out: the new file; may be `source`.
+
+    Raises:
+        FormatError: `source` is damaged or foreign.
+        ClipDistillError: the new file does not give the probabilities that it should.
+    """
+    model = load_graph(source)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    card = replace(OnnxCard.from_metadata(source, metadata), text=text)
+    describe(model, card)
+    with atomic_path(out) as temporary:
+        save_graph(model, temporary)
+        after = OnnxEmbedder(temporary, device="cpu")
+        check_head(after, synthetic_pixels(CHECK_PICTURES, card.preprocess.size))
+        del after  # Windows cannot rename an open file
 
 
 def check_head(embedder: OnnxEmbedder, pixels: NDArray[np.uint8]) -> None:

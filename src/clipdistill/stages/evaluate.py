@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import metrics
+from ..calibration import calibrated, describe_calibration, store, where_to_store
 from ..embedder import Embedder, carried_text
 from ..errors import InputError, MismatchError
 from ..formats.cards import TeacherCard
 from ..formats.embeddings import Failure, load_embeddings, match_rows
+from ..formats.opinions import MOST_RANKED, ModelOpinions, Opinions, Picture, save_opinions
 from ..formats.text import TextEmbeddings
 from ..images.loading import default_workers, load_one, stack
 from ..images.sources import list_images
@@ -31,9 +33,10 @@ from ..measuring import (
     short_names,
     true_classes,
 )
+from ..recognizer import logits_for
 from ..results import Table, list_some
 from ..runtime import open_embedder
-from ..zeroshot import top_k
+from ..zeroshot import Calibration, top_k
 
 TABLE_MODELS, TABLE_CLASSES = 4, 40
 """Largest per-class table that is shown to a person; the JSON always has everything."""
@@ -93,6 +96,8 @@ class EvaluateResult:
         images: how many were found.
         empty_folders: class folders without images.
         failures: images that could not be used, each with its reason.
+        calibration: what was fitted; None unless asked for.
+        calibrated: the files it was stored in.
     """
 
     rows: tuple[Evaluation, ...]
@@ -101,6 +106,8 @@ class EvaluateResult:
     images: int
     empty_folders: tuple[str, ...]
     failures: tuple[Failure, ...]
+    calibration: Calibration | None = None
+    calibrated: tuple[Path, ...] = ()
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
@@ -111,6 +118,8 @@ class EvaluateResult:
             lines += _class_table(self.rows)
         elif not self.labelled:
             lines.append(_counts_table(self.rows))
+        if self.calibration is not None:
+            lines += describe_calibration(self.calibration, self.calibrated)
         lines += list_some("Class folders without images:", self.empty_folders)
         lines += list_some("Not used:", [f"{f.image_path}: {f.reason}" for f in self.failures])
         return lines
@@ -122,6 +131,8 @@ def evaluate(
     images: Path | None = None,
     embeddings: Path | None = None,
     text: Path | None = None,
+    calibrate: bool = False,
+    opinions: Path | None = None,
     batch_size: int = 64,
     num_workers: int | None = None,
     device: str = "auto",
@@ -135,6 +146,11 @@ def evaluate(
     with the same best label) and cosine compare with the teacher: its stored --embeddings, or a
     teacher among MODELS.
 
+    With --calibrate the student among MODELS learns to know how sure it is: its temperature is
+    fitted to the labels, or without them to the teacher's probabilities, and so is the probability
+    below which the answer is "unknown" (95% of the right answers stay above).  Both are stored in
+    --text, and in the student's file when it is an .onnx classifier; predict and demo use them.
+
     Latency is the median time of one embedding at batch size 1, from resized pixels: decoding is
     not in it.
 
@@ -147,6 +163,9 @@ def evaluate(
         embeddings: the teacher's embeddings of the same folder, from `clipdistill embed`.
         text: text embeddings from `clipdistill embed-text`; not needed when a MODEL carries
             its own.
+        calibrate: fit temperature and "unknown" threshold of the one student among MODELS, and
+            store them.
+        opinions: write what every model says of every picture to this .json, for a report.
         batch_size: pictures a model sees at once.
         num_workers: threads for decoding; one a processor unless given.
         device: auto, cpu, cuda, cuda:1 ...; tensorrt for ONNX Runtime's TensorRT.
@@ -154,10 +173,11 @@ def evaluate(
         image_size: side of the input in pixels, likewise.
 
     Raises:
-        InputError: nothing to measure, or a class folder that is no label.
+        InputError: nothing to measure, a class folder that is no label, or nothing to calibrate.
         MismatchError: models, text and embeddings are not of one teacher.
     """
     folder = _check_arguments(models, labelled, images, batch_size)
+    text = None if text is None else Path(text)
     opened = [
         open_embedder(model, arch=arch, image_size=image_size, device=device) for model in models
     ]
@@ -171,14 +191,24 @@ def evaluate(
     task = Task(items, truth, classes, batch_size, workers)
     done: dict[int, Embedded] = {}
     reference = _find_reference(opened, embeddings, task, done)
-    rows, failures = [], {}
+    files = where_to_store(opened, classes, text, labelled, reference) if calibrate else ()
+    rows, said, failures = [], [], {}
     for index, embedder in enumerate(opened):
         embedded = done.pop(index) if index in done else embed(embedder, task)
         failures.update({failure.image_path: failure for failure in embedded.failures})
+        if calibrate and embedder.spec.role == "student":
+            task = calibrated(embedder, embedded, reference, task)
         rows.append(_measure(embedder, embedded, reference, task))
+        if opinions is not None:
+            said.append(_opinion(embedder, embedded, reference, task))
+    if calibrate:
+        store(files, task.text)
+    if opinions is not None:
+        save_opinions(opinions, Opinions(classes.labels, _pictures(task), tuple(said)))
     return EvaluateResult(
         tuple(rows), None if reference is None else reference.name, labelled is not None,
-        len(items), empty, tuple(failures.values()),
+        len(items), empty, tuple(failures.values()), task.text.calibration if calibrate else None,
+        files,
     )  # fmt: skip
 
 
@@ -235,7 +265,7 @@ def _measure(
 ) -> Evaluation:
     """Turn a model's embeddings into its row."""
     labels = task.text.labels
-    scores = scores_of(embedded.vectors, task.text)
+    scores = scores_of(embedded.vectors, task.text, logits_for(embedder, task.text))
     predicted = top_k(scores, 1)[:, 0]
     truth = None if task.truth is None else task.truth[embedded.rows]
     counts = None if truth is None else metrics.confusion(predicted, truth, len(labels))
@@ -259,6 +289,34 @@ def _measure(
         confusion=[] if counts is None else counts.tolist(),
         labels=list(labels),
     )
+
+
+def _pictures(task: Task) -> tuple[Picture, ...]:
+    truth = [None] * len(task.items) if task.truth is None else task.truth.tolist()
+    return tuple(
+        Picture(str(item.path.resolve()), item.key, true)
+        for item, true in zip(task.items, truth, strict=True)
+    )
+
+
+def _opinion(
+    embedder: Embedder, embedded: Embedded, reference: Reference | None, task: Task
+) -> ModelOpinions:
+    """What a model says of every picture of the task."""
+    scores = scores_of(embedded.vectors, task.text, logits_for(embedder, task.text))
+    ranked: list[tuple[tuple[int, float], ...] | None] = [None] * len(task.items)
+    for row, best, shares in zip(embedded.rows, top_k(scores, MOST_RANKED), scores, strict=True):
+        ranked[row] = tuple((int(index), float(shares[index])) for index in best)
+    cosine: list[float | None] = [None] * len(task.items)
+    if reference is not None:
+        rows, mine, theirs = np.intersect1d(
+            embedded.rows, reference.embedded.rows, return_indices=True
+        )
+        values = metrics.cosines(embedded.vectors[mine], reference.embedded.vectors[theirs])
+        for row, value in zip(rows, values, strict=True):
+            cosine[row] = float(value)
+    spec = embedder.spec
+    return ModelOpinions(spec.name, spec.runtime, spec.role, tuple(ranked), tuple(cosine))
 
 
 def _per_class(counts: NDArray[np.int64], labels: Sequence[str]) -> dict[str, float | None]:

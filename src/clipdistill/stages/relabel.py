@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import atomic_path
-from ..formats.classifier import OnnxCard, check_output
+from ..formats.classifier import check_output
 from ..formats.text import load_text
 from ..results import Table, list_some
 from ..runtime import OnnxEmbedder
-
-CHECK_PICTURES = 4
 
 
 @dataclass(frozen=True)
@@ -56,19 +53,12 @@ def relabel(classifier: Path, text: Path, out: Path, /) -> RelabelResult:
         FormatError: the classifier is damaged or foreign.
         MismatchError: the text embeddings are another teacher's.
     """
-    from ..onnx_graph import check_head, describe, load_graph, save_graph, synthetic_pixels
+    from ..onnx_graph import change_classes
 
     check_output(out)
     before = OnnxEmbedder(classifier, device="cpu")
     classes = load_text(text)
     before.spec.check_space(classes.teacher, text)
-    card: OnnxCard = replace(before.card, text=classes)
-    model = load_graph(classifier)
-    describe(model, card)
-    with atomic_path(out) as temporary:
-        save_graph(model, temporary)
-        after = OnnxEmbedder(temporary, device="cpu")
-        check_head(after, synthetic_pixels(CHECK_PICTURES, card.preprocess.size))
-        del after  # Windows cannot rename an open file
+    change_classes(classifier, classes, out)
     old = () if before.text is None else before.text.labels
     return RelabelResult(out, old, classes.labels, str(classes.teacher))
