@@ -125,8 +125,7 @@ def _fit_sigmoid(cosines: Doubles, target: Doubles, teacher: LogitScale) -> Logi
 def _newton_step(features: Doubles, found: Doubles, wanted: Doubles) -> Doubles:
     shares = 1 / (1 + np.exp(-np.clip(features @ found, -500, 500)))
     curvature = (features * (shares * (1 - shares))[:, None]).T @ features + 1e-9 * np.eye(2)
-    step: Doubles = np.linalg.solve(curvature, features.T @ (shares - wanted))
-    return step
+    return np.asarray(np.linalg.solve(curvature, features.T @ (shares - wanted)), np.float64)
 
 
 def calibration_error(shares: Floats, right: NDArray[np.intp]) -> float:
