@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .formats.text import load_text
     from .pool import open_pool
     from .recipe import DistillOptions
+    from .road.options import RunOptions
     from .runtime import open_embedder
     from .sources.options import SearchOptions
     from .stages.benchmark import BenchmarkOptions, benchmark
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from .stages.quantize import quantize
     from .stages.quickstart import quickstart
     from .stages.relabel import relabel
+    from .stages.run import run
     from .stages.search import search
     from .stages.select import select
     from .stages.serve import ServeOptions, serve
@@ -63,6 +65,7 @@ _HOME = {
     "MissingExtraError": "errors",
     "ModelNotFoundError": "errors",
     "OutputError": "errors",
+    "RunOptions": "road.options",
     "SearchOptions": "sources.options",
     "ServeOptions": "stages.serve",
     "ServiceError": "errors",
@@ -86,6 +89,7 @@ _HOME = {
     "quantize": "stages.quantize",
     "quickstart": "stages.quickstart",
     "relabel": "stages.relabel",
+    "run": "stages.run",
     "search": "stages.search",
     "select": "stages.select",
     "serve": "stages.serve",
@@ -105,6 +109,7 @@ __all__ = [
     "MissingExtraError",
     "ModelNotFoundError",
     "OutputError",
+    "RunOptions",
     "SearchOptions",
     "ServeOptions",
     "ServiceError",
@@ -129,6 +134,7 @@ __all__ = [
     "quantize",
     "quickstart",
     "relabel",
+    "run",
     "search",
     "select",
     "serve",
