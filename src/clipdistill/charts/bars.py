@@ -52,7 +52,7 @@ def bars(
     for row, bar in zip(rows, drawn_bars, strict=True):
         axes.text(102, row, bar.note, va="center", fontsize=8.5, color=INK, parse_math=False)
         if mark_name and bar.mark is not None:
-            axes.plot([bar.mark], [row], marker="D", markersize=5.5, color=SERIES[1], clip_on=False)
+            axes.plot([bar.mark], [row], marker="D", markersize=5.5, color=SERIES[4], clip_on=False)
     axes.set_yticks(list(rows), [bar.label for bar in drawn_bars], parse_math=False)
     axes.set(xlim=(0, 100), ylim=(len(drawn_bars) - 0.4, -0.6))
     axes.set_xlabel(x_label)
@@ -60,7 +60,7 @@ def bars(
     if mark_name:
         handles = [
             Line2D([], [], color=SERIES[0], linewidth=6, label=name),
-            Line2D([], [], color=SERIES[1], linestyle="", marker="D", label=mark_name),
+            Line2D([], [], color=SERIES[4], linestyle="", marker="D", label=mark_name),
         ]
         legend(drawn, handles, 2)
     return svg(drawn, clear=True)

@@ -49,7 +49,7 @@ def quiet(axes: Any, grid: str = "y") -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom" and grid != "x")
         spine.set_color(FAINT)
-    axes.tick_params(length=0, labelsize=9, labelcolor=INK)
+    axes.tick_params(which="both", length=0, labelsize=9, labelcolor=INK)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_color(INK)
         label.set_fontsize(9)
@@ -73,11 +73,13 @@ def svg(drawn: Any, *, clear: bool = False) -> str:
     from matplotlib import rc_context
 
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "clipdistill"}):
-        with warnings.catch_warnings():
-            # A letter that matplotlib's own font lacks is measured as a box; the reader's has it.
-            warnings.filterwarnings("ignore", message="Glyph")
-            drawn.savefig(
-                buffer, format="svg", transparent=clear, metadata={"Date": None, "Creator": None}
-            )
+    with (
+        rc_context({"svg.fonttype": "none", "svg.hashsalt": "clipdistill"}),
+        warnings.catch_warnings(),
+    ):
+        # A letter that matplotlib's own font lacks is measured as a box; the reader's has it.
+        warnings.filterwarnings("ignore", message="Glyph")
+        drawn.savefig(
+            buffer, format="svg", transparent=clear, metadata={"Date": None, "Creator": None}
+        )
     return re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), count=1, flags=re.S)

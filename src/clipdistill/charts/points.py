@@ -66,9 +66,18 @@ def scatter(
 
 
 def marks(
-    points: Sequence[Point], *, size: tuple[float, float], x_label: str, y_label: str
-) -> str:
+    points: Sequence[Point], *, size: tuple[float, float], x_label: str, y_label: str,
+    hues: Sequence[str] = (),
+) -> str:  # fmt: skip
     """Draw marks without labels on a logarithmic axis; forms and colours stand in the legend.
+
+    Args:
+        points: what to draw.
+        size: inches.
+        x_label: below.
+        y_label: beside.
+        hues: the order in which hues take their colours, whether there are points of them or not;
+            others come after these.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -77,9 +86,10 @@ def marks(
 
     drawn = figure(size)
     axes = drawn.add_subplot()
-    hues = list(dict.fromkeys(point.hue for point in points))
+    present = list(dict.fromkeys(point.hue for point in points))
     groups = _groups(points)
-    colour = {hue: SERIES[index % len(SERIES)] for index, hue in enumerate(hues)}
+    places = list(dict.fromkeys([*hues, *present]))
+    colour = {hue: SERIES[index % len(SERIES)] for index, hue in enumerate(places)}
     form = {group: MARKERS[index % len(MARKERS)] for index, group in enumerate(groups)}
     for point in points:
         axes.plot(
@@ -92,7 +102,7 @@ def marks(
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     handles = [
-        *(Line2D([], [], color=colour[hue], linewidth=5, label=hue) for hue in hues),
+        *(Line2D([], [], color=colour[hue], linewidth=5, label=hue) for hue in present),
         *(
             Line2D([], [], color=INK, linestyle="", marker=form[group], label=group)
             for group in groups

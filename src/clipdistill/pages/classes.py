@@ -67,9 +67,7 @@ def classes_of(run: Gathered, shown: Standing | None) -> Classes | None:
 def _by_labels(run: Gathered, shown: Standing) -> Classes | None:
     if run.evaluated is None or not run.evaluated.labelled:
         return None
-    rows = [
-        (model_name(row.model, row.role, run.classifier_of), row) for row in run.evaluated.rows
-    ]
+    rows = [(model_name(row.model, row.role, run.classifier_of), row) for row in run.evaluated.rows]
     own = [row for name, row in rows if name == shown.name and row.confusion] or [
         row for name, row in rows if name.kind == shown.name.kind and row.confusion
     ]
@@ -113,6 +111,8 @@ def _classes(
                          labels[other] if taken else "", taken)
             )  # fmt: skip
     rows.sort(key=lambda row: row.student)
-    pairs = [(labels[i], labels[j], int(wrong[i, j])) for i, j in zip(*wrong.nonzero(), strict=True)]
+    pairs = [
+        (labels[i], labels[j], int(wrong[i, j])) for i, j in zip(*wrong.nonzero(), strict=True)
+    ]
     pairs.sort(key=lambda pair: -pair[2])
     return Classes(truth, model, labels, counts, tuple(rows), tuple(pairs))

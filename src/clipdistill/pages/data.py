@@ -14,7 +14,6 @@ from ..formats.embeddings import META, Failure, read_failures
 from ..formats.ledger import DUPLICATE, FAILED, INDEX, JOURNAL, OK, REFUSED, LedgerRow, read_ledger
 from ..formats.run import RunFolder
 
-
 T = TypeVar("T")
 
 

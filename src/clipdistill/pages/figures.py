@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..charts import Bar, Line, Point, bars, heat_map, inline, lines, marks
+from ..formats.run import STUDENTS
 from .classes import Classes
 from .gather import Student
 from .naming import RUNTIMES, TITLES
@@ -18,6 +19,8 @@ from .words import many, milliseconds, percent, short
 
 SMALL = (4.6, 3.5)
 """Inches: letters stay readable when a telephone shows it 330 px wide."""
+PALETTE = (*STUDENTS, "teacher")
+"""Which model has which place in the palette, in every chart of a page."""
 MOST_BARS = 30
 MOST_CELLS = 30
 """Classes a chart still shows one by one."""
@@ -56,9 +59,12 @@ def trade_off(models: Sequence[Standing], labelled: bool) -> Figure | None:
     if len(points) < 2:
         return None
     svg = marks(
-        points, size=SMALL, x_label="milliseconds a picture (further left is faster)",
+        points,
+        size=SMALL,
+        x_label="milliseconds a picture (further left is faster)",
         y_label=f"{'accuracy' if labelled else 'agreement'}, %",
-    )  # fmt: skip
+        hues=[TITLES[kind] for kind in PALETTE],
+    )
     title = f"{what.capitalize()} against latency"
     return _figure("trade-off", title, svg, "; ".join(told) + ".")
 
@@ -81,7 +87,9 @@ def learning(students: Sequence[Student]) -> tuple[Figure, ...]:
             f"{curve.x[-1]:.0f}"
             for curve in curves
         )
-        found.append(_figure(f"learning-{key.replace('_', '-')}", title, svg, "; ".join(told) + "."))
+        found.append(
+            _figure(f"learning-{key.replace('_', '-')}", title, svg, "; ".join(told) + ".")
+        )
     return tuple(found)
 
 
@@ -95,10 +103,10 @@ def _curve(student: Student, key: str, positive: bool) -> Line | None:
     if not values:
         return None
     epochs = sorted(values)
-    place = list(TITLES).index(student.name) - 1
     return Line(
-        TITLES[student.name], tuple(map(float, epochs)), tuple(values[e] for e in epochs), place
-    )
+        TITLES[student.name], tuple(map(float, epochs)), tuple(values[e] for e in epochs),
+        PALETTE.index(student.name),
+    )  # fmt: skip
 
 
 def per_class(classes: Classes) -> Figure:

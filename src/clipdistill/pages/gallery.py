@@ -15,7 +15,7 @@ from .thumbnails import thumbnail
 
 MOST = {"wrong": 12, "unsure": 8, "apart": 8, "right": 12}
 """Pictures a section, so that a page stays below 3 MB whatever the classes."""
-A_CLASS = 2
+A_CLASS = {"wrong": 2, "unsure": 2, "apart": 2, "right": 1}
 """Of one class in a section, before others had their turn."""
 
 
@@ -159,7 +159,7 @@ def _walls(run: Gathered, opinions: Opinions, every: list[_One]) -> tuple[Wall, 
     picked = {}
     for name, ones in sorts.items():
         fresh = [one for one in ones if one.index not in shown]
-        picked[name] = _varied(fresh, MOST[name])
+        picked[name] = _varied(fresh, MOST[name], A_CLASS[name])
         shown |= {one.index for one in picked[name]}
     with track("report", len(shown), "pictures") as step:
         return tuple(
@@ -169,14 +169,15 @@ def _walls(run: Gathered, opinions: Opinions, every: list[_One]) -> tuple[Wall, 
         )
 
 
-def _varied(ones: list[_One], most: int) -> list[_One]:
-    """The first `most`, but of no class more than two while others wait; in the order given."""
+def _varied(ones: list[_One], most: int, a_class: int) -> list[_One]:
+    """The first `most`, in order, but of no class more than `a_class` while others wait."""
     counts: dict[int, int] = {}
-    first, later = [], []
+    first: list[_One] = []
+    later: list[_One] = []
     for one in ones:
         label = one.his[0][0] if one.expected is None else one.expected
         counts[label] = counts.get(label, 0) + 1
-        (first if counts[label] <= A_CLASS else later).append(one)
+        (first if counts[label] <= a_class else later).append(one)
     chosen = {one.index for one in [*first, *later][:most]}
     return [one for one in ones if one.index in chosen]
 

@@ -68,7 +68,7 @@ def _environment() -> Any:
     environment.filters |= {
         name: getattr(words, name)
         for name in ("percent", "milliseconds", "megabytes", "size", "seconds", "many", "short",
-                     "web_address", "times", "listed")
+                     "web_address", "moment")
     }  # fmt: skip
     environment.filters["runtime"] = lambda name: RUNTIMES.get(name, name)
     return environment
@@ -109,7 +109,7 @@ def _setting(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _raced(run: Gathered) -> list[dict[str, str]]:
+def _raced(run: Gathered) -> list[dict[str, Any]]:
     """The benchmark's rows as cells."""
     cells = []
     for row in () if run.raced is None else run.raced.rows:

@@ -223,8 +223,6 @@ def _share(value: Any) -> float | None:
 
 
 def _raced(row: dict[str, Any]) -> BenchmarkRow:
-    numbers = ("latency_ms", "size_mb", "latency_p90_ms", "peak_mb", "accuracy", "agreement",
-               "cosine", "sparse")  # fmt: skip
     return BenchmarkRow(
         model=str(row["model"]),
         runtime=str(row["runtime"]),
@@ -232,8 +230,15 @@ def _raced(row: dict[str, Any]) -> BenchmarkRow:
         arch=str(row["arch"]),
         device=str(row["device"]),
         precision=str(row["precision"]),
+        sparse=_share(row["sparse"]),
+        size_mb=_share(row["size_mb"]),
+        latency_ms=_share(row["latency_ms"]),
+        latency_p90_ms=_share(row["latency_p90_ms"]),
         throughput={str(batch): float(rate) for batch, rate in row["throughput"].items()},
+        peak_mb=_share(row["peak_mb"]),
+        accuracy=_share(row["accuracy"]),
+        agreement=_share(row["agreement"]),
+        cosine=_share(row["cosine"]),
         images=int(row["images"]),
         reason=str(row["reason"]),
-        **{name: _share(row[name]) for name in numbers},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path
 
 from ..formats.run import STUDENTS, RunFolder
 
@@ -55,7 +55,7 @@ def model_name(model: str, role: str, classifier_of: str = "") -> ModelName:
     """
     if role == "teacher":
         return ModelName("teacher", short_teacher(model))
-    path = PurePath(model.rpartition(":")[2] if ":" in model else model)
+    path = Path(model.rpartition(":")[2] if ":" in model else model)
     folder = RunFolder(path.parent)
     for name in STUDENTS:
         if path == folder.student(name):
@@ -73,7 +73,7 @@ def short_teacher(name: str) -> str:
     """A teacher's name without the folders that lead to it, and without its dimension."""
     name = name.partition(" (")[0]
     scheme, colon, rest = name.partition(":")
-    return PurePath(rest).name if scheme == "local-dir" and colon else name
+    return Path(rest).name if scheme == "local-dir" and colon else name
 
 
 def kinds_in_order(kinds: set[str]) -> list[str]:

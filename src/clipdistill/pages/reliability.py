@@ -23,6 +23,7 @@ class Reliability:
         said: mean probability of each bin that has enough pictures.
         right: share of them that are right.
         images: how many they are.
+        total: pictures, those of small bins as well.
         error: expected calibration error over all pictures, 0 to 1.
     """
 
@@ -30,6 +31,7 @@ class Reliability:
     said: tuple[float, ...]
     right: tuple[float, ...]
     images: tuple[int, ...]
+    total: int
     error: float
 
 
@@ -67,5 +69,5 @@ def _bins(pairs: list[tuple[float, bool]], truth: str) -> Reliability:
     drawn = [row for row in rows if row[2] >= FEWEST]
     return Reliability(
         truth, tuple(row[0] for row in drawn), tuple(row[1] for row in drawn),
-        tuple(row[2] for row in drawn), error,
+        tuple(row[2] for row in drawn), len(pairs), error,
     )  # fmt: skip

@@ -16,7 +16,6 @@ class Standing:
 
     Attributes:
         name: which one.
-        runtime: that ran it when accuracy, agreement and cosine were measured.
         accuracy: a share; None without labels.
         agreement: share of pictures with the teacher's label; None without a teacher.
         cosine: mean, with the teacher's embeddings; likewise.
@@ -26,7 +25,6 @@ class Standing:
     """
 
     name: ModelName
-    runtime: str
     accuracy: float | None
     agreement: float | None
     cosine: float | None
@@ -46,11 +44,16 @@ class Standing:
 
 @dataclass(frozen=True)
 class _Found:
-    """A measurement of one file in one runtime; `order` tells how much it is preferred."""
+    """A measurement of one file in one runtime.
+
+    The lower its `place`, the nearer the file is to the device; `source` 0 is `evaluate`, 1
+    `benchmark`.
+    """
 
     name: ModelName
     runtime: str
-    order: tuple[int, int]
+    place: int
+    source: int
     accuracy: float | None
     agreement: float | None
     cosine: float | None
@@ -69,7 +72,7 @@ def chosen_kind(run: Gathered) -> str:
 
 def standings(run: Gathered) -> tuple[Standing, ...]:
     """Every measured model, the teacher first."""
-    found = sorted(_found(run), key=lambda one: one.order)
+    found = sorted(_found(run), key=lambda one: (one.place, one.source))
     kinds = kinds_in_order({one.name.kind for one in found})
     return tuple(_standing([one for one in found if one.name.kind == kind], run) for kind in kinds)
 
@@ -78,7 +81,7 @@ def shown_student(run: Gathered) -> Standing | None:
     """The student that was asked for; another one where that was not measured."""
     students = [one for one in standings(run) if one.name.kind != "teacher"]
     asked = [one for one in students if one.chosen]
-    return (asked or students or [None])[0]
+    return next(iter(asked or students), None)
 
 
 def teacher_of(run: Gathered) -> Standing | None:
@@ -87,18 +90,23 @@ def teacher_of(run: Gathered) -> Standing | None:
 
 
 def _standing(found: list[_Found], run: Gathered) -> Standing:
-    best = next((one for one in found if _share(one, run) is not None), found[0])
+    """One row of all that was measured of one kind.
+
+    The file is the one that goes to the device.  Shares are those that `evaluate` measured, on all
+    pictures, where it did; milliseconds are the benchmark's, whose clock is the better one.
+    """
+    by_source = sorted(found, key=lambda one: one.source)
+    shares = next((one for one in by_source if _share(one, run) is not None), found[0])
     latency: dict[str, float] = {}
-    # The benchmark's clock is the better one.
-    for one in sorted(found, key=lambda one: -one.order[1]):
-        # PyTorch only plays INT8; what it takes says nothing.
+    for one in reversed(by_source):
+        # PyTorch only plays INT8; what that takes says nothing.
         played = one.runtime == "torch" and "int8" in one.name.kind
         if one.latency_ms is not None and not played:
             latency.setdefault(one.runtime, one.latency_ms)
     return Standing(
-        best.name, best.runtime, best.accuracy, best.agreement, best.cosine, best.size_mb,
+        found[0].name, shares.accuracy, shares.agreement, shares.cosine, found[0].size_mb,
         {runtime: latency[runtime] for runtime in (*RUNTIMES, *latency) if runtime in latency},
-        best.name.kind == chosen_kind(run),
+        found[0].name.kind == chosen_kind(run),
     )  # fmt: skip
 
 
@@ -116,8 +124,7 @@ def _one(row: Any, source: int, run: Gathered) -> _Found:
     name = model_name(row.model, row.role, run.classifier_of)
     target = "trt" if run.record.settings.get("target") == "tensorrt" else "cpu"
     folders = [target, "cpu", "trt", "", "student"]
-    # Evaluated before raced, but first of all the file that goes to the device.
     return _Found(
-        name, row.runtime, (folders.index(name.folder), source), row.accuracy, row.agreement,
+        name, row.runtime, folders.index(name.folder), source, row.accuracy, row.agreement,
         row.cosine, row.size_mb, row.latency_ms,
     )  # fmt: skip

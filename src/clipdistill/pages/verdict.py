@@ -11,8 +11,11 @@ from .naming import RUNTIMES, short_teacher
 from .standing import Standing, chosen_kind
 from .words import clean, listed, many, megabytes, milliseconds, percent, short, times
 
-ALIKE = 0.005
-"""Shares nearer than this are called equal: a picture or two, on some hundred."""
+ALIKE = 0.5
+"""Points: shares nearer than this are called equal; a picture or two, on some hundred."""
+MUCH = 5.0
+"""Points of loss that speak against a model."""
+FORMS = {"dense": "", "sparse": "2:4 sparse ", "int8": "INT8 ", "sparse-int8": "2:4 sparse INT8 "}
 WEAK = 0.8
 """Share below which a class is called weak."""
 
@@ -55,17 +58,18 @@ def title_of(run: Gathered) -> str:
 def sentence_of(run: Gathered) -> str:
     """What was made, in one sentence."""
     student = next((one for one in run.students if one.name == chosen_kind(run)), None)
-    what = "No student has been trained yet"
-    if student is not None:
-        forms = {"dense": "", "sparse": "2:4 sparse ", "int8": "INT8 ",
-                 "sparse-int8": "2:4 sparse INT8 "}  # fmt: skip
-        what = f"A {forms[student.name]}{short(student.card.arch, 60)}".replace("A INT8", "An INT8")
-        what += f" at {student.card.preprocess.size} px"
     of = f" that tells {listed(run.labels, 5)} apart" if run.labels else ""
+    if student is None:
+        return "No student has been trained yet" + (f" for {listed(run.labels, 5)}." if of else ".")
+    form = FORMS[student.name]
+    article = "An" if form.startswith("INT8") else "A"
+    size = student.card.preprocess.size
     teacher = "" if run.teacher is None else f" from {teacher_name(run)}"
     learnt = _learnt(run)
     on = "" if learnt is None else f" on {many(learnt, 'unlabelled picture')}"
-    return f"{what}{of}, distilled{teacher}{on}." if student else f"{what}{of}."
+    return (
+        f"{article} {form}{short(student.card.arch, 60)} at {size} px{of}, distilled{teacher}{on}."
+    )
 
 
 def teacher_name(run: Gathered) -> str:
@@ -98,24 +102,30 @@ def _cost(shown: Standing, teacher: Standing | None) -> Iterator[Tile]:
     if shown.size_mb:
         note = ""
         if teacher is not None and teacher.size_mb:
-            note = _against(teacher.size_mb, shown.size_mb, "smaller", "the teacher")
+            note = _than_teacher(teacher.size_mb, shown.size_mb, "smaller")
         yield Tile("Size", megabytes(shown.size_mb), "MB", note)
     if shown.fastest is not None:
         runtime, latency = shown.fastest
         note = f"in {RUNTIMES.get(runtime, runtime)}"
         if teacher is not None and teacher.fastest is not None:
-            note += f", {_against(teacher.fastest[1], latency, 'faster', 'the teacher')}"
+            note += f", {_than_teacher(teacher.fastest[1], latency, 'faster')}"
         yield Tile("A picture takes", milliseconds(latency), "ms", note)
 
 
-def _against(theirs: float, ours: float, word: str, whom: str) -> str:
+def _against(theirs: float, ours: float, word: str) -> str:
+    """Such as "3.1 times smaller" or "as fast"; `word` is "smaller" or "faster"."""
     ratio = theirs / ours if ours else 1.0
     if 0.95 <= ratio <= 1.05:
-        return f"as {'large' if word == 'smaller' else 'fast'} as {whom}"
+        return {"smaller": "as large", "faster": "as fast"}[word]
     if ratio < 1:
         word = {"smaller": "larger", "faster": "slower"}[word]
         ratio = 1 / ratio
-    return f"{times(ratio)} {word} than {whom}"
+    return f"{times(ratio)} {word}"
+
+
+def _than_teacher(theirs: float, ours: float, word: str) -> str:
+    text = _against(theirs, ours, word)
+    return f"{text} {'as' if text.startswith('as ') else 'than'} the teacher"
 
 
 def findings_of(
@@ -124,7 +134,7 @@ def findings_of(
 ) -> tuple[Finding, ...]:  # fmt: skip
     """What stands out, the most important first."""
     return (
-        *_against_teacher(run, shown, teacher),
+        *_against_teacher(shown, teacher),
         *_compressed(run, models),
         *_weak_classes(classes),
         *_ceiling(run),
@@ -132,20 +142,19 @@ def findings_of(
     )
 
 
-def _against_teacher(
-    run: Gathered, shown: Standing | None, teacher: Standing | None
-) -> Iterator[Finding]:
+def _against_teacher(shown: Standing | None, teacher: Standing | None) -> Iterator[Finding]:
     if shown is None or teacher is None or shown.accuracy is None or teacher.accuracy is None:
         return
-    lost = teacher.accuracy - shown.accuracy
+    lost = 100 * (teacher.accuracy - shown.accuracy)
     if abs(lost) <= ALIKE:
         yield Finding(False, "The student is as accurate as its teacher.")
-    elif lost < 0:
-        yield Finding(False, f"The student is {100 * -lost:.1f} points more accurate than its "
-                             "teacher.")  # fmt: skip
-    else:
-        yield Finding(lost > 0.05, f"The student is {100 * lost:.1f} points less accurate than its "
-                                   f"teacher, which reaches {percent(teacher.accuracy)}.")  # fmt: skip
+        return
+    more = "more" if lost < 0 else "less"
+    yield Finding(
+        lost > MUCH,
+        f"The student is {abs(lost):.1f} points {more} accurate than its teacher, which reaches "
+        f"{percent(teacher.accuracy)}.",
+    )
 
 
 def _compressed(run: Gathered, models: Sequence[Standing]) -> Iterator[Finding]:
@@ -160,15 +169,15 @@ def _compressed(run: Gathered, models: Sequence[Standing]) -> Iterator[Finding]:
             change = 100 * (after - before)
             facts = [f"{change:+.1f} points".replace("-", "\u2212")]
             if dense.size_mb and one.size_mb:
-                facts.append(_against(dense.size_mb, one.size_mb, "smaller", "it"))
+                facts.append(_against(dense.size_mb, one.size_mb, "smaller"))
             same = sorted(set(dense.latency_ms) & set(one.latency_ms) - {"torch"})
             facts += [
-                f"in {RUNTIMES.get(name, name)} "
-                + _against(dense.latency_ms[name], one.latency_ms[name], "faster", "it")
+                _against(dense.latency_ms[name], one.latency_ms[name], "faster")
+                + f" in {RUNTIMES.get(name, name)}"
                 for name in same
             ]
             yield Finding(
-                change < -5, f"{one.name.title} against the dense one: {', '.join(facts)}."
+                change < -MUCH, f"{one.name.title} against the dense one: {', '.join(facts)}."
             )
 
 
@@ -179,8 +188,11 @@ def _weak_classes(classes: Classes | None) -> Iterator[Finding]:
     weak = [row for row in classes.rows if row.student < WEAK]
     if not weak:
         row = classes.rows[0]
-        yield Finding(False, f"Every class is {right} in {percent(row.student, 0)} of its pictures "
-                             f"or more; the weakest is “{short(row.label, 40)}”.")  # fmt: skip
+        yield Finding(
+            False,
+            f"Every class is {right} in {percent(row.student, 0)} of its pictures or more; the "
+            f"weakest is “{short(row.label, 40)}”.",
+        )
         return
     told = [
         f"“{short(row.label, 40)}” {percent(row.student, 0)}"
@@ -195,15 +207,20 @@ def _ceiling(run: Gathered) -> Iterator[Finding]:
     if run.ceiling is None:
         return
     if run.ceiling.empty:
-        yield Finding(True, f"The teacher finds no picture of {listed(run.ceiling.empty)}: the "
-                            "student has never seen any.")  # fmt: skip
+        yield Finding(
+            True,
+            f"The teacher finds no picture of {listed(run.ceiling.empty)}: the student has never "
+            "seen any.",
+        )
     if run.ceiling.overlapping:
         pairs = [
             f"“{short(a, 40)}” and “{short(b, 40)}”" for a, b, _ in run.ceiling.overlapping[:3]
         ]
-        yield Finding(True, f"To the teacher these prompts mean nearly the same: "
-                            f"{', '.join(pairs)}. Say them differently, or make them one class."
-                      )  # fmt: skip
+        yield Finding(
+            True,
+            f"To the teacher these prompts mean nearly the same: {', '.join(pairs)}. Say them "
+            "differently, or make them one class.",
+        )
 
 
 def _calibration(run: Gathered) -> Iterator[Finding]:

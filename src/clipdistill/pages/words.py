@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -68,7 +69,7 @@ def seconds(value: float) -> str:
 
 
 def many(count: int, thing: str) -> str:
-    """"1 picture", "3,943 pictures", "20 classes"."""
+    """A number of things: "1 picture", "3,943 pictures", "20 classes"."""
     plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"
     return f"{count:,} {thing if count == 1 else plural}"
 
@@ -79,8 +80,17 @@ def times(ratio: float) -> str:
 
 
 def listed(words: Sequence[str], most: int = 4) -> str:
-    """"dog, cat and fish"; of more than `most`, the first and how many more there are."""
+    """Words as "dog, cat and fish"; of more than `most`, the first and how many more there are."""
     shown = [short(word, 40) for word in words]
     if len(shown) > most:
         shown = [*shown[: most - 1], f"{len(words) - most + 1} more"]
     return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1] if shown else ""]))
+
+
+def moment(text: str) -> str:
+    """An ISO 8601 date and time: "2026-11-24 13:02 UTC"; anything else as it is."""
+    try:
+        when = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return short(text, 40)
+    return f"{when:%Y-%m-%d %H:%M} {when.tzname() or ''}".rstrip()
