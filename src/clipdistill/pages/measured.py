@@ -11,7 +11,7 @@ from typing import Any
 
 from ..benchmarking.report import BenchmarkRow
 from ..errors import FormatError
-from ..files import read_json
+from ..files import check_format, read_json
 from ..formats.embeddings import Failure
 
 
@@ -166,6 +166,7 @@ def load_ceiling(path: Path) -> Ceiling | None:
     value = _read(path, "the teacher's ceiling")
     if not value:
         return None
+    check_format(path, value, "clipdistill.ceiling", 1)
     with _reading(path, "run"):
         return Ceiling(
             labelled=bool(value["labelled"]),
