@@ -41,7 +41,7 @@ def page_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         for path in (folder.evaluation, folder.opinions, folder.benchmark, folder.ceiling):
             path.unlink()
     elif request.param == "many":
-        assemble(out, [f"class number {index}" for index in range(200)], a_class=1)
+        assemble(out, [f"class number {index}" for index in range(60)], a_class=1)
     else:
         assemble(out, ("dog", "cat", "fish", *LONG), labelled=request.param == "labelled")
     return report(out).out

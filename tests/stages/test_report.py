@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -87,7 +89,7 @@ def test_what_a_reader_looks_for_is_there(whole: RunFolder) -> None:
     charts = [svg for svg in page.all("svg") if svg.get("role") == "img"]
     assert len(charts) == 6 == len(page.all("svg"))
     assert page.heads[0] == 1
-    assert all(later <= earlier + 1 for earlier, later in zip(page.heads, page.heads[1:]))
+    assert all(later <= earlier + 1 for earlier, later in itertools.pairwise(page.heads))
     assert page.words.count("To add it:") == 0
 
 
@@ -260,14 +262,25 @@ def test_pictures_in_a_tar(tmp_path: Path) -> None:
 def test_the_classifier_says_which_student_it_is(
     tmp_path: Path, tiny_classifier: Path, whole: RunFolder
 ) -> None:
-    import shutil
-
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(whole.out, folder.out)
     shutil.copy(tiny_classifier, folder.classifier)  # a dense one, whatever the settings say
     assert "A resnet18 at 64 px" in page_of(folder).words
     card = report(folder.out, format="markdown").out.read_text()
     assert 'clipdistill.predict("classifier.onnx", "picture.jpg")' in card
+
+
+def test_speed_is_claimed_only_where_the_rounds_agree(whole: RunFolder, tmp_path: Path) -> None:
+    from clipdistill.files import read_json, write_json
+
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(whole.out, folder.out)
+    value = read_json(folder.benchmark, "it")
+    value["rows"][2]["round_ms"] = [1.0, 3.3, 3.4]
+    write_json(folder.benchmark, value)
+    words = page_of(folder).words
+    assert "no faster in ONNX Runtime" in words
+    assert "3.0 times faster in ONNX Runtime" not in words
 
 
 def test_the_model_card(whole: RunFolder) -> None:

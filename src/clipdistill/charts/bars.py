@@ -50,7 +50,7 @@ def bars(
     rows = range(len(drawn_bars))
     axes.barh(rows, [bar.value for bar in drawn_bars], height=0.62, color=SERIES[0])
     for row, bar in zip(rows, drawn_bars, strict=True):
-        axes.text(102, row, bar.note, va="center", fontsize=8.5, color=INK, parse_math=False)
+        axes.text(104.5, row, bar.note, va="center", fontsize=8.5, color=INK, parse_math=False)
         if mark_name and bar.mark is not None:
             axes.plot([bar.mark], [row], marker="D", markersize=5.5, color=SERIES[4], clip_on=False)
     axes.set_yticks(list(rows), [bar.label for bar in drawn_bars], parse_math=False)

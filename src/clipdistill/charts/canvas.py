@@ -49,10 +49,10 @@ def quiet(axes: Any, grid: str = "y") -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom" and grid != "x")
         spine.set_color(FAINT)
-    axes.tick_params(which="both", length=0, labelsize=9, labelcolor=INK)
+    axes.tick_params(which="both", length=0, labelsize=9.5, labelcolor=INK)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_color(INK)
-        label.set_fontsize(9)
+        label.set_fontsize(9.5)
     if grid:
         axes.grid(True, axis=grid, color=FAINT, alpha=0.35, linewidth=0.6)
     axes.set_axisbelow(True)

@@ -17,7 +17,7 @@ from .reliability import Reliability
 from .standing import Standing
 from .words import many, milliseconds, percent, short
 
-SMALL = (4.6, 3.5)
+SMALL = (4.2, 3.3)
 """Inches: letters stay readable when a telephone shows it 330 px wide."""
 PALETTE = (*STUDENTS, "teacher")
 """Which model has which place in the palette, in every chart of a page."""

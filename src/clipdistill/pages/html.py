@@ -97,12 +97,19 @@ def _context(run: Gathered) -> dict[str, Any]:
         "confused": figures.confused(classes) if classes and classes.rows else None,
         "gallery": gallery_of(run, kind),
         "believed": believed,
+        "fitted_for": _fitted_for(run),
         "reliability": None if believed is None else figures.reliability(believed),
         "titles": TITLES,
         "missing": missing.missing_of(run),
         "settings": [(name, _setting(value)) for name, value in run.record.settings.items()],
         "most": {"credits": MOST_CREDITS, "rows": MOST_ROWS, "classes": MOST_CLASSES},
     }
+
+
+def _fitted_for(run: Gathered) -> str:
+    """The student that the calibration was made for."""
+    fitted = None if run.text is None else run.text.calibration
+    return "" if fitted is None else model_name(fitted.model, "student", run.classifier_of).title
 
 
 def _setting(value: Any) -> str:

@@ -241,5 +241,6 @@ def _raced(row: dict[str, Any]) -> BenchmarkRow:
         agreement=_share(row["agreement"]),
         cosine=_share(row["cosine"]),
         images=int(row["images"]),
+        round_ms=tuple(float(one) for one in row["round_ms"]),
         reason=str(row["reason"]),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from .gather import Gathered
@@ -27,7 +28,8 @@ FOR_OPINIONS = "--opinions RUN/opinions.json --json > RUN/evaluation.json"
 def missing_of(run: Gathered) -> dict[str, Missing]:
     """By what is missing: "text", "students", "evaluation", "labels", "benchmark", ..."""
     folder = "--labelled FOLDER" if run.labelled else "--images FOLDER"
-    both = f"RUN/student TEACHER {folder} --text RUN/text.npy"
+    both = f"RUN/student {_teacher(run)} {folder} --text RUN/text.npy"
+    students = "RUN/student RUN/classifier.onnx" if run.classifier_of else "RUN/student"
     checks = {
         "students": (not run.students, "No student has been trained.", AGAIN),
         "text": (run.text is None, "There are no classes yet.",
@@ -39,7 +41,7 @@ def missing_of(run: Gathered) -> dict[str, Missing]:
                    "the measure. A few labelled pictures a class are enough to measure on.",
                    f"{AGAIN} --labelled FOLDER"),
         "benchmark": (run.raced is None, "Speed has not been measured side by side.",
-                      f"clipdistill benchmark RUN/student RUN/classifier.onnx {folder} "
+                      f"clipdistill benchmark {students} {folder} "
                       "--text RUN/text.npy --json > RUN/benchmark.json"),
         "opinions": (run.opinions is None, "What the models say of single pictures was not kept.",
                      f"clipdistill evaluate {both} {FOR_OPINIONS}"),
@@ -59,3 +61,11 @@ def missing_of(run: Gathered) -> dict[str, Missing]:
                     "The students' training was not recorded.", AGAIN),
     }  # fmt: skip
     return {name: Missing(text, line) for name, (gone, text, line) in checks.items() if gone}
+
+
+def _teacher(run: Gathered) -> str:
+    """The teacher as commands take it."""
+    if run.teacher is None:
+        return "TEACHER"
+    name, weights = run.teacher.model_name, run.teacher.pretrained
+    return shlex.quote(f"{name}/{weights}" if weights else name)

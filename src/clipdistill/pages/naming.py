@@ -70,10 +70,10 @@ def model_name(model: str, role: str, classifier_of: str = "") -> ModelName:
 
 
 def short_teacher(name: str) -> str:
-    """A teacher's name without the folders that lead to it, and without its dimension."""
+    """A teacher's name without the folders that lead to it, its hub, and its dimension."""
     name = name.partition(" (")[0]
-    scheme, colon, rest = name.partition(":")
-    return Path(rest).name if scheme == "local-dir" and colon else name
+    scheme, _, rest = name.partition(":")
+    return {"local-dir": Path(rest).name, "hf-hub": rest}.get(scheme, name)
 
 
 def kinds_in_order(kinds: set[str]) -> list[str]:

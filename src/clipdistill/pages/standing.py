@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .gather import Gathered
-from .naming import RUNTIMES, ModelName, kinds_in_order, model_name
+from .naming import ModelName, kinds_in_order, model_name
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Standing:
         cosine: mean, with the teacher's embeddings; likewise.
         size_mb: of its file, or its weights, 10^6 bytes.
         latency_ms: runtime -> milliseconds a picture.
+        rounds_ms: runtime -> the same of every round of the benchmark; only of what it timed.
         chosen: whether it is the one that was asked for.
     """
 
@@ -30,6 +31,7 @@ class Standing:
     cosine: float | None
     size_mb: float | None
     latency_ms: dict[str, float]
+    rounds_ms: dict[str, tuple[float, ...]]
     chosen: bool
 
     @property
@@ -59,6 +61,7 @@ class _Found:
     cosine: float | None
     size_mb: float | None
     latency_ms: float | None
+    rounds_ms: tuple[float, ...]
 
 
 def chosen_kind(run: Gathered) -> str:
@@ -98,16 +101,23 @@ def _standing(found: list[_Found], run: Gathered) -> Standing:
     by_source = sorted(found, key=lambda one: one.source)
     shares = next((one for one in by_source if _share(one, run) is not None), found[0])
     latency: dict[str, float] = {}
-    for one in reversed(by_source):
+    rounds: dict[str, tuple[float, ...]] = {}
+    for one in sorted(found, key=lambda one: -one.source):
         # PyTorch only plays INT8; what that takes says nothing.
         played = one.runtime == "torch" and "int8" in one.name.kind
         if one.latency_ms is not None and not played:
             latency.setdefault(one.runtime, one.latency_ms)
+            rounds.setdefault(one.runtime, one.rounds_ms)
     return Standing(
-        found[0].name, shares.accuracy, shares.agreement, shares.cosine, found[0].size_mb,
-        {runtime: latency[runtime] for runtime in (*RUNTIMES, *latency) if runtime in latency},
-        found[0].name.kind == chosen_kind(run),
-    )  # fmt: skip
+        name=found[0].name,
+        accuracy=shares.accuracy,
+        agreement=shares.agreement,
+        cosine=shares.cosine,
+        size_mb=found[0].size_mb,
+        latency_ms=latency,
+        rounds_ms={runtime: held for runtime, held in rounds.items() if held},
+        chosen=found[0].name.kind == chosen_kind(run),
+    )
 
 
 def _share(one: _Found, run: Gathered) -> float | None:
@@ -125,6 +135,14 @@ def _one(row: Any, source: int, run: Gathered) -> _Found:
     target = "trt" if run.record.settings.get("target") == "tensorrt" else "cpu"
     folders = [target, "cpu", "trt", "", "student"]
     return _Found(
-        name, row.runtime, folders.index(name.folder), source, row.accuracy, row.agreement,
-        row.cosine, row.size_mb, row.latency_ms,
-    )  # fmt: skip
+        name=name,
+        runtime=row.runtime,
+        place=folders.index(name.folder),
+        source=source,
+        accuracy=row.accuracy,
+        agreement=row.agreement,
+        cosine=row.cosine,
+        size_mb=row.size_mb,
+        latency_ms=row.latency_ms,
+        rounds_ms=getattr(row, "round_ms", ()),
+    )

@@ -10,6 +10,7 @@ from ..files import write_bytes
 from ..formats.run import RunFolder
 from ..pages.gather import MODEL_CARD, gather
 from ..pages.missing import missing_of
+from ..pages.words import size
 from ..results import Table, list_some
 
 
@@ -33,7 +34,7 @@ class ReportResult:
         """See `Result.summary`."""
         lines = [f"{text}  {command}" for text, command in self.missing]
         return [
-            f"Written: {self.out} ({self.size_bytes / 1e6:.1f} MB)",
+            f"Written: {self.out} ({size(self.size_bytes)})",
             *list_some("Not in it, and what would add it (RUN is the run's folder):", lines),
         ]
 
