@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from browser import opened
 from clipdistill.formats.run import RunFolder
 from clipdistill.stages.report import report
 from run_folders import assemble
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
-api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 
 LONG = ("a label that goes on and on without an end", "Donaudampfschifffahrtsgesellschaft" * 3)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
+BROKEN = "[...document.images].filter(one => !one.complete || !one.naturalWidth || !one.alt).length"
 
 
 @pytest.fixture(scope="module", params=["labelled", "unlabelled", "begun", "many"])
@@ -47,39 +34,22 @@ def page_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return report(out).out
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 360), ("dark", 1280)])
-def test_page(browser: Any, page_file: Path, scheme: str, width: int) -> None:
-    context = browser.new_context(
-        color_scheme=scheme, viewport={"width": width, "height": 800}, offline=True
-    )
-    page = context.new_page()
-    requests, complaints = [], []
-    page.on("request", lambda request: requests.append(request.url))
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(page_file.as_uri())
-    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-    assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()]
-    assert not complaints
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    broken = "[...document.images].filter(one => !one.complete || !one.naturalWidth || !one.alt)"
-    assert page.evaluate(f"{broken}.length") == 0
-    found = axe.Axe().run(page).response["violations"]
-    told = [
-        (one["id"], one["impact"], [node["html"][:200] for node in one["nodes"][:2]])
-        for one in found
-    ]
-    assert not [one for one in told if one[1] in ("serious", "critical")]
-    context.close()
+@pytest.mark.parametrize(("dark", "width"), [(False, 360), (True, 1280)])
+def test_page(chromium: Any, page_file: Path, dark: bool, width: int) -> None:
+    with opened(chromium, page_file.as_uri(), dark=dark, size=(width, 800)) as seen:
+        seen.page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert seen.page.evaluate(BROKEN) == 0
+        assert seen.faults() == []
+    assert seen.elsewhere == []
+    assert seen.complaints == []
 
 
-def test_paper_shows_what_is_folded(browser: Any, page_file: Path) -> None:
-    page = browser.new_page()
-    page.goto(page_file.as_uri())
-    page.emulate_media(media="print")
-    assert page.locator("nav").is_hidden()
-    heights = page.evaluate(
-        "[...document.querySelectorAll('details')].map(one => one.lastElementChild.offsetHeight)"
-    )
-    assert all(height > 0 for height in heights)
-    page.close()
+def test_paper_shows_what_is_folded(chromium: Any, page_file: Path) -> None:
+    with opened(chromium, page_file.as_uri()) as seen:
+        seen.page.emulate_media(media="print")
+        assert seen.page.locator("nav").is_hidden()
+        heights = seen.page.evaluate(
+            "[...document.querySelectorAll('details > :last-child')].map(one => one.offsetHeight)"
+        )
+        assert all(height > 0 for height in heights)
