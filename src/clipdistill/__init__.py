@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .stages.quantize import quantize
     from .stages.quickstart import quickstart
     from .stages.relabel import relabel
+    from .stages.report import report
     from .stages.search import search
     from .stages.select import select
     from .stages.serve import ServeOptions, serve
@@ -86,6 +87,7 @@ _HOME = {
     "quantize": "stages.quantize",
     "quickstart": "stages.quickstart",
     "relabel": "stages.relabel",
+    "report": "stages.report",
     "search": "stages.search",
     "select": "stages.select",
     "serve": "stages.serve",
@@ -129,6 +131,7 @@ __all__ = [
     "quantize",
     "quickstart",
     "relabel",
+    "report",
     "search",
     "select",
     "serve",

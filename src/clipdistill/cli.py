@@ -225,6 +225,15 @@ VERBS = (
         "Give an ONNX classifier other classes, without training.",
         ("clipdistill relabel runs/classifier.onnx runs/other_text.npy runs/other.onnx",),
     ),
+    Verb(
+        "report",
+        "clipdistill.stages.report:report",
+        "Show what a run made, in one HTML file or as a model card.",
+        (
+            "clipdistill report runs/quickstart",
+            "clipdistill report runs/pets --format markdown",
+        ),
+    ),
 )
 
 
