@@ -101,6 +101,16 @@ VERBS = (
         ("clipdistill quickstart --out runs/quickstart",),
     ),
     Verb(
+        "run",
+        "clipdistill.stages.run:run",
+        "Go the whole road, from prompts and pictures to a classifier.",
+        (
+            "clipdistill run prompts.txt runs/pets --images photos",
+            "clipdistill run prompts.txt runs/pets --images photos --sparse --qat --dry-run",
+            "clipdistill run prompts.txt runs/pets --search commons --contact me@home.org",
+        ),
+    ),
+    Verb(
         "search",
         "clipdistill.stages.search:search",
         "Search images for prompts, and write a list of URLs.",
