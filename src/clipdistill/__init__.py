@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .runtime import open_embedder
     from .sources.options import SearchOptions
     from .stages.benchmark import BenchmarkOptions, benchmark
+    from .stages.demo import DemoOptions, demo
     from .stages.distill import distill
     from .stages.download import download
     from .stages.embed import embed
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 _HOME = {
     "BenchmarkOptions": "stages.benchmark",
     "ClipDistillError": "errors",
+    "DemoOptions": "stages.demo",
     "DistillOptions": "recipe",
     "DownloadOptions": "web.policy",
     "EngineOptions": "stages.engine",
@@ -68,6 +70,7 @@ _HOME = {
     "ServiceError": "errors",
     "TrainingError": "errors",
     "benchmark": "stages.benchmark",
+    "demo": "stages.demo",
     "distill": "stages.distill",
     "download": "stages.download",
     "embed": "stages.embed",
@@ -95,6 +98,7 @@ _HOME = {
 __all__ = [
     "BenchmarkOptions",
     "ClipDistillError",
+    "DemoOptions",
     "DistillOptions",
     "DownloadOptions",
     "EngineOptions",
@@ -111,6 +115,7 @@ __all__ = [
     "TrainingError",
     "__version__",
     "benchmark",
+    "demo",
     "distill",
     "download",
     "embed",

@@ -63,8 +63,11 @@ class ConsoleReporter:
 
     def message(self, text: str) -> None:
         """See `progress.Reporter.message`."""
-        console = self._bars.progress.console if self._bars else _console(stderr=True)
-        _print_line(console, text)
+        _print_line(self.screen() or _console(stderr=True), text)
+
+    def screen(self) -> Console | None:
+        """See `progress.Reporter.screen`."""
+        return self._bars.progress.console if self._bars else None
 
 
 class _Bars:
