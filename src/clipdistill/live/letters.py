@@ -1,9 +1,9 @@
 """Text in pictures.
 
 Pillow's built-in font knows ASCII and nothing else.  OpenCV 5 carries a font with Latin, Greek,
-Cyrillic, Arabic, Chinese, Japanese and Korean letters, and shows what it lacks as "?" (Thai and the
-scripts of India, for some).  Older OpenCVs have ASCII only; there a font of the system is looked
-for.  A font file that the user names is drawn by Pillow.
+Cyrillic, Chinese, Japanese and Korean letters; it shows what it lacks as "?" (Thai and the scripts
+of India, for some), and does not join Arabic letters.  Older OpenCVs have ASCII only; there a font
+of the system is looked for.  A font file that the user names is drawn by Pillow.
 """
 
 from __future__ import annotations

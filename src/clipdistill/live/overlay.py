@@ -11,6 +11,8 @@ from .opencv import load_cv2
 
 SHORTEST = 360
 """Pictures whose shorter side has fewer pixels are enlarged, so that the text can be read."""
+LONGEST = 3840
+"""Pixels that an enlarged picture's longer side may have."""
 LINES = 24
 """Lines of text that would fill a picture's shorter side."""
 PANEL = 0.62
@@ -48,14 +50,16 @@ def annotate(seen: Seen, letters: Letters) -> Pixels:
         _bar(canvas, letters, (left, y, inner, line), label, share)
         y += line + line // 2
     small = max(11, round(0.8 * line))
-    footer = f"{speed.fps:.1f} frames/s  {1000 * speed.latency:.1f} ms"
+    fps = f"{speed.fps:.1f} frames/s  " if speed.fps else ""
+    footer = f"{fps}{1000 * speed.latency:.1f} ms"
     letters.draw(canvas, shorten(letters, footer, small, inner), left, y, small)
     return canvas
 
 
 def enlarged(pixels: Pixels) -> Pixels:
-    """A copy, at least `SHORTEST` pixels wide and high."""
-    times = -(-SHORTEST // min(pixels.shape[:2]))
+    """A copy, at least `SHORTEST` pixels wide and high, unless that made it too long."""
+    short, long = sorted(pixels.shape[:2])
+    times = min(-(-SHORTEST // short), LONGEST // long)
     if times <= 1:
         return pixels.copy()
     cv2 = load_cv2()

@@ -105,8 +105,8 @@ def picture(verdict: Verdict | None, status: Status) -> RenderableType:
             _bars(verdict),
         ]
         fps, total, *each = _speed(status.speed, parts=True)
-        line_of_speed = f"{fps}   {total} ({', '.join(each)})"
-        parts.append(Text("   ".join([line_of_speed, *_lost(status)])))
+        line_of_speed = f"{fps}  {total} ({', '.join(each)})"
+        parts.append(Text("  ".join([line_of_speed, *_lost(status)])))
     if status.note:
         parts.append(Text(status.note, style="bold red"))
     about = f"{status.source} → {status.model} ({status.runtime}); Ctrl-C stops"
