@@ -43,7 +43,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Ready:
-    """A frame on its way to the model: `pixels` is uint8 (S, S, 3)."""
+    """A frame on its way to the model: `pixels` is uint8 (1, S, S, 3)."""
 
     frame: Frame
     pixels: Pixels
@@ -107,11 +107,13 @@ class Pipeline:
 
     def _prepare(self, frame: Frame) -> bool:
         start = self._clock()
-        pixels = self._recognizer.preprocess.to_pixels(Image.fromarray(frame.pixels))
+        image = Image.fromarray(frame.pixels)
+        # A copy: torch wants arrays that may be written to, and Pillow's may not.
+        pixels = np.stack([self._recognizer.preprocess.to_pixels(image)])
         return self._ready.put(_Ready(frame, pixels, self._clock() - start))
 
     def _recognise(self, ready: _Ready) -> bool:
         start = self._clock()
-        scores = self._recognizer.probabilities(ready.pixels[None])[0]
+        scores = self._recognizer.probabilities(ready.pixels)[0]
         end = self._clock()
         return self.answers.put(Answer(ready.frame, scores, end, ready.seconds, end - start))

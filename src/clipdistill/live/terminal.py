@@ -132,8 +132,8 @@ def _speed(speed: Speed, *, parts: bool = False) -> list[str]:
     fps = f"{speed.fps:.1f}" if speed.fps else "-"  # of one answer there is none
     said = [f"{fps} frames/s", f"{1000 * speed.latency:.1f} ms"]
     if parts:
-        for name in ("decode", "preprocess", "model"):
-            said.append(f"{name} {1000 * getattr(speed, name):.1f}")
+        steps = (("decode", speed.decode), ("resize", speed.preprocess), ("model", speed.model))
+        said += [f"{name} {1000 * seconds:.1f}" for name, seconds in steps]
     return said
 
 
