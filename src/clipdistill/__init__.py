@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .runtime import open_embedder
     from .sources.options import SearchOptions
     from .stages.benchmark import BenchmarkOptions, benchmark
+    from .stages.demo import DemoOptions, demo
     from .stages.distill import distill
     from .stages.download import download
     from .stages.embed import embed
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 _HOME = {
     "BenchmarkOptions": "stages.benchmark",
     "ClipDistillError": "errors",
+    "DemoOptions": "stages.demo",
     "DistillOptions": "recipe",
     "DownloadOptions": "web.policy",
     "EngineOptions": "stages.engine",
@@ -72,6 +74,7 @@ _HOME = {
     "ServiceError": "errors",
     "TrainingError": "errors",
     "benchmark": "stages.benchmark",
+    "demo": "stages.demo",
     "distill": "stages.distill",
     "download": "stages.download",
     "embed": "stages.embed",
@@ -101,6 +104,7 @@ _HOME = {
 __all__ = [
     "BenchmarkOptions",
     "ClipDistillError",
+    "DemoOptions",
     "DistillOptions",
     "DownloadOptions",
     "EngineOptions",
@@ -118,6 +122,7 @@ __all__ = [
     "TrainingError",
     "__version__",
     "benchmark",
+    "demo",
     "distill",
     "download",
     "embed",

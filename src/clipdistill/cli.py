@@ -203,6 +203,16 @@ VERBS = (
         ),
     ),
     Verb(
+        "demo",
+        "clipdistill.stages.demo:demo",
+        "Watch a model live: a camera, a video, a folder, or in the browser.",
+        (
+            "clipdistill demo runs/classifier.onnx --camera 0 --window",
+            "clipdistill demo runs/classifier.onnx --video clip.mp4 --save annotated.mp4",
+            "clipdistill demo runs/classifier.onnx --web --teacher local-dir:teacher",
+        ),
+    ),
+    Verb(
         "export",
         "clipdistill.stages.export:export",
         "Write a student as an ONNX file, with labels a whole classifier.",
