@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .formats.text import load_text
     from .pool import open_pool
     from .recipe import DistillOptions
+    from .road.options import RunOptions
     from .runtime import open_embedder
     from .sources.options import SearchOptions
     from .stages.benchmark import BenchmarkOptions, benchmark
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from .stages.quantize import quantize
     from .stages.quickstart import quickstart
     from .stages.relabel import relabel
+    from .stages.report import report
+    from .stages.run import run
     from .stages.search import search
     from .stages.select import select
     from .stages.serve import ServeOptions, serve
@@ -65,6 +68,7 @@ _HOME = {
     "MissingExtraError": "errors",
     "ModelNotFoundError": "errors",
     "OutputError": "errors",
+    "RunOptions": "road.options",
     "SearchOptions": "sources.options",
     "ServeOptions": "stages.serve",
     "ServiceError": "errors",
@@ -89,6 +93,8 @@ _HOME = {
     "quantize": "stages.quantize",
     "quickstart": "stages.quickstart",
     "relabel": "stages.relabel",
+    "report": "stages.report",
+    "run": "stages.run",
     "search": "stages.search",
     "select": "stages.select",
     "serve": "stages.serve",
@@ -109,6 +115,7 @@ __all__ = [
     "MissingExtraError",
     "ModelNotFoundError",
     "OutputError",
+    "RunOptions",
     "SearchOptions",
     "ServeOptions",
     "ServiceError",
@@ -134,6 +141,8 @@ __all__ = [
     "quantize",
     "quickstart",
     "relabel",
+    "report",
+    "run",
     "search",
     "select",
     "serve",

@@ -101,6 +101,16 @@ VERBS = (
         ("clipdistill quickstart --out runs/quickstart",),
     ),
     Verb(
+        "run",
+        "clipdistill.stages.run:run",
+        "Go the whole road, from prompts and pictures to a classifier.",
+        (
+            "clipdistill run prompts.txt runs/pets --images photos",
+            "clipdistill run prompts.txt runs/pets --images photos --sparse --qat --dry-run",
+            "clipdistill run prompts.txt runs/pets --search commons --contact me@home.org",
+        ),
+    ),
+    Verb(
         "search",
         "clipdistill.stages.search:search",
         "Search images for prompts, and write a list of URLs.",
@@ -234,6 +244,15 @@ VERBS = (
         "clipdistill.stages.relabel:relabel",
         "Give an ONNX classifier other classes, without training.",
         ("clipdistill relabel runs/classifier.onnx runs/other_text.npy runs/other.onnx",),
+    ),
+    Verb(
+        "report",
+        "clipdistill.stages.report:report",
+        "Show what a run made, in one HTML file or as a model card.",
+        (
+            "clipdistill report runs/quickstart",
+            "clipdistill report runs/pets --format markdown",
+        ),
     ),
 )
 

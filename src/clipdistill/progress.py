@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from .results import Table
+
 Step = Callable[..., None]
 """`step(n=1, note="")`: `n` more units are done; `note` replaces the text beside the bar."""
 
@@ -29,6 +31,9 @@ class Reporter(Protocol):
 
     def message(self, text: str) -> None:
         """Show one line that a person wants to see now, such as where a cache lies."""
+
+    def table(self, table: Table) -> None:
+        """Show a table that a person wants to see now, such as a plan."""
 
     def screen(self) -> Console | None:
         """A terminal on which something that changes may be drawn; None: there is none."""
@@ -45,6 +50,9 @@ class Silent:
 
     def message(self, text: str) -> None:
         """See `Reporter.message`."""
+
+    def table(self, table: Table) -> None:
+        """See `Reporter.table`."""
 
     def screen(self) -> Console | None:
         """See `Reporter.screen`."""
@@ -77,6 +85,11 @@ def track(task: str, total: int | None, unit: str, done: int = 0) -> Iterator[St
 def message(text: str) -> None:
     """Tell the user one line while the stage goes on."""
     _reporter.get().message(text)
+
+
+def show_table(table: Table) -> None:
+    """Show the user a table while the stage goes on."""
+    _reporter.get().table(table)
 
 
 def screen() -> Console | None:
