@@ -1,9 +1,9 @@
 """Frames per second of `demo --video --every-frame` against the same model on ready tensors.
 
 The video is written for the purpose, from the pictures of a folder.  Ready tensors are the same
-frames, preprocessed before the clock starts, given to the same opened model one at a time.  Decoding
-alone and preprocessing alone are measured too: where one of them takes longer than the model, the
-pipeline cannot be as fast as the model.
+frames, preprocessed before the clock starts, given to the same opened model one at a time.
+Decoding alone and preprocessing alone are measured too: where one of them takes longer than the
+model, the pipeline cannot be as fast as the model.
 
     python benchmarks/demo.py runs/classifier.onnx --images PHOTOS
 """
@@ -108,10 +108,10 @@ def main() -> None:
         "demo",
         f"Frames per second of the demo, {Path(asked.model).name} at {size} px",
         [
-            f"{len(frames)} frames of {asked.width}x{asked.height}, mp4v, {asked.rounds} rounds in "
-            f"turns; {recognizer.runtime}, batch 1. Ratios are medians over the rounds.",
-            "Where processors are few, the steps share them: the sum of the three alone, divided by "
-            "the processors, is the least that the demo can take.",
+            f"{len(frames)} frames of {asked.width}x{asked.height}, mp4v, {asked.rounds} rounds "
+            f"in turns; {recognizer.runtime}, batch 1. Ratios are medians over the rounds.",
+            "Where processors are few, the steps share them: a model that keeps all of them busy "
+            "leaves no room for the others.",
         ],
         ["", "frames/s", "x model"],
         rows,

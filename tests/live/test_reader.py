@@ -10,7 +10,7 @@ import pytest
 from scripted_source import BROKEN, GONE, STALL, Clock, Script, drain, frame
 
 from clipdistill.errors import InputError
-from clipdistill.live.frames import fault, pictures
+from clipdistill.live.frames import Source, fault, pictures
 from clipdistill.live.handoff import Finished, Handoff
 from clipdistill.live.reader import Patience, Reader
 
@@ -18,7 +18,7 @@ from clipdistill.live.reader import Patience, Reader
 def read_all(script: Script, *, clock: Clock | None = None, **options):
     """Run a reader to its end, keeping every frame."""
     clock = clock or Clock()
-    frames = Handoff(4)
+    frames = Handoff(100)
     reader = Reader(script.source(), frames, clock=clock, sleep=clock.sleep, **options)
     reader.start()
     return reader, drain(frames)
@@ -260,6 +260,21 @@ def test_a_camera_is_never_slowed() -> None:
     clock = Clock()
     read_all(Script([frame()] * 5, fps=10), clock=clock, paced=True, patience=Patience(retries=0))
     assert clock.slept == []
+
+
+def test_a_stream_that_turns_out_to_be_live_is_not_made_to_wait() -> None:
+    script = Script([frame()] * 50)
+    frames = Handoff(2)  # as for a file
+    source = Source("stream", script.open)
+    reader = Reader(source, frames, patience=Patience(retries=0))
+    reader.start()
+    deadline = time.monotonic() + 10
+    while not reader.ended and time.monotonic() < deadline:
+        time.sleep(0.005)
+    got = drain(frames)
+    assert len(got) == 2
+    assert frames.dropped == 48
+    assert got[0].live
 
 
 def test_stop_lets_go_of_the_source() -> None:

@@ -24,9 +24,11 @@ STATUS = Status("clip", "model", "onnxruntime", 1.0, 1, 0, 0, Speed(29.8, 0.001,
 VERDICT = Verdict("dog", (("dog", 0.7), ("cat", 0.2), ("a bird of a rare kind", 0.1)))
 
 
-def seen(pixels: np.ndarray, *, at: float = 0.0, fps: float = 10.0, verdict=VERDICT) -> Seen:
-    answer = Answer(Frame(0, at, pixels, 0.001, fps), np.zeros(3, np.float32), at, 0.002, 0.003)
-    return Seen(answer, verdict, STATUS)
+def seen(pixels: np.ndarray, *, at: float = 0.0, fps: float = 10.0, live: bool = False) -> Seen:
+    answer = Answer(
+        Frame(0, at, pixels, 0.001, fps, live), np.zeros(3, np.float32), at, 0.002, 0.003
+    )
+    return Seen(answer, VERDICT, STATUS)
 
 
 def read_all(path: Path) -> tuple[float, list[np.ndarray]]:
@@ -39,7 +41,7 @@ def read_all(path: Path) -> tuple[float, list[np.ndarray]]:
 
 def test_every_frame_is_in_the_video(tmp_path: Path) -> None:
     out = tmp_path / "new" / "out.mp4"
-    recorder = Recorder(out, find_letters(), live=False)
+    recorder = Recorder(out, find_letters())
     for number in range(25):
         recorder.show(seen(frame(10 * number, (480, 400)), fps=12.5))
         assert not out.exists()  # it gets its name when it is whole
@@ -54,17 +56,17 @@ def test_every_frame_is_in_the_video(tmp_path: Path) -> None:
 
 
 def test_a_live_source_is_recorded_by_the_clock(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "out.mp4", find_letters(), live=True)
+    recorder = Recorder(tmp_path / "out.mp4", find_letters())
     for at in (0, 0.02, 0.3, 0.35, 1.0):  # 10 frames a second: held, skipped, held
-        recorder.show(seen(frame(9, (400, 400)), at=100 + at))
-    recorder.show(seen(frame(9, (400, 400)), at=161.0))  # a minute without the camera
+        recorder.show(seen(frame(9, (400, 400)), at=100 + at, live=True))
+    recorder.show(seen(frame(9, (400, 400)), at=161.0, live=True))  # a minute without the camera
     recorder.close()
     _, frames = read_all(tmp_path / "out.mp4")
     assert len(frames) == 31  # 1 s, and 2 s of the gap
 
 
 def test_frames_of_another_size_are_fitted(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "out.mp4", find_letters(), live=False)
+    recorder = Recorder(tmp_path / "out.mp4", find_letters())
     for size in ((401, 361), (800, 361), (361, 800), (20, 20)):
         recorder.show(seen(frame(200, size)))
     recorder.close()
@@ -85,16 +87,16 @@ def test_fitted_keeps_the_whole_picture() -> None:
 def test_an_old_recording_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     out = tmp_path / "out.mp4"
     out.write_bytes(b"old")
-    Recorder(out, find_letters(), live=False).close()  # nothing came
+    Recorder(out, find_letters()).close()  # nothing came
     assert out.read_bytes() == b"old"
 
 
 def test_what_cannot_be_recorded(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"ends in \.mp4"):
-        Recorder(tmp_path / "out.avi", find_letters(), live=False)
+        Recorder(tmp_path / "out.avi", find_letters())
     (tmp_path / "file").touch()
     with pytest.raises(OutputError):
-        Recorder(tmp_path / "file" / "out.mp4", find_letters(), live=False)
+        Recorder(tmp_path / "file" / "out.mp4", find_letters())
 
 
 # The overlay

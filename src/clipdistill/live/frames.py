@@ -27,6 +27,7 @@ class Frame:
         pixels: RGB uint8 (H, W, 3).
         seconds: reading and decoding took.
         fps: frames a second that its source says it gives; 0: it does not say.
+        live: its source cannot be made to wait.
     """
 
     index: int
@@ -34,6 +35,7 @@ class Frame:
     pixels: Pixels
     seconds: float
     fps: float = 0.0
+    live: bool = False
 
 
 class Capture(Protocol):

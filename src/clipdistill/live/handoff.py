@@ -20,11 +20,15 @@ class Handoff(Generic[T]):
     Args:
         size: items that may wait.
         newest: a full place drops its oldest item for the new one; otherwise `put` waits for room.
+
+    Attributes:
+        newest: as given; the giver may change it.
+        dropped: items that were replaced.
     """
 
     def __init__(self, size: int = 1, *, newest: bool = False) -> None:
         self.dropped = 0
-        self._size, self._newest = size, newest
+        self._size, self.newest = size, newest
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
         self._finished = self._cancelled = False
@@ -34,7 +38,7 @@ class Handoff(Generic[T]):
         """Hand an item over; False: nobody wants items any more."""
         with self._changed:
             while len(self._items) >= self._size and not self._cancelled:
-                if self._newest:
+                if self.newest:
                     self._items.popleft()
                     self.dropped += 1
                 else:

@@ -57,7 +57,7 @@ class Reader:
 
     Args:
         source: where from.
-        frames: where to; it drops or waits.
+        frames: where to. Once the source turns out to be live, it drops, whatever it did before.
         paced: a source that is not live is read at its own speed, instead of as fast as it goes.
         patience: how long to wait.
         clock: seconds that only grow.
@@ -166,6 +166,7 @@ class Reader:
             capture.close()
             return None
         self._known, self.live = True, capture.live
+        self.frames.newest |= capture.live
         return capture
 
     def _pump(self, capture: Capture, turn: _Turn) -> bool:
@@ -192,7 +193,7 @@ class Reader:
                 early = began + (index - first) / capture.fps - now
                 if early > 0:
                     self._sleep(early)
-            frame = Frame(index, self._clock(), pixels, now - begun, capture.fps)
+            frame = Frame(index, self._clock(), pixels, now - begun, capture.fps, capture.live)
             if not self.frames.put(frame):
                 return False
             good = self._clock()

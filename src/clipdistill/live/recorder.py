@@ -36,7 +36,6 @@ class Recorder:
     Args:
         path: where to, ending in .mp4.
         letters: draws text.
-        live: the source is live.
         fps: frames a second of the recording; 0: the source's.
 
     Raises:
@@ -44,12 +43,12 @@ class Recorder:
         OutputError: the folder cannot be written to.
     """
 
-    def __init__(self, path: Path, letters: Letters, *, live: bool, fps: float = 0.0) -> None:
+    def __init__(self, path: Path, letters: Letters, *, fps: float = 0.0) -> None:
         if path.suffix.lower() != ".mp4":
             raise InputError(f"--save {path}: expected a name that ends in .mp4.")
         ensure_folder(path.parent)
         self.path, self.frames, self.fps = path, 0, fps
-        self._letters, self._live = letters, live
+        self._letters = letters
         self._writing = contextlib.ExitStack()
         self._writer: Any = None
         self._temporary = path
@@ -62,7 +61,7 @@ class Recorder:
         frame = seen.answer.frame
         if self._writer is None:
             self._open(pixels, frame.fps, frame.at)
-        times = self._due(frame.at) if self._live else 1
+        times = self._due(frame.at) if frame.live else 1
         if times:
             cv2 = load_cv2()
             image = cv2.cvtColor(fitted(pixels, self._size), cv2.COLOR_RGB2BGR)

@@ -325,7 +325,7 @@ def _views(source: Source, options: DemoOptions) -> tuple[list[View], Recorder |
         if options.save is not None:
             from ..live.recorder import Recorder
 
-            recorder = Recorder(options.save, letters, live=source.live, fps=options.fps or 0.0)
+            recorder = Recorder(options.save, letters, fps=options.fps or 0.0)
             views.append(recorder)
         if options.window:
             from ..live.window import Window
