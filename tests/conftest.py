@@ -268,3 +268,15 @@ def tiny_bare_onnx(tmp_path_factory: pytest.TempPathFactory, tiny_student: Path)
     out = tmp_path_factory.mktemp("onnx") / "bare.onnx"
     export(str(tiny_student), out)
     return out
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless Chromium, for a module only: playwright's event loop must not outlive its tests.
+
+    Skips where Chromium or playwright is missing.  See tests/browser.py for what to do with it.
+    """
+    from browser import launched
+
+    with launched() as browser:
+        yield browser

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .runtime import open_embedder
     from .sources.options import SearchOptions
     from .stages.benchmark import BenchmarkOptions, benchmark
+    from .stages.demo import DemoOptions, demo
     from .stages.distill import distill
     from .stages.download import download
     from .stages.embed import embed
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .stages.quantize import quantize
     from .stages.quickstart import quickstart
     from .stages.relabel import relabel
+    from .stages.report import report
     from .stages.run import run
     from .stages.search import search
     from .stages.select import select
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 _HOME = {
     "BenchmarkOptions": "stages.benchmark",
     "ClipDistillError": "errors",
+    "DemoOptions": "stages.demo",
     "DistillOptions": "recipe",
     "DownloadOptions": "web.policy",
     "EngineOptions": "stages.engine",
@@ -71,6 +74,7 @@ _HOME = {
     "ServiceError": "errors",
     "TrainingError": "errors",
     "benchmark": "stages.benchmark",
+    "demo": "stages.demo",
     "distill": "stages.distill",
     "download": "stages.download",
     "embed": "stages.embed",
@@ -89,6 +93,7 @@ _HOME = {
     "quantize": "stages.quantize",
     "quickstart": "stages.quickstart",
     "relabel": "stages.relabel",
+    "report": "stages.report",
     "run": "stages.run",
     "search": "stages.search",
     "select": "stages.select",
@@ -99,6 +104,7 @@ _HOME = {
 __all__ = [
     "BenchmarkOptions",
     "ClipDistillError",
+    "DemoOptions",
     "DistillOptions",
     "DownloadOptions",
     "EngineOptions",
@@ -116,6 +122,7 @@ __all__ = [
     "TrainingError",
     "__version__",
     "benchmark",
+    "demo",
     "distill",
     "download",
     "embed",
@@ -134,6 +141,7 @@ __all__ = [
     "quantize",
     "quickstart",
     "relabel",
+    "report",
     "run",
     "search",
     "select",

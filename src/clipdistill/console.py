@@ -69,8 +69,12 @@ class ConsoleReporter:
         """See `progress.Reporter.table`."""
         self._console().print(_drawn(table))
 
+    def screen(self) -> Console | None:
+        """See `progress.Reporter.screen`."""
+        return self._bars.progress.console if self._bars else None
+
     def _console(self) -> Console:
-        return self._bars.progress.console if self._bars else _console(stderr=True)
+        return self.screen() or _console(stderr=True)
 
 
 class _Bars:

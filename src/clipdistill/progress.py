@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from .results import Table
 
 Step = Callable[..., None]
@@ -33,6 +35,9 @@ class Reporter(Protocol):
     def table(self, table: Table) -> None:
         """Show a table that a person wants to see now, such as a plan."""
 
+    def screen(self) -> Console | None:
+        """A terminal on which something that changes may be drawn; None: there is none."""
+
 
 class Silent:
     """The default reporter: says nothing."""
@@ -48,6 +53,10 @@ class Silent:
 
     def table(self, table: Table) -> None:
         """See `Reporter.table`."""
+
+    def screen(self) -> Console | None:
+        """See `Reporter.screen`."""
+        return None
 
 
 _reporter: ContextVar[Reporter] = ContextVar("clipdistill_reporter", default=Silent())
@@ -81,3 +90,8 @@ def message(text: str) -> None:
 def show_table(table: Table) -> None:
     """Show the user a table while the stage goes on."""
     _reporter.get().table(table)
+
+
+def screen() -> Console | None:
+    """A terminal on which something that changes may be drawn; None: say it with `message`."""
+    return _reporter.get().screen()

@@ -152,7 +152,7 @@ def test_more_pictures_go_all_the_way() -> None:
     again = planned(road(UNLABELLED, pictures=420), before)
     assert running(again) == {"embed", "ceiling", "hold out", *AFTER_DENSE}
     assert reasons(again)["embed"] == "400 pictures became 420 pictures"
-    assert reasons(again)["distill"] == "embed runs first; hold out runs first"
+    assert reasons(again)["distill"] == "embed and hold out run first"
 
 
 def test_other_labelled_pictures_only_measure_again() -> None:

@@ -88,7 +88,7 @@ def decide(
     if not reason and gone:
         reason = f"{gone[0]} is missing"
     if not reason and changed:
-        reason = f"{' and '.join(changed)} runs first"
+        reason = _first(changed)
     return Planned(step, "again", reason) if reason else Planned(step, "kept")
 
 
@@ -100,21 +100,31 @@ def _made(path: str, record: StepRecord) -> bool:
 def _difference(
     before: StepRecord, step: Step, results: Mapping[str, str], waiting: Collection[str]
 ) -> str:
-    """Why a step that was done would not come out the same; empty when it would."""
-    reasons = [
+    """Why a step that was done would not come out the same; empty when it would.
+
+    Of several reasons only those of the first kind: settings, then what it reads, then steps.
+    """
+    settings = [
         f"{name} was {_shown(before.settings.get(name))}, now {_shown(step.settings.get(name))}"
         for name in {**before.settings, **step.settings}
         if before.settings.get(name) != step.settings.get(name)
     ]
     inputs = {**step.inputs, **{name: results.get(name, "") for name in step.after}}
-    for name in {**before.inputs, **inputs}:
-        if name in waiting:
-            reasons.append(f"{name} runs first")
-        elif before.inputs.get(name) != inputs.get(name):
-            reasons.append(_changed(name, before.inputs.get(name), inputs.get(name)))
+    read = [
+        _changed(name, before.inputs.get(name), inputs.get(name))
+        for name in {**before.inputs, **inputs}
+        if name not in waiting and before.inputs.get(name) != inputs.get(name)
+    ]
+    reasons = settings or read or [_first(waiting)]
     more = len(reasons) - MOST_REASONS
     shown = [*reasons[:MOST_REASONS], *([f"and {more} more"] if more > 0 else [])]
-    return "; ".join(shown)
+    return "; ".join(filter(None, shown))
+
+
+def _first(names: Collection[str]) -> str:
+    """Steps that are done before this one."""
+    shown = [*list(names)[:MOST_REASONS], *(["others"] if len(names) > MOST_REASONS else [])]
+    return f"{' and '.join(shown)} run{'s' if len(shown) == 1 else ''} first" if shown else ""
 
 
 def _changed(name: str, before: str | None, now: str | None) -> str:
