@@ -30,7 +30,8 @@ from clipdistill.stages.run import RunResult
 from clipdistill.toy.world import KINDS, prompts, render
 from killing import changed, killed_when, run_to_end, soon_after
 
-MEASURED = {"run.json", "probe.json", "evaluation.json", "checkpoint.pth", "metrics.jsonl"}
+MEASURED = {"run.json", "probe.json", "evaluation.json", "checkpoint.pth", "metrics.jsonl",
+            "report.html"}  # fmt: skip
 """Files that hold times."""
 
 
@@ -150,6 +151,13 @@ def test_the_table_has_the_teacher_first_then_the_dense_student(finished: RunRes
     assert rows[0].accuracy == finished.ceiling.accuracy  # type: ignore[union-attr]
 
 
+def test_the_report_tells_of_a_finished_run(finished: RunResult) -> None:
+    assert finished.report is not None
+    page = finished.report.read_text()
+    assert "not finished" not in page
+    assert "clipdistill distill test_resnet" in page
+
+
 def test_the_classifier_and_the_text_are_calibrated_but_the_exports_are_not(
     finished: RunResult,
 ) -> None:
@@ -231,6 +239,7 @@ def test_a_student_of_other_settings_is_moved_away_not_deleted(
     assert (copied / "student" / "model.safetensors").read_bytes() != weights
     assert set(result.done) == {
         "distill", "export dense cpu", "export dense trt", "classifier", "calibrate", "evaluate",
+        "report",
     }  # fmt: skip
     assert any("made with other settings; it lies in" in text for text in said.lines)
 
@@ -306,7 +315,7 @@ def test_a_failure_names_the_step_and_the_same_command_goes_on(
     assert text.startswith("The step 'evaluate' failed. No space left on the moon. ")
     assert "the same command goes on" in text
     result, said = told(world, copied, other)
-    assert set(result.done) == {"evaluate"}
+    assert set(result.done) == {"evaluate", "report"}
     assert dict(row[:2] for row in said.tables[0].rows)["evaluate"] == "goes on where it stopped"
 
 

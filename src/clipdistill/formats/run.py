@@ -182,7 +182,7 @@ class RunRecord:
         versions: package -> version.
         machine: in one line.
         started: when it was first started, ISO 8601 with the zone.
-        finished: when it was last completed; empty until then.
+        finished: when all but the report was last completed; empty until then.
         unfinished: steps that were begun and interrupted.
         others: finished steps that the settings no longer ask for; their files are still there.
     """

@@ -62,7 +62,8 @@ class Recorder:
             step.settings, step.all_inputs(results),
         )  # fmt: skip
         without = self._without(step.name)
-        self._write(replace(without, unfinished=(*without.unfinished, begun), finished=""))
+        finished = without.finished if step.kind == "report" else ""
+        self._write(replace(without, unfinished=(*without.unfinished, begun), finished=finished))
 
     def interrupted(self, name: str, seconds: float) -> None:
         """A step that was begun worked for so long, and is not finished."""

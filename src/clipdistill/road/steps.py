@@ -72,7 +72,7 @@ class Road:
         folder: of the run.
         options: of the run.
         inputs: what the user brought.
-        report: whether this program can write the report.
+        report: whether what reports need is installed.
     """
 
     prompts: Path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import tempfile
 import time
@@ -46,7 +45,7 @@ from ..road.steps import (
 from .benchmark import BenchmarkOptions, benchmark
 from .evaluate import EvaluateResult, Evaluation, evaluate
 
-REPORT_MODULE = "clipdistill.stages.report"
+REPORT_NEEDS = ("jinja2", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -215,10 +214,8 @@ def run(
 
 
 def _can_report() -> bool:
-    """Whether this program writes reports, and has what it needs for them."""
-    if importlib.util.find_spec(REPORT_MODULE) is None:
-        return False
-    missing = [one for one in ("jinja2", "matplotlib") if importlib.util.find_spec(one) is None]
+    """Whether what reports need is installed."""
+    missing = [one for one in REPORT_NEEDS if importlib.util.find_spec(one) is None]
     if missing:
         message(f"Left out: {MissingExtraError(missing[0], 'report', 'The report')}")
     return not missing
@@ -267,6 +264,8 @@ def _walk(road: Road, planned: list[Planned]) -> dict[str, float]:
         decision = decide(step, recorder.record, results, _exists(folder), (), changed)
         if decision.runs:
             message(f"{number}/{len(steps)} {step.name}: {step.about}")
+            if step.kind == "report":  # it tells of a finished run
+                recorder.complete([one.name for one in steps if one.kind != "report"])
             done[step.name] = _do(road, recorder, step, results)
         elif step.name in expected:
             message(f"{number}/{len(steps)} {step.name}: what it uses came out the same; kept")
@@ -486,8 +485,10 @@ def _is_there(model: str) -> bool:
 
 
 def _report(road: Road, recorder: Recorder, step: Step) -> str:
+    from .report import report
+
     try:
-        importlib.import_module(REPORT_MODULE).report(road.folder.out)
+        report(road.folder.out)
     except MissingExtraError as error:
         message(f"Left out: {error}")
     return ""
