@@ -21,7 +21,8 @@ from clipdistill import cli, errors
 HEAVY = ("numpy", "torch", "PIL", "pyarrow", "timm", "open_clip", "onnx", "onnxruntime")
 NOT_BASE = ("torch", "torchvision", "timm", "open_clip", "accelerate", "safetensors", "pyarrow",
             "tensorboard", "onnx", "onnxscript", "modelopt", "openvino", "tensorrt", "cuda",
-            "matplotlib", "aiohttp", "urllib3", "starlette", "uvicorn")  # fmt: skip
+            "matplotlib", "cv2", "gradio", "aiohttp", "urllib3", "starlette",
+            "uvicorn")  # fmt: skip
 NEEDS_EXTRA = ("architecture", "compression", "fine_tuning", "onnx_graph", "service", "sources",
                "student", "teacher", "torch_embedder", "training", "validation", "web")  # fmt: skip
 

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from .formats.text import load_text
     from .pool import open_pool
     from .recipe import DistillOptions
+    from .road.options import RunOptions
     from .runtime import open_embedder
     from .sources.options import SearchOptions
     from .stages.benchmark import BenchmarkOptions, benchmark
+    from .stages.demo import DemoOptions, demo
     from .stages.distill import distill
     from .stages.download import download
     from .stages.embed import embed
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from .stages.quantize import quantize
     from .stages.quickstart import quickstart
     from .stages.relabel import relabel
+    from .stages.report import report
+    from .stages.run import run
     from .stages.search import search
     from .stages.select import select
     from .stages.serve import ServeOptions, serve
@@ -53,6 +57,7 @@ if TYPE_CHECKING:
 _HOME = {
     "BenchmarkOptions": "stages.benchmark",
     "ClipDistillError": "errors",
+    "DemoOptions": "stages.demo",
     "DistillOptions": "recipe",
     "DownloadOptions": "web.policy",
     "EngineOptions": "stages.engine",
@@ -63,11 +68,13 @@ _HOME = {
     "MissingExtraError": "errors",
     "ModelNotFoundError": "errors",
     "OutputError": "errors",
+    "RunOptions": "road.options",
     "SearchOptions": "sources.options",
     "ServeOptions": "stages.serve",
     "ServiceError": "errors",
     "TrainingError": "errors",
     "benchmark": "stages.benchmark",
+    "demo": "stages.demo",
     "distill": "stages.distill",
     "download": "stages.download",
     "embed": "stages.embed",
@@ -86,6 +93,8 @@ _HOME = {
     "quantize": "stages.quantize",
     "quickstart": "stages.quickstart",
     "relabel": "stages.relabel",
+    "report": "stages.report",
+    "run": "stages.run",
     "search": "stages.search",
     "select": "stages.select",
     "serve": "stages.serve",
@@ -95,6 +104,7 @@ _HOME = {
 __all__ = [
     "BenchmarkOptions",
     "ClipDistillError",
+    "DemoOptions",
     "DistillOptions",
     "DownloadOptions",
     "EngineOptions",
@@ -105,12 +115,14 @@ __all__ = [
     "MissingExtraError",
     "ModelNotFoundError",
     "OutputError",
+    "RunOptions",
     "SearchOptions",
     "ServeOptions",
     "ServiceError",
     "TrainingError",
     "__version__",
     "benchmark",
+    "demo",
     "distill",
     "download",
     "embed",
@@ -129,6 +141,8 @@ __all__ = [
     "quantize",
     "quickstart",
     "relabel",
+    "report",
+    "run",
     "search",
     "select",
     "serve",

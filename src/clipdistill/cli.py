@@ -101,6 +101,16 @@ VERBS = (
         ("clipdistill quickstart --out runs/quickstart",),
     ),
     Verb(
+        "run",
+        "clipdistill.stages.run:run",
+        "Go the whole road, from prompts and pictures to a classifier.",
+        (
+            "clipdistill run prompts.txt runs/pets --images photos",
+            "clipdistill run prompts.txt runs/pets --images photos --sparse --qat --dry-run",
+            "clipdistill run prompts.txt runs/pets --search commons --contact me@home.org",
+        ),
+    ),
+    Verb(
         "search",
         "clipdistill.stages.search:search",
         "Search images for prompts, and write a list of URLs.",
@@ -193,6 +203,16 @@ VERBS = (
         ),
     ),
     Verb(
+        "demo",
+        "clipdistill.stages.demo:demo",
+        "Watch a model live: a camera, a video, a folder, or in the browser.",
+        (
+            "clipdistill demo runs/classifier.onnx --camera 0 --window",
+            "clipdistill demo runs/classifier.onnx --video clip.mp4 --save annotated.mp4",
+            "clipdistill demo runs/classifier.onnx --web --teacher local-dir:teacher",
+        ),
+    ),
+    Verb(
         "export",
         "clipdistill.stages.export:export",
         "Write a student as an ONNX file, with labels a whole classifier.",
@@ -224,6 +244,15 @@ VERBS = (
         "clipdistill.stages.relabel:relabel",
         "Give an ONNX classifier other classes, without training.",
         ("clipdistill relabel runs/classifier.onnx runs/other_text.npy runs/other.onnx",),
+    ),
+    Verb(
+        "report",
+        "clipdistill.stages.report:report",
+        "Show what a run made, in one HTML file or as a model card.",
+        (
+            "clipdistill report runs/quickstart",
+            "clipdistill report runs/pets --format markdown",
+        ),
     ),
 )
 

@@ -63,8 +63,18 @@ class ConsoleReporter:
 
     def message(self, text: str) -> None:
         """See `progress.Reporter.message`."""
-        console = self._bars.progress.console if self._bars else _console(stderr=True)
-        _print_line(console, text)
+        _print_line(self._console(), text)
+
+    def table(self, table: Table) -> None:
+        """See `progress.Reporter.table`."""
+        self._console().print(_drawn(table))
+
+    def screen(self) -> Console | None:
+        """See `progress.Reporter.screen`."""
+        return self._bars.progress.console if self._bars else None
+
+    def _console(self) -> Console:
+        return self.screen() or _console(stderr=True)
 
 
 class _Bars:

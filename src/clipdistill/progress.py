@@ -10,7 +10,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .results import Table
 
 Step = Callable[..., None]
 """`step(n=1, note="")`: `n` more units are done; `note` replaces the text beside the bar."""
@@ -27,6 +32,12 @@ class Reporter(Protocol):
     def message(self, text: str) -> None:
         """Show one line that a person wants to see now, such as where a cache lies."""
 
+    def table(self, table: Table) -> None:
+        """Show a table that a person wants to see now, such as a plan."""
+
+    def screen(self) -> Console | None:
+        """A terminal on which something that changes may be drawn; None: there is none."""
+
 
 class Silent:
     """The default reporter: says nothing."""
@@ -39,6 +50,13 @@ class Silent:
 
     def message(self, text: str) -> None:
         """See `Reporter.message`."""
+
+    def table(self, table: Table) -> None:
+        """See `Reporter.table`."""
+
+    def screen(self) -> Console | None:
+        """See `Reporter.screen`."""
+        return None
 
 
 _reporter: ContextVar[Reporter] = ContextVar("clipdistill_reporter", default=Silent())
@@ -67,3 +85,13 @@ def track(task: str, total: int | None, unit: str, done: int = 0) -> Iterator[St
 def message(text: str) -> None:
     """Tell the user one line while the stage goes on."""
     _reporter.get().message(text)
+
+
+def show_table(table: Table) -> None:
+    """Show the user a table while the stage goes on."""
+    _reporter.get().table(table)
+
+
+def screen() -> Console | None:
+    """A terminal on which something that changes may be drawn; None: say it with `message`."""
+    return _reporter.get().screen()

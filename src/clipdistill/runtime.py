@@ -150,7 +150,7 @@ def _open_torch(
     else:
         with needs_training_extra("A teacher"):
             from .teacher import load_teacher
-        name, pretrained = _teacher_name(model)
+        name, pretrained = teacher_name(model)
         embedder = load_teacher(name, pretrained, device=device, precision=precision).images
         named, stored = embedder.spec.name, ""
     if threads is not None:
@@ -226,7 +226,7 @@ def needs_training_extra(purpose: str) -> Iterator[None]:
         raise MissingExtraError(TRAIN_MODULES[module], "train", purpose) from error
 
 
-def _teacher_name(model: str) -> tuple[str, str]:
+def teacher_name(model: str) -> tuple[str, str]:
     """MODEL -> open_clip's model name and weights tag (empty where the name says it all)."""
     if model.startswith(("local-dir:", "hf-hub:")):
         return model, ""

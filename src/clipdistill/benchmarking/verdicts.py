@@ -65,10 +65,17 @@ def ratio(model: Raced, other: Raced) -> float:
     return float(np.median([mine / theirs for mine, theirs in pairs]))
 
 
-def _outcome(model: Raced, other: Raced) -> str:
-    """Say slower, faster or same: the last also where the rounds do not agree."""
-    ratios = [mine / theirs for mine, theirs in zip(model.rounds, other.rounds, strict=False)]
-    middle = ratio(model, other)
+def outcome(rounds: Sequence[float], others: Sequence[float]) -> str:
+    """Say slower, faster or same: the last also where the rounds do not agree, or there are none.
+
+    Args:
+        rounds: milliseconds of one model, a median a round.
+        others: those of the other in the same rounds.
+    """
+    ratios = [mine / theirs for mine, theirs in zip(rounds, others, strict=False)]
+    if not ratios:
+        return "same"
+    middle = float(np.median(ratios))
     slower = float(np.mean([one > 1 for one in ratios]))
     if middle > 1 + NOISE and slower >= AGREED:
         return "slower"
@@ -81,13 +88,13 @@ def _against_fp32(model: Raced, models: Sequence[Raced]) -> list[str]:
     same = _find(models, lambda one: _peers(one, model) and one.precision == "fp32")
     if same is None:
         return []
-    times, outcome = ratio(model, same), _outcome(model, same)
-    if outcome == "slower":
+    times, told = ratio(model, same), outcome(model.rounds, same.rounds)
+    if told == "slower":
         return [
             f"{_about(model)} is SLOWER than FP32 ({same.name}) in the same runtime: "
             f"{_ms(model)} against {_ms(same)} ms, {times:.2f}x the time.{_hint(model)}"
         ]
-    if outcome == "same":
+    if told == "same":
         return [f"{_about(model)} is as fast as FP32 ({same.name}): nothing gained in time."]
     return []
 
@@ -102,11 +109,11 @@ def _against_dense(model: Raced, models: Sequence[Raced]) -> list[str]:
             f"{_about(model)} is 2:4 sparse, but no dense {model.precision} of the same network "
             "was measured beside it: what sparsity did cannot be told."
         ]
-    times, outcome = ratio(model, same), _outcome(model, same)
+    times, told = ratio(model, same), outcome(model.rounds, same.rounds)
     figures = f"{_ms(model)} against {_ms(same)} ms for {same.name}"
-    if outcome == "slower":
+    if told == "slower":
         return [f"{_about(model)}: 2:4 sparsity made it SLOWER on this device: {figures}."]
-    if outcome == "same":
+    if told == "same":
         return [f"{_about(model)}: 2:4 sparsity did NOTHING for speed on this device: {figures}."]
     if model.device == "cpu":
         return [

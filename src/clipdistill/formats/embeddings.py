@@ -227,6 +227,28 @@ class EmbeddingStore:
         write_json(self.root / META, {**self.header.to_json(), **counts})
 
 
+def read_failures(root: Path) -> tuple[Failure, ...]:
+    """The images that a finished store could not use; none while there is no such file.
+
+    Raises:
+        FormatError: a line is something else.
+    """
+    path = root / FAILURES
+    if not path.is_file():
+        return ()
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            value = json.loads(line)
+            found.append(Failure(str(value["image_path"]), str(value["reason"])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise FormatError(
+                f"{path}, line {number}: expected an image and a reason ({error!r}). Delete the "
+                "file, or run `clipdistill embed` again."
+            ) from error
+    return tuple(found)
+
+
 def read_header(root: Path) -> Header | None:
     """Return the header of a store, complete or not; None when the folder holds none.
 

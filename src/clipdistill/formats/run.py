@@ -1,10 +1,14 @@
 """The folder of a `run`: where each artefact lies in it, and `run.json` that says how it was made.
 
 prompts.txt            the prompts, as they were given
+probe.json             what a short probe of speed measured, for estimates
 image_urls.txt         what a search found, and images/ what was downloaded of it; only with
                        a search, otherwise the pictures stay where they are
 embeddings/            what the teacher said of the pictures
+labelled-embeddings/   what it said of the labelled pictures, if there are any
 text.npy, text.json    the class list in the teacher's space
+training.txt, holdout/ names of the pictures to learn from, links to those held out; only
+                       where a share is held out
 ceiling.json           how well the teacher itself separates the prompts on these pictures
 student/               the dense student; student-sparse/, student-int8/, student-sparse-int8/
 cpu/*.onnx, trt/*.onnx one classifier a student, for ONNX Runtime, and for TensorRT and OpenVINO
@@ -12,12 +16,13 @@ classifier.onnx        the one that was asked for
 evaluation.json        `evaluate`'s result; opinions.json: what each model says of each picture
 benchmark.json         `benchmark`'s result
 report.html            all of it, to be read
+replaced/              what was trained or embedded with settings that have changed since
 run.json               settings, steps with their commands and fingerprints, versions, machine
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +33,9 @@ FORMAT = "clipdistill.run"
 VERSION = 1
 STUDENTS = ("dense", "sparse", "int8", "sparse-int8")
 """Names of the students that a run can make, in the order in which they are made and shown."""
+
+EXPORTS = {"onnxruntime": "cpu", "tensorrt": "trt"}
+"""What a file is for -> the folder that it lies in."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,36 @@ class RunFolder:
     def embeddings(self) -> Path:
         """The teacher's embeddings of the pictures."""
         return self.out / "embeddings"
+
+    @property
+    def labelled_embeddings(self) -> Path:
+        """The teacher's embeddings of the labelled pictures."""
+        return self.out / "labelled-embeddings"
+
+    @property
+    def holdout(self) -> Path:
+        """Links to the pictures that are held out."""
+        return self.out / "holdout"
+
+    @property
+    def training_list(self) -> Path:
+        """Names of the pictures to learn from, a line each; only where some are held out."""
+        return self.out / "training.txt"
+
+    @property
+    def probe(self) -> Path:
+        """What a short probe measured."""
+        return self.out / "probe.json"
+
+    @property
+    def chart(self) -> Path:
+        """`benchmark`'s chart."""
+        return self.out / "benchmark.svg"
+
+    @property
+    def replaced(self) -> Path:
+        """What was made with settings that have changed since."""
+        return self.out / "replaced"
 
     @property
     def text(self) -> Path:
@@ -106,19 +144,22 @@ class RunFolder:
 
     def export(self, name: str, target: str) -> Path:
         """The classifier of one of `STUDENTS` for a target."""
-        return self.out / ("cpu" if target == "onnxruntime" else "trt") / f"{name}.onnx"
+        return self.out / EXPORTS[target] / f"{name}.onnx"
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """A finished step.
+    """A finished step, or one that was begun.
 
     Attributes:
         name: such as "embed" or "distill sparse".
-        command: the command line that does this step alone.
+        command: the command line that does this step alone; empty: only `run` does it.
         fingerprint: of the step's settings and inputs; another one makes it run again.
         seconds: it took, over all runs that worked on it.
         outputs: files and folders, relative to the run's folder.
+        settings: of `run`, those that this step depends on.
+        inputs: a fingerprint of each file, folder and step that it uses.
+        result: what tells its outcome from another one, for the steps that use it.
     """
 
     name: str
@@ -126,6 +167,9 @@ class StepRecord:
     fingerprint: str
     seconds: float
     outputs: tuple[str, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    result: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,7 +182,9 @@ class RunRecord:
         versions: package -> version.
         machine: in one line.
         started: when it was first started, ISO 8601 with the zone.
-        finished: when it was last completed; empty until then.
+        finished: when all but the report was last completed; empty until then.
+        unfinished: steps that were begun and interrupted.
+        others: finished steps that the settings no longer ask for; their files are still there.
     """
 
     settings: dict[str, Any]
@@ -147,6 +193,16 @@ class RunRecord:
     machine: str
     started: str
     finished: str
+    unfinished: tuple[StepRecord, ...] = ()
+    others: tuple[StepRecord, ...] = ()
+
+    def known(self) -> dict[str, StepRecord]:
+        """Every finished step by its name."""
+        return {step.name: step for step in (*self.others, *self.steps)}
+
+    def begun(self) -> dict[str, StepRecord]:
+        """Every unfinished step by its name."""
+        return {step.name: step for step in self.unfinished}
 
 
 def save_run(folder: RunFolder, record: RunRecord) -> None:
@@ -165,20 +221,28 @@ def load_run(folder: RunFolder) -> RunRecord:
     check_format(folder.record, card, FORMAT, VERSION)
     with describing(folder.record):
         try:
-            steps = tuple(
-                StepRecord(
-                    str(step["name"]), str(step["command"]), str(step["fingerprint"]),
-                    float(step["seconds"]), tuple(str(one) for one in step["outputs"]),
-                )
-                for step in card["steps"]
-            )  # fmt: skip
             return RunRecord(
                 dict(card["settings"]),
-                steps,
+                tuple(_step(value) for value in card["steps"]),
                 {str(name): str(value) for name, value in card["versions"].items()},
                 str(card["machine"]),
                 str(card["started"]),
                 str(card["finished"]),
+                tuple(_step(value) for value in card.get("unfinished", ())),
+                tuple(_step(value) for value in card.get("others", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"the record of a run cannot be read: {error!r}") from error
+
+
+def _step(value: dict[str, Any]) -> StepRecord:
+    return StepRecord(
+        str(value["name"]),
+        str(value["command"]),
+        str(value["fingerprint"]),
+        float(value["seconds"]),
+        tuple(str(one) for one in value["outputs"]),
+        dict(value.get("settings", {})),
+        {str(name): str(one) for name, one in value.get("inputs", {}).items()},
+        str(value.get("result", "")),
+    )

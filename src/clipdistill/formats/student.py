@@ -196,6 +196,28 @@ def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
     write_bytes(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
+def read_metrics(folder: Path) -> tuple[dict[str, Any], ...]:
+    """The lines of `metrics.jsonl`, the oldest first; none where there is no such file.
+
+    Raises:
+        FormatError: a line is something else.
+    """
+    path = folder / METRICS
+    if not path.is_file():
+        return ()
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            value = json.loads(line)
+            rows.append({"epoch": int(value["epoch"]), **value})
+        except (ValueError, KeyError, TypeError) as error:
+            raise FormatError(
+                f"{path}, line {number}: expected what an epoch measured ({error!r}). Delete the "
+                "file, or copy the student's folder again."
+            ) from error
+    return tuple(rows)
+
+
 def save_samples(folder: Path, pixels: NDArray[np.uint8]) -> None:
     """Write `samples.npy`: uint8 (N, S, S, 3)."""
     with atomic_path(folder / SAMPLES) as temporary:

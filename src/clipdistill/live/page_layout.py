@@ -44,8 +44,9 @@ KEPT = (300, 600)
 QUICK: dict[str, Any] = {
     "queue": False, "show_progress": "hidden", "api_visibility": "private",
 }  # fmt: skip
-"""Of events that go around gradio's queue; a lock has the models used in turn.  With it an event that
-came soon after another was lost in 3 of 9 runs of the class list's test (gradio 6.31, 2026-11)."""
+"""Of events that go around gradio's queue; a lock has the models used in turn.  In the queue, what
+came soon after another event was lost in 3 of 9 runs of the test of the class list (gradio 6.31,
+2026-11)."""
 READY = "One class a line. New classes work at once, without any training."
 
 

@@ -247,7 +247,9 @@ def _open_all(entries: Sequence[_Entry], options: BenchmarkOptions) -> None:
 
 
 def _reasons(entries: Sequence[_Entry]) -> str:
-    return "; ".join(f"{entry.model}: {entry.row.reason}" for entry in entries[:3])
+    # Once for a file that no runtime can open, however many tried.
+    told = dict.fromkeys(f"{entry.model}: {entry.row.reason}" for entry in entries)
+    return "; ".join(list(told)[:3])
 
 
 def _carried(model: str) -> TextEmbeddings | None:

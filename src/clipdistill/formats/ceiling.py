@@ -1,0 +1,75 @@
+"""The teacher's ceiling: how well the teacher itself separates the classes (`ceiling.json`)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..errors import FormatError
+from ..files import check_format, describing, read_json, write_json
+
+FORMAT = "clipdistill.ceiling"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """How well a teacher separates the classes; no student of it can be expected to do better.
+
+    Confidence, margin and counts are of the unlabelled pictures, accuracy is of the labelled.
+
+    Attributes:
+        teacher: its name.
+        labelled: whether there were labelled pictures.
+        images: unlabelled pictures.
+        labelled_images: labelled ones.
+        accuracy: zero-shot top-1, a share; None without labels.
+        confidence: mean probability of the best label.
+        margin: mean difference of the probabilities of the two best labels.
+        counts: label -> pictures that the teacher gave it.
+        per_class: label -> accuracy, of the classes that have labelled pictures.
+        overlapping: (label, label, cosine of their text embeddings), the nearest first.
+        empty: labels that no picture was given.
+    """
+
+    teacher: str
+    labelled: bool
+    images: int
+    labelled_images: int
+    accuracy: float | None
+    confidence: float
+    margin: float
+    counts: dict[str, int]
+    per_class: dict[str, float]
+    overlapping: tuple[tuple[str, str, float], ...]
+    empty: tuple[str, ...]
+
+
+def save_ceiling(path: Path, ceiling: Ceiling) -> None:
+    """Write `ceiling.json` atomically."""
+    write_json(path, {"format": FORMAT, "version": VERSION, **asdict(ceiling)})
+
+
+def load_ceiling(path: Path) -> Ceiling:
+    """Read `ceiling.json`.
+
+    Raises:
+        InputError: there is none.
+        FormatError: it cannot be read, or is of a newer version.
+    """
+    card = read_json(path, "the teacher's ceiling")
+    check_format(path, card, FORMAT, VERSION)
+    with describing(path):
+        try:
+            return Ceiling(
+                str(card["teacher"]), bool(card["labelled"]),
+                int(card["images"]), int(card["labelled_images"]),
+                None if card["accuracy"] is None else float(card["accuracy"]),
+                float(card["confidence"]), float(card["margin"]),
+                {str(label): int(count) for label, count in card["counts"].items()},
+                {str(label): float(share) for label, share in card["per_class"].items()},
+                tuple((str(a), str(b), float(near)) for a, b, near in card["overlapping"]),
+                tuple(str(label) for label in card["empty"]),
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FormatError(f"a teacher's ceiling cannot be read: {error!r}") from error

@@ -1,0 +1,63 @@
+"""Fingerprints of what steps use: settings, prompts, listings of pictures, folders.
+
+Pictures are told apart by name, size and time of change, not by content: a million of them must not
+be read to find that nothing has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..formats.prompts import Prompts
+from ..images.sources import ImageItem
+
+LENGTH = 8
+"""Bytes of a digest: enough to tell one run's states apart."""
+
+
+def of_value(value: Any) -> str:
+    """Of plain JSON values."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
+    return _digest([text.encode()])
+
+
+def of_prompts(prompts: Prompts) -> str:
+    """Of classes and their prompts; comments and blank lines do not count."""
+    digest = of_value([prompts.labels, prompts.prompts])
+    return f"{len(prompts.labels)} labels, {digest}"
+
+
+def of_pictures(items: Sequence[ImageItem]) -> str:
+    """Of a listing."""
+    lines = (f"{item.key}\t{item.size}\t{item.mtime_ns}\n".encode() for item in items)
+    return f"{len(items)} pictures, {_digest(lines)}"
+
+
+def of_teacher(model_name: str) -> str:
+    """Of a teacher's own files, where it is a folder; of its name elsewhere."""
+    scheme, _, folder = model_name.partition(":")
+    if scheme != "local-dir":
+        return of_value(model_name)
+    return _digest(
+        f"{path.name}\t{path.stat().st_size}\t{path.stat().st_mtime_ns}\n".encode()
+        for path in sorted(Path(folder).glob("*"))
+        if os.path.isfile(path)
+    )
+
+
+def _digest(pieces: Iterable[bytes]) -> str:
+    digest = hashlib.blake2b(digest_size=LENGTH)
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def of_embedded(keys: Iterable[str], contents: Iterable[str], teacher: str) -> str:
+    """Of a store of embeddings: whose, and of which pictures' bytes."""
+    rows = (f"{key}\t{content}\n".encode() for key, content in zip(keys, contents, strict=True))
+    return _digest([teacher.encode(), *rows])
