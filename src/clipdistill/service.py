@@ -560,7 +560,7 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def make_server(app: Starlette) -> uvicorn.Server:
+def make_server(app: ASGIApp) -> uvicorn.Server:
     """A server for `app` that leaves logging alone and trusts no proxy's headers."""
     return uvicorn.Server(
         uvicorn.Config(
@@ -579,7 +579,7 @@ def make_server(app: Starlette) -> uvicorn.Server:
 
 
 @contextlib.contextmanager
-def running_service(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+def running_service(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
     """Serve `app` in a thread as long as the block runs; yields the base URL.
 
     Raises:

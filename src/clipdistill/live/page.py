@@ -79,8 +79,12 @@ def running_page(
         _warm_up(model)
     with _environment() as folder:
         copies = _copy_examples(examples, folder)
-        with running_service(_application(lists, copies, least), port=port) as url:
-            yield url
+        guard = Guard(_application(lists, copies, least))
+        with running_service(guard, port=port) as url:
+            try:
+                yield url
+            finally:
+                guard.leave()
 
 
 @contextlib.contextmanager
@@ -101,7 +105,7 @@ def _environment() -> Iterator[Path]:
 
 
 def _application(lists: ClassLists, examples: Sequence[Path], least: float) -> Starlette:
-    """The page behind its guard.
+    """The page.
 
     Raises:
         MissingExtraError: gradio is not installed.
@@ -121,7 +125,6 @@ def _application(lists: ClassLists, examples: Sequence[Path], least: float) -> S
         footer_links=[], run_history=False, max_file_size=MAX_UPLOAD, ssr_mode=False, pwa=False,
         mcp_server=False, enable_monitoring=False, theme=theme(), head=head(),
     )  # fmt: skip
-    app.add_middleware(Guard)
     return app
 
 

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,6 +133,6 @@ def parse_classes(text: str) -> tuple[str, ...]:
     return labels
 
 
-def _forget(kept: OrderedDict[object, object] | OrderedDict[str, object], most: int) -> None:
+def _forget(kept: OrderedDict[Any, Any], most: int) -> None:
     while len(kept) > most:
         kept.popitem(last=False)

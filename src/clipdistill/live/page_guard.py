@@ -8,6 +8,7 @@ paths, and may send few bytes.  The page is told to ask nobody else (Content-Sec
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -42,6 +43,7 @@ POLICY = "; ".join((
     "frame-ancestors 'none'",
 ))  # fmt: skip
 """gradio's page writes scripts and styles into itself, and makes functions of text."""
+GONE: Message = {"type": "http.disconnect"}
 HEADERS = (
     (b"content-security-policy", POLICY.encode()),
     (b"referrer-policy", b"no-referrer"),
@@ -53,13 +55,17 @@ HEADERS = (
 
 
 class Guard:
-    """ASGI middleware; see above."""
+    """ASGI application before another; see above."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._leaving: asyncio.Event | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
+        if self._leaving is None:
+            self._loop, self._leaving = asyncio.get_running_loop(), asyncio.Event()
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -69,7 +75,15 @@ class Guard:
         if refusal is not None:
             await _refuse(send, *refusal)
             return
-        await self.app(scope, _limited(receive), _with_headers(send))
+        await self.app(scope, _limited(receive, self._leaving), _with_headers(send))
+
+    def leave(self) -> None:
+        """End the connections that pages keep open for news, from any thread.
+
+        A server that stops would wait for them, and then complain about each.
+        """
+        if self._loop is not None and self._leaving is not None:
+            self._loop.call_soon_threadsafe(self._leaving.set)
 
 
 def refusal_of(scope: Scope) -> tuple[int, str] | None:
@@ -109,15 +123,21 @@ def _name(url: str) -> str:
         return ""
 
 
-def _limited(receive: Receive) -> Receive:
-    """Ends a body that is longer than its header said it would be, or has no such header."""
+def _limited(receive: Receive, leaving: asyncio.Event) -> Receive:
+    """Ends a body that is longer than it may be, whatever its header said; ends all on leaving."""
     taken = 0
 
     async def take() -> Message:
         nonlocal taken
-        message = await receive()
+        asked, left = asyncio.ensure_future(receive()), asyncio.ensure_future(leaving.wait())
+        try:
+            await asyncio.wait((asked, left), return_when=asyncio.FIRST_COMPLETED)
+            message = asked.result() if asked.done() else GONE
+        finally:
+            asked.cancel()
+            left.cancel()
         taken += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if taken > MAX_BODY else message
+        return GONE if taken > MAX_BODY else message
 
     return take
 

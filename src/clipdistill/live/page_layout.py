@@ -149,7 +149,8 @@ def build(page: Page, examples: Sequence[Path], least: float) -> gradio.Blocks:
         examples: pictures to choose from, in gradio's own folder.
         least: where the threshold stands at first.
     """
-    with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=KEPT) as blocks:
+    blocks = gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=KEPT)
+    with blocks:
         labels, shown = gradio.State(page.lists.own.labels), gradio.State(Shown())
         _html(_head(page), "head")
         with gradio.Row(elem_id="columns", equal_height=False):
