@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import io
 import json
+import socket
 import time
 from dataclasses import replace
 from importlib.resources import files
@@ -160,6 +161,7 @@ class TestInChromium:
     def test_an_example_by_keyboard(self, chromium, both):
         with visiting(chromium, both) as seen:
             examples = seen.page.get_by_role("button", name="Example")
+            examples.nth(1).wait_for()
             assert examples.count() == 2  # the third is no picture
             examples.nth(1).focus()
             seen.page.keyboard.press("Enter")
@@ -274,7 +276,7 @@ def test_camera_is_answered_live_and_the_newest_frame_counts(chromium, recognize
         seen.page.get_by_role("button", name="Stop").click()
         before = seen.page.evaluate("answers")
         seen.page.wait_for_timeout(2000)  # a queue would go on answering
-        assert seen.page.evaluate("answers") - before <= 2
+        assert seen.page.evaluate("answers") - before <= 4  # an answer is up to three changes
 
 
 def ask(url: str, path: str, method: str = "GET", body: bytes = b"", **headers: str):
@@ -347,6 +349,27 @@ class TestServer:
 
     def test_bodies_are_bounded(self, alone):
         assert ask(alone, "/gradio_api/upload", "POST", said=str(1 << 40))[0] in (400, 413)
+
+    def test_it_asks_nobody(self, recognizer, monkeypatch):
+        from clipdistill.live.page import running_page
+
+        asked = []
+        look_up, connect = socket.getaddrinfo, socket.socket.connect
+
+        def watched_look_up(host, *rest, **options):
+            asked.append(host)
+            return look_up(host, *rest, **options)
+
+        def watched_connect(self, address):
+            asked.append(address[0])
+            return connect(self, address)
+
+        monkeypatch.setattr(socket, "getaddrinfo", watched_look_up)
+        monkeypatch.setattr(socket.socket, "connect", watched_connect)
+        with running_page(recognizer) as url:
+            assert ask(url, "/")[0] == 200
+            assert ask(url, "/config")[0] == 200
+        assert set(asked) == {"127.0.0.1"}
 
     def test_its_files_go_with_it(self, recognizer, drawn, tmp_path, monkeypatch):
         from clipdistill.live.page import running_page

@@ -128,7 +128,8 @@ def _card(one: Opinion) -> str:
     ranked = one.ranked
     share = "below the threshold" if one.unknown else _percent(ranked[0][1])
     kind = " unsure" if one.unknown else ""
-    rows = "".join(_bar(label, value, one.least) for label, value in ranked)
+    first, *others = ranked  # the threshold concerns the first alone
+    rows = _bar(*first, one.least) + "".join(_bar(*other) for other in others)
     return (
         f'<section class="card{kind}" aria-label="{escape(one.title, quote=True)}">'
         f'<div class="who"><h2>{escape(one.title)}</h2>'
@@ -139,7 +140,7 @@ def _card(one: Opinion) -> str:
     )
 
 
-def _bar(label: str, share: float, least: float) -> str:
+def _bar(label: str, share: float, least: float = 0.0) -> str:
     tick = f'<span class="tick" style="left:{100 * least:.1f}%"></span>' if least > 0 else ""
     return (
         f'<li><span class="name" title="{escape(label, quote=True)}">{escape(label)}</span>'

@@ -217,8 +217,9 @@ def _controls(page: Page, least: float) -> tuple[gradio.Slider, gradio.Checkbox]
     teacher = page.lists.own.teacher
     with gradio.Group():
         threshold = gradio.Slider(
-            0.0, 1.0, value=least, step=0.01, label="Threshold for “unknown”", elem_id="threshold",
+            0.0, 1.0, value=round(least, 3), step=0.001, label="Threshold for “unknown”",
             info="Below this probability the answer is “unknown”; 0: never.", buttons=[],
+            elem_id="threshold",
         )  # fmt: skip
         both = gradio.Checkbox(
             teacher is not None, label="Ask the teacher too", elem_id="both",
