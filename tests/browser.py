@@ -1,6 +1,6 @@
 """Debian's Chromium for tests: pages that tell on every request elsewhere and every complaint.
 
-`with launched() as chromium, opened(chromium, url) as seen:` gives a playwright page as `seen.page`;
+`with launched() as chromium, opened(chromium, url) as seen:` gives a playwright page, `seen.page`;
 afterwards `seen.elsewhere` and `seen.complaints` should be empty, and `seen.faults()` too.  The
 fixture `chromium` of conftest.py is one browser for the tests of a module.
 """
@@ -57,7 +57,7 @@ class Seen:
         page: playwright's page.
         elsewhere: addresses beyond the page's own host (of a file: beyond itself) that were asked
             for; none of them was let through.
-        complaints: errors and warnings of the console, and exceptions nobody caught.
+        complaints: errors of the console, and exceptions that nobody caught.
     """
 
     page: Page
@@ -118,9 +118,8 @@ def _belongs(asked: str, url: str) -> bool:
 
 
 def _complain(said: Any, seen: Seen) -> None:
-    if said.type in ("error", "warning"):
-        where = said.location.get("url", "")
-        seen.complaints.append(f"{said.type}: {said.text} ({where})")
+    if said.type == "error":  # browsers warn of much that is nobody's fault
+        seen.complaints.append(f"error: {said.text} ({said.location.get('url', '')})")
 
 
 def _fault(found: dict[str, Any]) -> str:

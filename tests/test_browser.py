@@ -3,7 +3,8 @@
 from browser import opened
 
 PAGE = """<!doctype html><html><head><title>t</title></head><body>
-<img src="http://example.invalid/a.png"><script>console.error("said"); throw Error("thrown")</script>
+<img src="http://example.invalid/a.png">
+<script>console.error("said"); throw Error("thrown")</script>
 """
 
 
