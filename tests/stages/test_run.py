@@ -402,3 +402,34 @@ def test_the_command_prints_one_json_object(
     value = json.loads(capsys.readouterr().out)
     assert value["classifier"].endswith("classifier.onnx")
     assert {one["action"] for one in value["plan"]} == {"kept"}
+
+
+SHARED = Path(__file__).parents[3] / "shared"
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the photos beside the repository are not there")
+def test_from_prompts_to_an_int8_classifier_of_real_photos(tmp_path: Path) -> None:
+    photos, labelled = tmp_path / "photos", tmp_path / "labelled"
+    photos.mkdir()
+    for path in sorted((SHARED / "photos" / "unlabelled").glob("*.jpg"))[:80]:
+        (photos / path.name).symlink_to(path)
+    kinds = sorted(path for path in (SHARED / "photos" / "labelled").iterdir() if path.is_dir())
+    for kind in kinds:
+        (labelled / kind.name).mkdir(parents=True)
+        for path in sorted(kind.iterdir())[:2]:
+            (labelled / kind.name / path.name).symlink_to(path)
+    words = tmp_path / "prompts.txt"
+    words.write_text("".join(f"{kind.name}\n" for kind in kinds))
+    options = RunOptions(
+        images=photos, labelled=labelled, student="test_resnet", image_size=32, num_epochs=1,
+        teacher=f"local-dir:{SHARED / 'teachers' / 'lit-efficientnet-lite2'}",
+        qat=True, fine_tuning_epochs=1, benchmark=False, device="cpu",
+    )  # fmt: skip
+    result = run(words, tmp_path / "out", options)
+    assert result.ceiling is not None
+    assert result.ceiling.accuracy is not None
+    assert result.ceiling.accuracy > 0.6
+    assert result.report is not None
+    shown = predict(str(result.classifier), str(next(labelled.rglob("*.jpg"))))
+    assert shown.classes == len(kinds)

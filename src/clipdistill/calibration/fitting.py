@@ -8,6 +8,7 @@ so the loss is convex and a damped Newton step finds its only minimum.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -147,7 +148,7 @@ def threshold_for(shares: Floats, right: NDArray[np.intp]) -> float:
     if not len(sure):
         return 0.0
     # Rounded down to what a person can type, so that it never rejects more than it says.
-    return float(np.floor(1000 * sure[int((1 - KEPT) * len(sure))]) / 1000)
+    return math.floor(1000 * float(sure[int((1 - KEPT) * len(sure))])) / 1000
 
 
 def _correct(shares: Floats, right: NDArray[np.intp]) -> NDArray[np.bool_]:

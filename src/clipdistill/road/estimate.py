@@ -96,7 +96,9 @@ def estimate(step: Step, probe: Probe, inputs: Inputs, options: RunOptions) -> E
         return Estimate(opening + measured * (looked + models * guessed), None)
     if step.kind == "benchmark":
         models = 2 + 2 * len(options.students)
-        return Estimate(models * (RACE_SECONDS + ROUND_SECONDS * options.rounds), None)
+        racing = models * (RACE_SECONDS + ROUND_SECONDS * options.rounds)
+        accuracy = inputs.measured * (looked + models * guessed)
+        return Estimate(racing + accuracy, None)
     if step.kind == "report":
         return Estimate(PAGE_SECONDS, None)
     unknown = step.kind in ("search", "download")
