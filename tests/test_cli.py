@@ -24,7 +24,8 @@ NOT_BASE = ("torch", "torchvision", "timm", "open_clip", "accelerate", "safetens
             "matplotlib", "cv2", "gradio", "aiohttp", "urllib3", "starlette",
             "uvicorn")  # fmt: skip
 NEEDS_EXTRA = ("architecture", "compression", "fine_tuning", "live.page_layout", "live.page_look",
-               "onnx_graph", "service", "sources", "student", "teacher", "torch_embedder", "training", "validation", "web")  # fmt: skip
+               "onnx_graph", "service", "sources", "student", "teacher", "torch_embedder",
+               "training", "validation", "web")  # fmt: skip
 
 FAKE_STAGES = '''
 import sys, time, warnings, logging
