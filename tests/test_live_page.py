@@ -186,6 +186,22 @@ class TestInChromium:
             seen.page.wait_for_selector(".verdict:has-text('boat')")
             assert seen.page.get_by_label("Classes").input_value().split() == list(KINDS)
 
+    def test_a_problem_stays_until_there_is_another_picture(self, chromium, both, tmp_path):
+        broken = tmp_path / "broken.png"
+        broken.write_bytes(b"no picture")
+        with visiting(chromium, both) as seen:
+            upload(seen.page, broken)
+            seen.page.wait_for_selector("#answer .problem:has-text('not a ')")
+            use_classes(seen.page, ["flower", "ship"])
+            seen.page.wait_for_selector("#class-note :text('2 classes in use')")
+            assert seen.page.locator("#answer .problem").count() == 1
+            seen.page.get_by_role("button", name="Example 1").click()
+            seen.page.wait_for_selector("#answer .card")
+            seen.page.get_by_role("button", name="Clear").or_(
+                seen.page.get_by_role("button", name="Remove")
+            ).first.click()
+            seen.page.wait_for_selector("#answer .hint")
+
     def test_hostile_names_are_text(self, chromium, both, drawn):
         with visiting(chromium, both) as seen:
             upload(seen.page, drawn["cat"])

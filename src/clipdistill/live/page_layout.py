@@ -76,18 +76,20 @@ class Page:
 
     def see(
         self, picture: dict[str, Any] | None, labels: Labels, least: float, both: bool
-    ) -> tuple[str, Shown]:
+    ) -> tuple[Any, Shown]:
         """Answer a picture as the browser sent it; None: it was taken away."""
+        if picture is None:
+            return EMPTY, Shown()
         try:
-            data = b"" if picture is None else _bytes_of(picture)
+            data = _bytes_of(picture)
         except ImageError as error:
             return render_problem(f"This picture cannot be used: {error}."), Shown()
         return self.again(Shown(data), labels, least, both)
 
-    def again(self, shown: Shown, labels: Labels, least: float, both: bool) -> tuple[str, Shown]:
-        """Ask about the same picture anew."""
+    def again(self, shown: Shown, labels: Labels, least: float, both: bool) -> tuple[Any, Shown]:
+        """Ask about the same picture anew, if there is one."""
         if not shown.data:
-            return EMPTY, Shown()
+            return gradio.skip(), shown
         try:
             image = decode(shown.data, at_least=DECODED_SIDE, max_pixels=MAX_PIXELS)
             opinions = self._ask(image, labels, both)
@@ -103,18 +105,18 @@ class Page:
 
     def use(
         self, text: str, labels: Labels, shown: Shown, least: float, both: bool
-    ) -> tuple[Labels, str, str, Shown]:
+    ) -> tuple[Labels, str, Any, Shown]:
         """Take the text box's classes; those before stay when something is wrong with them."""
         try:
             wanted = parse_classes(text)
             with self._one_at_a_time:
                 self.lists.models(wanted)
         except ClipDistillError as error:
-            return labels, _note(str(error), "problem"), *self.again(shown, labels, least, both)
+            return labels, _note(str(error), "problem"), gradio.skip(), shown
         note = _note(f"{count(len(wanted))} in use. {READY}")
         return wanted, note, *self.again(shown, wanted, least, both)
 
-    def reset(self, shown: Shown, least: float, both: bool) -> tuple[str, Labels, str, str, Shown]:
+    def reset(self, shown: Shown, least: float, both: bool) -> tuple[str, Labels, str, Any, Shown]:
         """Go back to the model's own classes."""
         own = self.lists.own.labels
         text = "\n".join(own)
