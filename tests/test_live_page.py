@@ -205,6 +205,7 @@ class TestInChromium:
     def test_hostile_names_are_text(self, chromium, both, drawn):
         with visiting(chromium, both) as seen:
             upload(seen.page, drawn["cat"])
+            assert verdicts(seen.page) == ["cat", "cat"]
             use_classes(seen.page, HOSTILE)
             seen.page.wait_for_selector("#class-note :text('3 classes in use')")
             seen.page.wait_for_selector(".name:has-text('hacked')")

@@ -103,24 +103,20 @@ class Page:
         """Show the last answer with another threshold."""
         return render(judged(shown.opinions, least)) if shown.opinions else gradio.skip()
 
-    def use(
-        self, text: str, labels: Labels, shown: Shown, least: float, both: bool
-    ) -> tuple[Labels, str, Any, Shown]:
+    def use(self, text: str, labels: Labels) -> tuple[Labels, str]:
         """Take the text box's classes; those before stay when something is wrong with them."""
         try:
             wanted = parse_classes(text)
             with self._one_at_a_time:
                 self.lists.models(wanted)
         except ClipDistillError as error:
-            return labels, _note(str(error), "problem"), gradio.skip(), shown
-        note = _note(f"{count(len(wanted))} in use. {READY}")
-        return wanted, note, *self.again(shown, wanted, least, both)
+            return labels, _note(str(error), "problem")
+        return wanted, _note(f"{count(len(wanted))} in use. {READY}")
 
-    def reset(self, shown: Shown, least: float, both: bool) -> tuple[str, Labels, str, Any, Shown]:
+    def reset(self) -> tuple[str, Labels, str]:
         """Go back to the model's own classes."""
         own = self.lists.own.labels
-        text = "\n".join(own)
-        return text, *self.use(text, own, shown, least, both)
+        return "\n".join(own), own, _note(f"{count(len(own))} in use. {READY}")
 
     def _ask(self, image: Image.Image, labels: Labels, both: bool) -> list[Opinion]:
         with self._one_at_a_time:
@@ -246,11 +242,15 @@ def _classes(page: Page, parts: _Parts) -> None:
         with gradio.Row(elem_id="class-buttons"):
             use = gradio.Button("Use these classes", variant="primary", size="sm")
             reset = gradio.Button("Back to the model’s own", size="sm")
-    given = [parts.shown, parts.threshold, parts.both]
-    changed = [parts.labels, note, parts.answer, parts.shown]
-    for touched in (use.click, box.submit):
-        touched(page.use, [box, parts.labels, *given], changed, **QUICK)
-    reset.click(page.reset, given, [box, *changed], **QUICK)
+    changed = [
+        use.click(page.use, [box, parts.labels], [parts.labels, note], **QUICK),
+        box.submit(page.use, [box, parts.labels], [parts.labels, note], **QUICK),
+        reset.click(page.reset, None, [box, parts.labels, note], **QUICK),
+    ]
+    # A request of its own: it sees the answer that was being made meanwhile.
+    asked = [parts.shown, parts.labels, parts.threshold, parts.both]
+    for change in changed:
+        change.then(page.again, asked, [parts.answer, parts.shown], **QUICK)
 
 
 def _head(page: Page) -> str:
