@@ -366,6 +366,28 @@ class TestServer:
     def test_bodies_are_bounded(self, alone):
         assert ask(alone, "/gradio_api/upload", "POST", said=str(1 << 40))[0] in (400, 413)
 
+    def test_a_request_by_hand_reads_no_file_and_fetches_nothing(self, alone, drawn, monkeypatch):
+        """gradio mounted in another application would do both."""
+        asked = []
+        look_up = socket.getaddrinfo
+
+        def watched_look_up(host, *rest, **options):
+            asked.append(host)
+            return look_up(host, *rest, **options)
+
+        monkeypatch.setattr(socket, "getaddrinfo", watched_look_up)
+        json_body = {"content_type": "application/json"}
+        events = json.loads(ask(alone, "/config")[2])["dependencies"]
+        for path in (str(drawn["boat"]), "http://example.invalid/a.png", "HTTPS:example.invalid"):
+            file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+            for event in events:
+                data = [file, *[0] * (len(event["inputs"]) - 1)]
+                body = json.dumps({"data": data, "fn_index": event["id"], "session_hash": "a"})
+                said = ask(alone, "/gradio_api/run/predict", "POST", body.encode(), **json_body)[2]
+                assert b"boat" not in said
+        assert set(asked) <= {"127.0.0.1"}
+        assert ask(alone, f"/gradio_api/file={drawn['boat']}")[0] == 403
+
     def test_it_asks_nobody(self, recognizer, monkeypatch):
         from clipdistill.live.page import running_page
 

@@ -125,6 +125,8 @@ def _application(lists: ClassLists, examples: Sequence[Path], least: float) -> S
         footer_links=[], run_history=False, max_file_size=MAX_UPLOAD, ssr_mode=False, pwa=False,
         mcp_server=False, enable_monitoring=False, theme=theme(), head=head(),
     )  # fmt: skip
+    # Only launch() sets this, and without it gradio lets requests name any file of the machine.
+    blocks.has_launched = True
     return app
 
 

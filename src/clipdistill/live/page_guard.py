@@ -9,6 +9,7 @@ paths, and may send few bytes.  The page is told to ask nobody else (Content-Sec
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -28,6 +29,8 @@ TOLD = re.compile(
     r"/gradio_api/(?:queue/join/?|run/\w+|upload|cancel|reset/?|stream/\w+(?:/close)?)"
 )
 """Paths that may be asked for (GET, HEAD) and told something (POST)."""
+ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]+:", re.IGNORECASE)
+"""How a URL begins (and no drive of Windows)."""
 POLICY = "; ".join((
     "default-src 'self'",
     "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
@@ -75,7 +78,14 @@ class Guard:
         if refusal is not None:
             await _refuse(send, *refusal)
             return
-        await self.app(scope, _limited(receive, self._leaving), _with_headers(send))
+        take = _limited(receive, self._leaving)
+        if scope["method"] == "POST" and not scope["path"].endswith("/upload"):
+            body = await _whole(take)
+            if names_address(body):
+                await _refuse(send, 403, "This server fetches nothing.")
+                return
+            take = _again(body, take)
+        await self.app(scope, take, _with_headers(send))
 
     def leave(self) -> None:
         """End the connections that pages keep open for news, from any thread.
@@ -105,6 +115,27 @@ def refusal_of(scope: Scope) -> tuple[int, str] | None:
     if not said.isdecimal() or int(said[:20]) > MAX_BODY:
         return 413, f"A request may have {MAX_BODY >> 20} MB."
     return None
+
+
+def names_address(body: bytes) -> bool:
+    """Whether a JSON body gives an address where gradio expects a file: it would fetch that.
+
+    What is no JSON counts as one, unless it is empty.
+    """
+    try:
+        waiting = [json.loads(body)] if body else []
+    except (ValueError, RecursionError):
+        return True
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            path = value.get("path")
+            if isinstance(path, str) and ADDRESS.match(path):
+                return True
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return False
 
 
 def _headers(scope: Scope) -> dict[str, str]:
@@ -138,6 +169,31 @@ def _limited(receive: Receive, leaving: asyncio.Event) -> Receive:
             left.cancel()
         taken += len(message.get("body", b""))
         return GONE if taken > MAX_BODY else message
+
+    return take
+
+
+async def _whole(receive: Receive) -> bytes:
+    """A body; what there is of it when its sender leaves."""
+    parts: list[bytes] = []
+    more = True
+    while more:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Give a body that was read already, then whatever comes."""
+    given = False
+
+    async def take() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
 
     return take
 
