@@ -19,6 +19,8 @@ from PIL import Image, ImageDraw
 # Networks this small gain nothing from threads, and on a busy machine lose tenfold by them.
 # (Set before torch is imported; processes that tests start inherit it.)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# FFmpeg reads it once a process, and tests write videos before the product opens one.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 DIM = 16
 TEACHER_SIZE = 32

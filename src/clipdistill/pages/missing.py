@@ -56,7 +56,7 @@ def missing_of(run: Gathered) -> dict[str, Missing]:
                                          "not measured.", AGAIN),
         "data": (not run.data.downloaded,
                  "The pictures were not downloaded by this run: nothing is known of their sources, "
-                 "licences and authors.", f"{AGAIN} --search SOURCE"),
+                 "licences and authors.", f"{AGAIN} --search commons --contact YOU"),
         "metrics": (bool(run.students) and not any(one.metrics for one in run.students),
                     "The students' training was not recorded.", AGAIN),
     }  # fmt: skip
