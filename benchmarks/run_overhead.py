@@ -84,6 +84,7 @@ def stages(finished: Path, out: Path) -> str:
     (out / "trt").mkdir()
     # What only `run` does takes no time, but the commands need what it made.
     (out / "classifier.onnx").write_bytes(folder.classifier.read_bytes())
+    (out / folder.record.name).write_bytes(folder.record.read_bytes())
     if folder.training_list.exists():
         (out / "training.txt").write_bytes(folder.training_list.read_bytes())
         (out / "holdout").symlink_to(folder.holdout)
