@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipdistill.calibration.fitting import calibrate, calibration_error, fit, threshold_for
-from clipdistill.errors import FormatError, InputError
+from clipdistill.errors import FormatError, InputError, OutputError
 from clipdistill.formats.opinions import load_opinions
 from clipdistill.formats.text import load_text
 from clipdistill.images.loading import load_one, stack
@@ -199,6 +199,9 @@ def test_bad_input(labelled, own, tiny_student, tiny_teacher_name, tmp_path):
     shutil.copytree(labelled / "red disc", few / "red disc")
     with pytest.raises(InputError, match="12 images are too few"):
         evaluate(student, labelled=few, text=text, calibrate=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"):
+        evaluate(student, labelled=few, text=text, opinions=tmp_path / "file" / "o.json")
     with pytest.raises(InputError, match="--threshold 2: expected a probability"):
         predict(str(classifier), str(labelled), threshold=2)
     text.with_suffix(".json").unlink()

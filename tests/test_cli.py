@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import resource
 import shlex
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from clipdistill import cli, errors
+from terminals import environment, on_terminal
 
 HEAVY = ("numpy", "torch", "PIL", "pyarrow", "timm", "open_clip", "onnx", "onnxruntime")
 NOT_BASE = ("torch", "torchvision", "timm", "open_clip", "accelerate", "safetensors", "pyarrow",
@@ -85,12 +85,6 @@ sys.exit(cli.main())
 """
 
 
-def environment(**more: str) -> dict[str, str]:
-    """This process's environment without what would change colours and widths."""
-    drop = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM", "RANK", "PYTHONWARNINGS")
-    return {key: value for key, value in os.environ.items() if key not in drop} | more
-
-
 def run(*args: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run the real command in a pipe."""
     return subprocess.run(
@@ -127,26 +121,6 @@ def call(command: list[str], *args: str, **more: str) -> subprocess.CompletedPro
     return subprocess.run(
         [*command, *args], capture_output=True, text=True, check=False, env=environment(**more)
     )
-
-
-def on_terminal(command: list[str], **more: str) -> str:
-    """Run a command on an 80-column terminal; returns everything it drew."""
-    ours, theirs = pty.openpty()
-    env = environment(TERM="xterm-256color", COLUMNS="80", **more)
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env)
-    os.close(theirs)
-    drawn = b""
-    while True:
-        try:
-            piece = os.read(ours, 65536)
-        except OSError:  # Linux: the other end was closed
-            break
-        if not piece:
-            break
-        drawn += piece
-    os.close(ours)
-    assert process.wait() == 0, drawn
-    return drawn.decode()
 
 
 # Start-up

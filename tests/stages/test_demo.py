@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -27,6 +26,7 @@ from clipdistill.recognizer import open_recognizer
 from clipdistill.stages.demo import DemoOptions, DemoResult, demo
 from clipdistill.stages.predict import predict
 from conftest import draw_picture
+from terminals import environment, on_terminal
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV (extra demo) is not installed")
 
@@ -272,11 +272,6 @@ def test_no_display(clip: Path, tiny_classifier, monkeypatch) -> None:
 # As a command
 
 
-def environment(**more: str) -> dict[str, str]:
-    drop = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM", "DISPLAY", "WAYLAND_DISPLAY")
-    return {key: value for key, value in os.environ.items() if key not in drop} | more
-
-
 def command(*args: object) -> list[str]:
     return [sys.executable, "-m", "clipdistill", "demo", *map(str, args)]
 
@@ -318,30 +313,6 @@ def test_no_color_is_respected(clip: Path, tiny_classifier) -> None:
     )
     assert "━" in drawn
     assert "\x1b[1;32m" not in drawn
-
-
-def on_terminal(words: list[str], columns: int, **more: str) -> str:
-    import fcntl
-    import struct
-    import termios
-
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
-    env = environment(TERM="xterm-256color", **more)
-    process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, env=env)
-    os.close(theirs)
-    drawn = b""
-    while True:
-        try:
-            piece = os.read(ours, 65536)
-        except OSError:  # Linux: the other end was closed
-            break
-        if not piece:
-            break
-        drawn += piece
-    os.close(ours)
-    assert process.wait() == 0, drawn
-    return drawn.decode()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -313,5 +313,5 @@ def test_damaged_parts_are_named(tmp_path: Path, name: str, content: str) -> Non
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"run\.json"):
+    with pytest.raises(InputError, match=r"run\.json: there is no record.*clipdistill run"):
         report(tmp_path)

@@ -257,13 +257,18 @@ def test_pictures_that_come_are_embedded_and_learnt_and_touched_ones_are_not(
     render(tmp_path / "new", 6, seed=77, labelled=False)
     for path in (tmp_path / "new").rglob("*.jpg"):
         path.rename(photos / f"new-{path.name}")
+    whole = (photos / "new-000000.jpg").read_bytes()
+    (photos / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     result, said = told(world, copied, more)
     assert {"embed", "ceiling", "distill"} <= set(result.done)
     assert "embed-text" not in result.done
     assert len(load_embeddings(copied / "embeddings").rows) == 66
     assert dict(row[:2] for row in said.tables[0].rows)["embed"] == (
-        "again: 60 pictures became 66 pictures"
+        "again: 60 pictures became 67 pictures"
     )
+    summary = [one for one in result.summary() if isinstance(one, str)]
+    place = summary.index("Pictures that could not be used (1):")
+    assert summary[place + 1].startswith("  truncated.jpg: cannot be decoded")
 
 
 def test_without_labels_some_pictures_are_held_out(

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError
+from ..errors import FormatError, InputError
 from ..files import check_format, describing, read_json, write_json
 
 FORMAT = "clipdistill.run"
@@ -217,6 +217,11 @@ def load_run(folder: RunFolder) -> RunRecord:
         InputError: there is none.
         FormatError: it cannot be read, or is of a newer version.
     """
+    if not folder.record.is_file():
+        raise InputError(
+            f"{folder.record}: there is no record of a run. Expected the folder of a "
+            "`clipdistill run` or `clipdistill quickstart`."
+        )
     card = read_json(folder.record, "a run's record")
     check_format(folder.record, card, FORMAT, VERSION)
     with describing(folder.record):

@@ -22,7 +22,7 @@ except ImportError as _error:
     raise MissingExtraError("onnx", "train", "Working on an ONNX file") from _error
 
 from .files import IR_VERSION, OPSET, load_graph, save_graph
-from .head import change_classes, check_head, describe, set_head, synthetic_pixels
+from .head import change_classes, check_head, describe, set_head
 from .tidy import tidy
 
 __all__ = [
@@ -34,6 +34,5 @@ __all__ = [
     "load_graph",
     "save_graph",
     "set_head",
-    "synthetic_pixels",
     "tidy",
 ]

@@ -21,6 +21,7 @@ from ..errors import ClipDistillError
 from ..files import atomic_path
 from ..formats.classifier import EMBEDDINGS, PROBABILITIES, OnnxCard
 from ..formats.text import TextEmbeddings
+from ..measuring import smooth_pixels
 from ..runtime import OnnxEmbedder
 from .files import load_graph, save_graph
 from .links import keep
@@ -83,7 +84,7 @@ def change_classes(source: Path, text: TextEmbeddings, out: Path) -> None:
     with atomic_path(out) as temporary:
         save_graph(model, temporary)
         after = OnnxEmbedder(temporary, device="cpu")
-        check_head(after, synthetic_pixels(CHECK_PICTURES, card.preprocess.size))
+        check_head(after, smooth_pixels(CHECK_PICTURES, card.preprocess.size))
         del after  # Windows cannot rename an open file
 
 
@@ -104,18 +105,6 @@ def check_head(embedder: OnnxEmbedder, pixels: NDArray[np.uint8]) -> None:
             f"The file's probabilities differ by {worst:.2g} from those computed with numpy "
             f"(allowed: {TOLERANCE}); it was not kept. Please report this."
         )
-
-
-def synthetic_pixels(count: int, side: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Smooth, seeded pictures for checks where no real ones are at hand: uint8 (N, S, S, 3)."""
-    random = np.random.default_rng(seed)
-    waves = random.uniform(-6, 6, (count, 3, 1, 1, 2)) * np.linspace(0, 1, side)[:, None]
-    down, across = (
-        waves[..., 0].reshape(count, 3, side, 1),
-        waves[..., 1].reshape(count, 3, 1, side),
-    )
-    values = 0.5 + 0.4 * np.sin(down + across) + random.normal(0, 0.08, (count, 3, side, side))
-    return np.clip(255 * values, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def _vectors(name: str, width: int) -> Any:

@@ -21,7 +21,6 @@ from .options import RunOptions
 
 LEAST_PICTURES = 4
 """`distill` cannot do with fewer."""
-LEAST_TO_CALIBRATE = 20
 
 
 @dataclass(frozen=True)

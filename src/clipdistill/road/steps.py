@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..calibration import LEAST_IMAGES
 from ..formats.classifier import Target
 from ..formats.run import EXPORTS, RunFolder
 from ..recipe import DistillOptions
 from .commands import changed, command
 from .fingerprints import of_value
-from .inputs import LEAST_TO_CALIBRATE, Inputs
+from .inputs import Inputs
 from .options import RunOptions, StudentName
 
 TARGETS: tuple[Target, ...] = ("onnxruntime", "tensorrt")
@@ -183,9 +184,9 @@ def _targets(road: Road) -> list[Target]:
 def _enough_to_calibrate(road: Road) -> bool:
     """Whether there will be pictures enough, as far as that is known."""
     if road.options.labelled is not None:
-        return road.inputs.measured >= LEAST_TO_CALIBRATE
+        return road.inputs.measured >= LEAST_IMAGES
     items = road.inputs.items
-    return items is None or len(items) * road.options.held_out >= LEAST_TO_CALIBRATE
+    return items is None or len(items) * road.options.held_out >= LEAST_IMAGES
 
 
 def _teacher_flags(road: Road) -> dict[str, Any]:

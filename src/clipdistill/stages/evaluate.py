@@ -14,6 +14,7 @@ from .. import metrics
 from ..calibration import calibrated, describe_calibration, store, where_to_store
 from ..embedder import Embedder, carried_text
 from ..errors import InputError, MismatchError
+from ..files import ensure_folder
 from ..formats.cards import TeacherCard
 from ..formats.embeddings import Failure, load_embeddings, match_rows
 from ..formats.opinions import MOST_RANKED, ModelOpinions, Opinions, Picture, save_opinions
@@ -175,9 +176,12 @@ def evaluate(
     Raises:
         InputError: nothing to measure, a class folder that is no label, or nothing to calibrate.
         MismatchError: models, text and embeddings are not of one teacher.
+        OutputError: opinions or the calibration cannot be written.
     """
     folder = _check_arguments(models, labelled, images, batch_size)
     text = None if text is None else Path(text)
+    if opinions is not None:
+        ensure_folder(Path(opinions).parent)
     opened = [
         open_embedder(model, arch=arch, image_size=image_size, device=device) for model in models
     ]
@@ -204,7 +208,7 @@ def evaluate(
     if calibrate:
         store(files, task.text)
     if opinions is not None:
-        save_opinions(opinions, Opinions(classes.labels, _pictures(task), tuple(said)))
+        save_opinions(Path(opinions), Opinions(classes.labels, _pictures(task), tuple(said)))
     return EvaluateResult(
         tuple(rows), None if reference is None else reference.name, labelled is not None,
         len(items), empty, tuple(failures.values()), task.text.calibration if calibrate else None,

@@ -314,10 +314,10 @@ def _choose_pictures(
     if samples is not None and len(samples) and samples.shape[1:3] == (side, side):
         chosen = samples[:count]
         return _Checks(chosen, f"{len(chosen)} of the student's training pictures")
-    from ..onnx_graph import synthetic_pixels
+    from ..measuring import smooth_pixels
 
     message("No pictures at hand to compare on: synthetic ones are used. --images gives real ones.")
-    made_up = synthetic_pixels(CHECK_PICTURES, side)
+    made_up = smooth_pixels(CHECK_PICTURES, side)
     where = f"{CHECK_PICTURES} synthetic pictures (--images gives real ones)"
     return _Checks(made_up, where, real=False)
 

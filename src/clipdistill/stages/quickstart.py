@@ -60,7 +60,7 @@ class QuickstartResult:
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
         out = self.out
-        page = [f"  {self.report}     all of it, to be read"] if self.report is not None else []
+        page = [f"  {self.report}      all of it, to be read"] if self.report is not None else []
         return [
             results_table(
                 f"Zero-shot on held-out pictures (student: {ARCH}, trained without labels)",

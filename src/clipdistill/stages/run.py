@@ -11,20 +11,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..calibration import LEAST_IMAGES
 from ..errors import ClipDistillError, MismatchError, MissingExtraError
 from ..files import ensure_folder, locked, read_json, write_bytes, write_json
 from ..formats.ceiling import Ceiling, load_ceiling, save_ceiling
+from ..formats.embeddings import Failure, read_failures
 from ..formats.probe import Probe, load_probe, save_probe
 from ..formats.run import RunFolder
 from ..images.sources import list_images
 from ..measuring import percent
 from ..progress import message, show_table
-from ..results import Table, from_json, to_json
+from ..results import Table, from_json, list_some, to_json
 from ..road.ceiling import measure, sentence, table, warnings
 from ..road.estimate import CostedStep, costed, plan_table, short_of_space, totals
 from ..road.fingerprints import of_embedded
 from ..road.holdout import hold_out
-from ..road.inputs import LEAST_TO_CALIBRATE, look_at
+from ..road.inputs import look_at
 from ..road.options import RunOptions
 from ..road.plan import Planned, decide, plan
 from ..road.probe import probe, what_is_probed
@@ -114,6 +116,7 @@ class RunResult:
         plan: every step, and what was planned for it.
         estimate: the plan's costs, in sentences.
         done: steps that were done now, with the seconds they took.
+        failures: pictures that could not be used, each with its reason.
         ceiling: the teacher's; None until it is measured.
         evaluation: the results; None until they are there.
         classifier: the file that was asked for; None until it is there.
@@ -126,6 +129,7 @@ class RunResult:
     plan: tuple[CostedStep, ...]
     estimate: tuple[str, ...]
     done: dict[str, float]
+    failures: tuple[Failure, ...]
     ceiling: Ceiling | None
     evaluation: EvaluateResult | None
     classifier: Path | None
@@ -143,6 +147,8 @@ class RunResult:
             lines.append(results_table(title, rows_of(self.evaluation)))
         if self.ceiling is not None:
             lines += [sentence(self.ceiling), *warnings(self.ceiling)]
+        title = f"Pictures that could not be used ({len(self.failures)}):"
+        lines += list_some(title, [f"{one.image_path}: {one.reason}" for one in self.failures], 5)
         kept = len(self.plan) - len(self.done)
         lines.append(
             f"{len(self.done)} steps done in {self.seconds:.0f} s, {kept} kept from before."
@@ -437,8 +443,8 @@ def _classifier(road: Road, recorder: Recorder, step: Step) -> str:
 
 def _calibrate(road: Road, recorder: Recorder, step: Step) -> str:
     count = len(list_images(road.options.labelled or road.folder.holdout))
-    if count < LEAST_TO_CALIBRATE:
-        message(f"Left out: {count} pictures are too few; {LEAST_TO_CALIBRATE} are needed.")
+    if count < LEAST_IMAGES:
+        message(f"Left out: {count} pictures are too few; {LEAST_IMAGES} are needed.")
         return ""
     evaluate(
         evaluated_teacher(road), str(road.folder.classifier), text=road.folder.text, calibrate=True,
@@ -532,6 +538,7 @@ def _result(
         plan=steps,
         estimate=about,
         done=done,
+        failures=(*read_failures(folder.embeddings), *read_failures(folder.labelled_embeddings)),
         ceiling=load_ceiling(folder.ceiling) if folder.ceiling.is_file() else None,
         evaluation=evaluation,
         classifier=folder.classifier if folder.classifier.is_file() else None,
