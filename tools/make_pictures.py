@@ -81,7 +81,8 @@ def box(left: int, top: int, title: str, what: str, colour: str) -> str:
     return (
         f'<rect x="{left}" y="{top}" width="{wide}" height="{high}" rx="8" fill="{colour}" '
         f'stroke="{LINE}"/><text x="{middle}" y="{top + 28}" font-size="15" font-weight="600">'
-        f'{title}</text><text x="{middle}" y="{top + 48}" font-size="12" fill="{LINE}">{what}</text>'
+        f'{title}</text><text x="{middle}" y="{top + 48}" font-size="12" fill="{LINE}">'
+        f"{what}</text>"
     )
 
 
