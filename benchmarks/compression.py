@@ -18,8 +18,8 @@ import numpy as np
 from reporting import write_report
 
 from clipdistill import DistillOptions, distill, embed, embed_text, evaluate, export, quantize
-from clipdistill.compression import Compressed, add_sparsity
-from clipdistill.console import ConsoleReporter
+from clipdistill.core.console import ConsoleReporter
+from clipdistill.core.progress import reporting
 from clipdistill.formats.cards import StudentCard
 from clipdistill.formats.student import (
     is_student,
@@ -31,9 +31,9 @@ from clipdistill.formats.student import (
 )
 from clipdistill.images.loading import load_pixels, stack
 from clipdistill.images.sources import list_images
-from clipdistill.progress import reporting
-from clipdistill.runtime import installed_runtimes, open_embedder
-from clipdistill.student import load_student
+from clipdistill.models.compression import Compressed, add_sparsity
+from clipdistill.models.open import installed_runtimes, open_embedder
+from clipdistill.models.student import load_student
 
 STATES = {
     "dense": "dense FP32",
@@ -62,18 +62,44 @@ def main() -> None:
         f"dense student for each trained row, {asked.image_size} px, defaults otherwise."
     )
     write_report(
-        f"compression{asked.suffix}", "What compression costs, and what training recovers",
-        [setup], ["student", "state", "zero-shot top-1", "against dense", "top-5",
-         "agreement with the teacher", "mean cosine"], accuracy,
-    )  # fmt: skip
+        f"compression{asked.suffix}",
+        "What compression costs, and what training recovers",
+        [setup],
+        [
+            "student",
+            "state",
+            "zero-shot top-1",
+            "against dense",
+            "top-5",
+            "agreement with the teacher",
+            "mean cosine",
+        ],
+        accuracy,
+    )
     write_report(
-        f"parity{asked.suffix}", "Every file in every runtime, against the student in torch",
-        [setup, "", f"{COMPARED} labelled photos; torch is exact in FP32, and rounds as INT8 does "
-         "(fake quantisation) where the student is INT8.  Shares are of the stored weights and "
-         "of the multiplications (MACs)."],
-        ["student", "state", "file for", "runtime", "mean cosine", "least cosine",
-         "same label", "2:4 weights", "2:4 MACs", "INT8 MACs"], parity,
-    )  # fmt: skip
+        f"parity{asked.suffix}",
+        "Every file in every runtime, against the student in torch",
+        [
+            setup,
+            "",
+            f"{COMPARED} labelled photos; torch is exact in FP32, and rounds as INT8 does "
+            "(fake quantisation) where the student is INT8.  Shares are of the stored weights and "
+            "of the multiplications (MACs).",
+        ],
+        [
+            "student",
+            "state",
+            "file for",
+            "runtime",
+            "mean cosine",
+            "least cosine",
+            "same label",
+            "2:4 weights",
+            "2:4 MACs",
+            "INT8 MACs",
+        ],
+        parity,
+    )
 
 
 def prepare(arch: str, asked: argparse.Namespace) -> Path:
@@ -154,10 +180,19 @@ def parities(arch: str, folder: Path, labelled: Path) -> list[list[str]]:
                 found = open_embedder(f"{runtime}:{file}", device="cpu").embed_pixels(pixels)
                 cosines = (found * expected).sum(axis=1, dtype=np.float64)
                 same = np.mean((found @ text.T).argmax(1) == (expected @ text.T).argmax(1))
-                rows.append([
-                    arch, name, target, runtime, f"{cosines.mean():.5f}", f"{cosines.min():.5f}",
-                    f"{100 * same:.0f}%", weights_share(card), *shares,
-                ])  # fmt: skip
+                rows.append(
+                    [
+                        arch,
+                        name,
+                        target,
+                        runtime,
+                        f"{cosines.mean():.5f}",
+                        f"{cosines.min():.5f}",
+                        f"{100 * same:.0f}%",
+                        weights_share(card),
+                        *shares,
+                    ]
+                )
     return rows
 
 

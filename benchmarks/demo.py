@@ -23,12 +23,12 @@ from reporting import interleaved, ratios, write_report
 
 from clipdistill.images.decode import decode
 from clipdistill.images.sources import list_images
-from clipdistill.live.handoff import Handoff
-from clipdistill.live.loop import Loop
-from clipdistill.live.opencv import video
-from clipdistill.live.pipeline import Pipeline
-from clipdistill.live.reader import Reader
-from clipdistill.recognizer import Recognizer, open_recognizer
+from clipdistill.models.recognizer import Recognizer, open_recognizer
+from clipdistill.show.live.handoff import Handoff
+from clipdistill.show.live.loop import Loop
+from clipdistill.show.live.opencv import video
+from clipdistill.show.live.reader import Reader
+from clipdistill.show.live.threads import Pipeline
 
 DEMO, MODEL = "demo --video --every-frame", "model on ready tensors"
 DECODE, PREPROCESS = "decoding alone", "preprocessing alone"

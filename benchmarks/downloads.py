@@ -76,19 +76,55 @@ def commands(
     urls: Path, out: Path, workers: int, resize: int, img2dataset: str
 ) -> dict[str, list[str]]:
     """One command line a candidate."""
-    ours = [sys.executable, "-m", "clipdistill", "download", str(urls), str(out), "--quiet",
-            "--allow-private", "--max-workers", str(workers), "--per-host", str(workers),
-            "--resize", str(resize)]  # fmt: skip
+    ours = [
+        sys.executable,
+        "-m",
+        "clipdistill",
+        "download",
+        str(urls),
+        str(out),
+        "--quiet",
+        "--allow-private",
+        "--max-workers",
+        str(workers),
+        "--per-host",
+        str(workers),
+        "--resize",
+        str(resize),
+    ]
     # As many at once as ours: its threads are each process's.
     processes = os.cpu_count() or 1
-    theirs = [img2dataset, "--url_list", str(urls), "--output_folder", str(out), "--thread_count",
-              str(workers // processes), "--processes_count", str(processes), "--output_format",
-              "files", "--enable_wandb", "False", "--compute_hash", "sha256",
-              "--number_sample_per_shard", "500"]  # fmt: skip
+    theirs = [
+        img2dataset,
+        "--url_list",
+        str(urls),
+        "--output_folder",
+        str(out),
+        "--thread_count",
+        str(workers // processes),
+        "--processes_count",
+        str(processes),
+        "--output_format",
+        "files",
+        "--enable_wandb",
+        "False",
+        "--compute_hash",
+        "sha256",
+        "--number_sample_per_shard",
+        "500",
+    ]
     theirs += (
-        ["--resize_mode", "keep_ratio", "--image_size", str(resize), "--resize_only_if_bigger",
-         "True"] if resize else ["--resize_mode", "no"]
-    )  # fmt: skip
+        [
+            "--resize_mode",
+            "keep_ratio",
+            "--image_size",
+            str(resize),
+            "--resize_only_if_bigger",
+            "True",
+        ]
+        if resize
+        else ["--resize_mode", "no"]
+    )
     script = Path(__file__).with_name("older_download.py")
     python = Path(img2dataset).with_name("python")  # it has requests
     pool = [str(python), str(script), str(urls), str(out), str(workers)]
@@ -180,16 +216,22 @@ def measure(arguments, size: int, latency: float, failures: float, resize: int) 
             {k: runner(k, c) for k, c in lineup.items()}, arguments.repeats, warm_up=False
         )
     server.terminate()
-    point = [f"{size / 1000:g} KB", f"{latency * 1000:g} ms", f"{failures:.0%}",
-             str(resize or "no")]  # fmt: skip
+    point = [
+        f"{size / 1000:g} KB",
+        f"{latency * 1000:g} ms",
+        f"{failures:.0%}",
+        str(resize or "no"),
+    ]
     for key in ("ours", "img2dataset", "older"):
         if key in times:
             rate = arguments.count / float(np.median(times[key]))
             point.append(f"{rate:.0f}/s, {peaks[key]:.0f} MB")
         else:
             point.append("")
-    point += [f"{ratios(times, 'ours', key):.2f}x" if key in times else ""
-              for key in ("img2dataset", "older")]  # fmt: skip
+    point += [
+        f"{ratios(times, 'ours', key):.2f}x" if key in times else ""
+        for key in ("img2dataset", "older")
+    ]
     return point
 
 
@@ -219,10 +261,19 @@ def main() -> None:
             "every protection on but the one against loopback, and looks whether every picture is "
             "whole. Ratios above 1: ours is faster.",
         ],
-        ["picture", "latency", "404s", "resize", "ours", "img2dataset 1.47", "older thread pool",
-         "ours / img2dataset", "ours / older"],
+        [
+            "picture",
+            "latency",
+            "404s",
+            "resize",
+            "ours",
+            "img2dataset 1.47",
+            "older thread pool",
+            "ours / img2dataset",
+            "ours / older",
+        ],
         rows,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ import pyarrow.parquet
 from numpy.lib.format import open_memmap
 from reporting import interleaved, ratios, write_report
 
-from clipdistill.pool import open_pool
-from clipdistill.zeroshot import normalized
+from clipdistill.collect.pool import open_pool
+from clipdistill.core.zeroshot import normalized
 
 OURS = "ours: float16 on disk, mapped"
 LIMIT = "limit: float32 in memory, products only"
@@ -42,8 +42,8 @@ BLOCKS = (8192, 65536, 1 << 30)
 CHILD = """
 import json, resource, sys, threading, time
 import numpy as np
-import clipdistill.pool
-from clipdistill.pool import open_pool
+import clipdistill.collect.pool
+from clipdistill.collect.pool import open_pool
 import pyarrow.parquet
 
 root, queries, k, room = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -218,8 +218,12 @@ def big_row(arguments: argparse.Namespace, folder: Path, queries: np.ndarray) ->
     pattern = normalized(np.random.default_rng(2).standard_normal((50_000, dim))).astype("f2")
     count = len(pattern)
     for number, start in enumerate(range(0, rows, count)):
-        part = open_memmap(root / f"img_emb/img_emb_{number}.npy", "w+", np.float16,
-                           (min(count, rows - start), dim))  # fmt: skip
+        part = open_memmap(
+            root / f"img_emb/img_emb_{number}.npy",
+            "w+",
+            np.float16,
+            (min(count, rows - start), dim),
+        )
         part[:] = pattern[: len(part)]
         query = number % len(queries)
         part[number % len(part)] = queries[query]

@@ -21,13 +21,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from clipdistill import DistillOptions, distill, embed
+from clipdistill.distillation.losses import distillation_loss
+from clipdistill.distillation.optimizer import make_optimizer
+from clipdistill.distillation.options import DistillOptions as Options
 from clipdistill.images.loading import load_pixels, stack
 from clipdistill.images.sources import list_images
-from clipdistill.recipe import DistillOptions as Options
-from clipdistill.student import build_student
-from clipdistill.teacher import load_teacher
-from clipdistill.torch_embedder import memory_layout
-from clipdistill.training import distillation_loss, make_optimizer
+from clipdistill.models.student import build_student
+from clipdistill.models.teacher import load_teacher
+from clipdistill.models.torch_embedder import memory_layout
 
 BATCH = 64
 

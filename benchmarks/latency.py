@@ -21,15 +21,15 @@ import torch
 from reporting import write_report
 
 from clipdistill import DistillOptions, distill, embed, export, quantize
-from clipdistill.benchmarking.child import Child, children
-from clipdistill.benchmarking.pictures import PictureShelf
-from clipdistill.benchmarking.race import Timing, race
-from clipdistill.console import ConsoleReporter
+from clipdistill.core.console import ConsoleReporter
+from clipdistill.core.progress import reporting
 from clipdistill.images.preprocess import Preprocess
 from clipdistill.images.sources import list_images
-from clipdistill.progress import reporting
-from clipdistill.runtime import installed_runtimes, kind_of, split_runtime
-from clipdistill.student import load_student
+from clipdistill.measure.race.child import Child, children
+from clipdistill.measure.race.pictures import PictureShelf
+from clipdistill.measure.race.race import Timing, race
+from clipdistill.models.open import installed_runtimes, kind_of, split_runtime
+from clipdistill.models.student import load_student
 
 OLDER = "torch eager, as the older predict_pytorch.py"
 
@@ -70,8 +70,10 @@ def prepare(asked: argparse.Namespace) -> tuple[Path, list[str]]:
         quantize(student, asked.images, folder / "student-int8")
     made = []
     for source, target in (
-        ("student", "onnxruntime"), ("student-int8", "onnxruntime"), ("student-int8", "tensorrt"),
-    ):  # fmt: skip
+        ("student", "onnxruntime"),
+        ("student-int8", "onnxruntime"),
+        ("student-int8", "tensorrt"),
+    ):
         file = folder / f"{source}-for-{target}.onnx"
         if not file.exists():
             export(str(folder / source), file, target=target, images=asked.images)
@@ -112,9 +114,13 @@ def row(name: str, precision: str, timing: Timing, older: Timing, same: Timing |
         return f"{statistics.median(theirs / mine for mine, theirs in pairs):.2f}"
 
     return [
-        name, precision, f"{1000 * timing.median(1):.2f}",
-        f"{1000 * timing.percentile(1, 0.9):.2f}", times(older), times(same),
-    ]  # fmt: skip
+        name,
+        precision,
+        f"{1000 * timing.median(1):.2f}",
+        f"{1000 * timing.percentile(1, 0.9):.2f}",
+        times(older),
+        times(same),
+    ]
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from reporting import write_report
 
 from clipdistill import DistillOptions, distill, embed, embed_text, evaluate
-from clipdistill.console import ConsoleReporter
-from clipdistill.progress import reporting
+from clipdistill.core.console import ConsoleReporter
+from clipdistill.core.progress import reporting
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from reporting import write_report
 
-from clipdistill.pages.gather import gather
-from clipdistill.stages.report import report
+from clipdistill.show.pages.gather import gather
+from clipdistill.show.report import report
 
 LIMIT = 3_000_000
 """Bytes that a page of 20 classes may have."""
@@ -32,8 +32,14 @@ def main() -> None:
                 start = time.perf_counter()
                 result = report(run, out=Path(folder, "out"), format=form)
                 seconds = time.perf_counter() - start
-                row = (run.name, form, len(found.labels), f"{asked:,}",
-                       f"{result.size_bytes / 1e6:.2f}", f"{seconds:.1f}")  # fmt: skip
+                row = (
+                    run.name,
+                    form,
+                    len(found.labels),
+                    f"{asked:,}",
+                    f"{result.size_bytes / 1e6:.2f}",
+                    f"{seconds:.1f}",
+                )
                 rows.append([str(cell) for cell in row])
     write_report(
         "report-size",

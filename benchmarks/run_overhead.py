@@ -44,11 +44,19 @@ def main() -> None:
     """Time all of it in turns, and write the report."""
     asked = parse()
     options = [
-        "--images", asked.images, "--teacher", asked.teacher, "--student", asked.student,
-        "--image-size", asked.image_size, "--num-epochs", asked.num_epochs,
+        "--images",
+        asked.images,
+        "--teacher",
+        asked.teacher,
+        "--student",
+        asked.student,
+        "--image-size",
+        asked.image_size,
+        "--num-epochs",
+        asked.num_epochs,
         *(["--labelled", asked.labelled] if asked.labelled else []),
         *(["--qat", "--fine-tuning-epochs", "1"] if asked.qat else []),
-    ]  # fmt: skip
+    ]
     with tempfile.TemporaryDirectory(prefix="clipdistill-") as place:
         numbers = iter(range(1000))
 

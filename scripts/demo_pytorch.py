@@ -13,12 +13,12 @@ from pathlib import Path
 
 import clipdistill
 from clipdistill.cli import run_script
-from clipdistill.live.window import has_display
+from clipdistill.show.live.window import has_display
 
 
 def demo(args: argparse.Namespace) -> object:
     """Run the demo, once the flags are known to be true of the checkpoint."""
-    from clipdistill.student import check_flags
+    from clipdistill.models.student import check_flags
 
     check_flags(
         args.checkpoint_path,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import clipdistill
 from clipdistill.cli import run_script
-from clipdistill.files import ensure_folder, write_json
+from clipdistill.core.files import ensure_folder, write_json
 
 
 def parse() -> argparse.Namespace:

@@ -19,7 +19,7 @@ from clipdistill.cli import run_script
 
 def export(args: argparse.Namespace) -> object:
     """Export, once the flags are known to be true of the checkpoint."""
-    from clipdistill.student import check_flags
+    from clipdistill.models.student import check_flags
 
     check_flags(
         args.checkpoint_path,

@@ -18,7 +18,7 @@ EVERY_LABEL = 1_000_000
 
 def predict(args: argparse.Namespace) -> object:
     """Predict, once the flags are known to be true of the checkpoint."""
-    from clipdistill.student import check_flags
+    from clipdistill.models.student import check_flags
 
     check_flags(
         args.checkpoint_path,

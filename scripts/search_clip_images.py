@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from clipdistill.cli import run_script
-from clipdistill.sources.options import SearchOptions
-from clipdistill.stages.search import search
+from clipdistill.collect.search import search
+from clipdistill.collect.sources.options import SearchOptions
 
 
 def main() -> int:

@@ -83,10 +83,12 @@ def spread(module, size: int, seed: int = 0) -> None:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.stack([
-        torch.from_numpy(np.asarray(draw_picture(seed + i, (size, size)), np.float32) / 128 - 1)
-        for i in range(32)
-    ]).permute(0, 3, 1, 2)  # fmt: skip
+    noise = torch.stack(
+        [
+            torch.from_numpy(np.asarray(draw_picture(seed + i, (size, size)), np.float32) / 128 - 1)
+            for i in range(32)
+        ]
+    ).permute(0, 3, 1, 2)
     for layer in module.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.weight.data.uniform_(0.5, 1.5, generator=generator)
@@ -164,8 +166,8 @@ def tiny_teacher_name(tiny_teacher_dir: Path) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_teacher(tiny_teacher_name: str):
-    """The tiny teacher, loaded (`clipdistill.teacher.Teacher`)."""
-    from clipdistill.teacher import load_teacher
+    """The tiny teacher, loaded (`clipdistill.models.teacher.Teacher`)."""
+    from clipdistill.models.teacher import load_teacher
 
     return load_teacher(tiny_teacher_name, device="cpu")
 
@@ -173,7 +175,7 @@ def tiny_teacher(tiny_teacher_name: str):
 @pytest.fixture(scope="session")
 def other_teacher(tmp_path_factory: pytest.TempPathFactory):
     """Another teacher of the same dimension: its artefacts must never mix with the first's."""
-    from clipdistill.teacher import load_teacher
+    from clipdistill.models.teacher import load_teacher
 
     return load_teacher(
         save_tiny_teacher(tmp_path_factory.mktemp("teachers") / "other", seed=7), device="cpu"
@@ -183,7 +185,7 @@ def other_teacher(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session")
 def sigmoid_teacher(tmp_path_factory: pytest.TempPathFactory):
     """A teacher with a logit bias, as SigLIP has."""
-    from clipdistill.teacher import load_teacher
+    from clipdistill.models.teacher import load_teacher
 
     folder = tmp_path_factory.mktemp("teachers") / "sigmoid"
     return load_teacher(save_tiny_teacher(folder, seed=3, siglip=True), device="cpu")
@@ -211,7 +213,7 @@ def make_student(tiny_teacher) -> MakeStudent:
 
     from clipdistill.formats.cards import StudentCard
     from clipdistill.formats.student import save_card, save_samples, save_weights
-    from clipdistill.student import build_student, default_preprocess
+    from clipdistill.models.student import build_student, default_preprocess
 
     def make(
         folder: Path,
@@ -255,7 +257,7 @@ def tiny_classifier(
     tmp_path_factory: pytest.TempPathFactory, tiny_student: Path, tiny_text: Path
 ) -> Path:
     """The tiny student exported as a classifier of `LABELS`."""
-    from clipdistill.stages.export import export
+    from clipdistill.deploy.export import export
 
     out = tmp_path_factory.mktemp("onnx") / "classifier.onnx"
     export(str(tiny_student), out, text=tiny_text)
@@ -265,7 +267,7 @@ def tiny_classifier(
 @pytest.fixture(scope="session")
 def tiny_bare_onnx(tmp_path_factory: pytest.TempPathFactory, tiny_student: Path) -> Path:
     """The tiny student exported without text."""
-    from clipdistill.stages.export import export
+    from clipdistill.deploy.export import export
 
     out = tmp_path_factory.mktemp("onnx") / "bare.onnx"
     export(str(tiny_student), out)

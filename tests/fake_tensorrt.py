@@ -219,8 +219,13 @@ def fake_tensorrt(version: str, gpu: Gpu) -> ModuleType:
             return HostMemory(self._data + b"+measured")
 
     class BuilderConfig:
-        __slots__ = ("_cache", "_flags", "_profiles", "hardware_compatibility_level",
-                     "profiling_verbosity")  # fmt: skip
+        __slots__ = (
+            "_cache",
+            "_flags",
+            "_profiles",
+            "hardware_compatibility_level",
+            "profiling_verbosity",
+        )
 
         def __init__(self) -> None:
             self._flags: set[Any] = set()
@@ -463,18 +468,26 @@ def _inspected(head: dict[str, Any], number: tuple[int, ...]) -> dict[str, Any]:
     layers = [
         {"Name": "reformat", "LayerType": "Reformat", "Inputs": [{key: "Int8"}]},
         {
-            "Name": "conv1 + relu1", "LayerType": "CaskConvolution", "ParameterType": "Convolution",
-            "Inputs": [{key: kind}], "Weights": {"Type": kind, "Count": 100},
+            "Name": "conv1 + relu1",
+            "LayerType": "CaskConvolution",
+            "ParameterType": "Convolution",
+            "Inputs": [{key: kind}],
+            "Weights": {"Type": kind, "Count": 100},
             "TacticName": "sm80_xmma_fprop_implicit_gemm",
         },
         {
-            "Name": "conv2", "LayerType": "CaskConvolution", "ParameterType": "Convolution",
-            "Inputs": [{key: kind}], "Weights": {"Type": kind, "Count": 100},
+            "Name": "conv2",
+            "LayerType": "CaskConvolution",
+            "ParameterType": "Convolution",
+            "Inputs": [{key: kind}],
+            "Weights": {"Type": kind, "Count": 100},
             "TacticName": f"sm80_xmma_fprop_{'sparse_conv' if head['sparse'] else 'implicit_gemm'}",
         },
         {
-            "Name": "head", "LayerType": "gemm", "Inputs": [{key: kind}, {key: kind}],
+            "Name": "head",
+            "LayerType": "gemm",
+            "Inputs": [{key: kind}, {key: kind}],
             "TacticName": "",
         },
-    ]  # fmt: skip
+    ]
     return {"Layers": layers}

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clipdistill.compression import Compressed, add_int8, add_sparsity
 from clipdistill.formats.student import save_card, save_samples, save_weights
-from clipdistill.student import load_student
-from clipdistill.torch_embedder import to_input
+from clipdistill.models.compression import Compressed, add_int8, add_sparsity
+from clipdistill.models.student import load_student
+from clipdistill.models.torch_embedder import to_input
 from conftest import draw_picture
 
 CALM = 8.0

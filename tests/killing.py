@@ -17,11 +17,19 @@ from pathlib import Path
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([
-    "torch._dynamo", "timm", "open_clip", "pyarrow.parquet", "torch.utils.tensorboard",
-    "clipdistill.training", "clipdistill.teacher", "clipdistill.stages.embed",
-    "clipdistill.stages.distill",
-])  # fmt: skip
+_context.set_forkserver_preload(
+    [
+        "torch._dynamo",
+        "timm",
+        "open_clip",
+        "pyarrow.parquet",
+        "torch.utils.tensorboard",
+        "clipdistill.distillation.trainer",
+        "clipdistill.models.teacher",
+        "clipdistill.distillation.embed",
+        "clipdistill.distillation.distill",
+    ]
+)
 
 
 @contextlib.contextmanager

@@ -8,20 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from clipdistill.benchmarking.report import BenchmarkResult, BenchmarkRow
-from clipdistill.files import write_json
+from clipdistill.core.files import write_json
+from clipdistill.core.results import to_json
+from clipdistill.core.zeroshot import Calibration, LogitScale, normalized
 from clipdistill.formats.cards import Compression, Quantization, StudentCard, TeacherCard
 from clipdistill.formats.embeddings import EmbeddingStore, Failure, Header, Row
 from clipdistill.formats.ledger import DUPLICATE, FAILED, OK, REFUSED, Ledger, LedgerRow
+from clipdistill.formats.measurements import BenchmarkRow
 from clipdistill.formats.opinions import ModelOpinions, Opinions, Picture, save_opinions
 from clipdistill.formats.run import RunFolder, RunRecord, StepRecord, save_run
 from clipdistill.formats.student import WEIGHTS, save_card, write_metrics
 from clipdistill.formats.text import TextEmbeddings, save_text
 from clipdistill.images.preprocess import Preprocess
-from clipdistill.results import to_json
-from clipdistill.stages.evaluate import EvaluateResult, Evaluation
-from clipdistill.toy.world import KINDS, draw, jpeg
-from clipdistill.zeroshot import Calibration, LogitScale, normalized
+from clipdistill.measure.evaluate import EvaluateResult, Evaluation
+from clipdistill.measure.race.report import BenchmarkResult
+from clipdistill.pipeline.toy.world import KINDS, draw, jpeg
 
 DIM = 8
 TEACHER = TeacherCard("hf-hub:some/teacher", "", "ab" * 16, DIM, LogitScale(), Preprocess(32))
@@ -71,10 +72,13 @@ def make_record(folder: RunFolder) -> None:
         StepRecord("distill dense", "clipdistill distill resnet18 photos e s", "1f" * 16, 4000, ()),
     )
     record = RunRecord(
-        {"student": "resnet18", "qat": True, "image_size": 64}, steps,
-        {"clipdistill": "0.1.0", "torch": "2.9"}, "a processor, 2 cores",
-        "2026-11-24T13:02:11+00:00", "2026-11-24T14:05:00+00:00",
-    )  # fmt: skip
+        {"student": "resnet18", "qat": True, "image_size": 64},
+        steps,
+        {"clipdistill": "0.1.0", "torch": "2.9"},
+        "a processor, 2 cores",
+        "2026-11-24T13:02:11+00:00",
+        "2026-11-24T14:05:00+00:00",
+    )
     save_run(folder, record)
 
 
@@ -99,8 +103,13 @@ def make_student(folder: RunFolder, name: str) -> None:
         for epoch in range(1, 6)
     ]
     write_metrics(path, rows)
-    training = {"options": {"pretrained": True}, "epochs": 5, "best": rows[-1],
-                "train_images": 57, "parameters": 123456}  # fmt: skip
+    training = {
+        "options": {"pretrained": True},
+        "epochs": 5,
+        "best": rows[-1],
+        "train_images": 57,
+        "parameters": 123456,
+    }
     compression = INT8 if name == "int8" else None
     card = StudentCard("resnet18", DIM, Preprocess(64), TEACHER, training, compression)
     save_card(path, card)
@@ -137,8 +146,11 @@ def make_ledger(folder: RunFolder, labels: Sequence[str]) -> None:
     rows = []
     for index, label in enumerate(labels):
         url, prompt = f"https://example.org/{index}", f"a photo of {label}"
-        by = {"license": "CC BY 4.0", "license_url": "https://creativecommons.org/licenses/by/4.0/",
-              "attribution": f"Author {index}"}  # fmt: skip
+        by = {
+            "license": "CC BY 4.0",
+            "license_url": "https://creativecommons.org/licenses/by/4.0/",
+            "attribution": f"Author {index}",
+        }
         name = f"{index:05d}.jpg"
         rows += [
             LedgerRow(url, name, OK, sha256=str(index), prompt=prompt, **by),
@@ -178,50 +190,105 @@ def _ranked(best: int, count: int, chance: random.Random) -> tuple[tuple[int, fl
 
 
 def _evaluation(
-    model: str, runtime: str, role: str, labels: Sequence[str], told: Sequence[int],
-    truth: Sequence[int], labelled: bool,
-) -> Evaluation:  # fmt: skip
+    model: str,
+    runtime: str,
+    role: str,
+    labels: Sequence[str],
+    told: Sequence[int],
+    truth: Sequence[int],
+    labelled: bool,
+) -> Evaluation:
     counts = np.zeros((len(labels), len(labels)), int)
     np.add.at(counts, (truth, told), 1)
     share = float(np.mean(np.array(told) == truth))
     right = dict(zip(labels, (np.diagonal(counts) / counts.sum(axis=1)).tolist(), strict=True))
     return Evaluation(
-        model, runtime, role, share if labelled else None, share if labelled else None, share,
-        0.9, 0.8, 1.5 if runtime == "torch" else 0.5, 2.0, len(truth), right if labelled else {},
+        model,
+        runtime,
+        role,
+        share if labelled else None,
+        share if labelled else None,
+        share,
+        0.9,
+        0.8,
+        1.5 if runtime == "torch" else 0.5,
+        2.0,
+        len(truth),
+        right if labelled else {},
         dict(zip(labels, counts.sum(axis=0).tolist(), strict=True)),
-        counts.tolist() if labelled else [], list(labels),
-    )  # fmt: skip
+        counts.tolist() if labelled else [],
+        list(labels),
+    )
 
 
 def make_benchmark(folder: RunFolder, labelled: bool) -> None:
     """benchmark.json: two students in ONNX Runtime, a teacher, and one that failed."""
     share = 0.9 if labelled else None
-    common = {"device": "cpu", "precision": "fp32", "throughput": {"1": 300.0, "8": 900.0},
-              "latency_p90_ms": 4.0, "peak_mb": 300.0, "accuracy": share, "agreement": 0.9,
-              "cosine": 0.9, "images": 20}  # fmt: skip
+    common = {
+        "device": "cpu",
+        "precision": "fp32",
+        "throughput": {"1": 300.0, "8": 900.0},
+        "latency_p90_ms": 4.0,
+        "peak_mb": 300.0,
+        "accuracy": share,
+        "agreement": 0.9,
+        "cosine": 0.9,
+        "images": 20,
+    }
     rows = (
-        BenchmarkRow("hf-hub:some/teacher", "torch", role="teacher", size_mb=10.0, latency_ms=20.0,
-                     **common),
-        BenchmarkRow(str(folder.export("dense", "onnxruntime")), "onnxruntime", role="student",
-                     size_mb=1.5, latency_ms=3.0, round_ms=(3.0, 3.1, 2.9), **common),
-        BenchmarkRow(str(folder.export("int8", "onnxruntime")), "onnxruntime", role="student",
-                     size_mb=0.5, latency_ms=1.0, round_ms=(1.0, 1.1, 0.9),
-                     **common | {"precision": "int8"}),
+        BenchmarkRow(
+            "hf-hub:some/teacher", "torch", role="teacher", size_mb=10.0, latency_ms=20.0, **common
+        ),
+        BenchmarkRow(
+            str(folder.export("dense", "onnxruntime")),
+            "onnxruntime",
+            role="student",
+            size_mb=1.5,
+            latency_ms=3.0,
+            round_ms=(3.0, 3.1, 2.9),
+            **common,
+        ),
+        BenchmarkRow(
+            str(folder.export("int8", "onnxruntime")),
+            "onnxruntime",
+            role="student",
+            size_mb=0.5,
+            latency_ms=1.0,
+            round_ms=(1.0, 1.1, 0.9),
+            **common | {"precision": "int8"},
+        ),
         BenchmarkRow("trt/int8.onnx", "openvino", reason="it went away"),
-    )  # fmt: skip
+    )
     result = BenchmarkResult(
-        rows, "the teacher", ("int8 is 3 times faster.",), 20, 20 if labelled else 0, (1, 8), 3,
-        None, "a processor, 2 cores", (),
-    )  # fmt: skip
+        rows,
+        "the teacher",
+        ("int8 is 3 times faster.",),
+        20,
+        20 if labelled else 0,
+        (1, 8),
+        3,
+        None,
+        "a processor, 2 cores",
+        (),
+    )
     write_json(folder.benchmark, to_json(result))
 
 
 def make_ceiling(folder: RunFolder, labels: Sequence[str], labelled: bool) -> None:
     """ceiling.json, with two prompts that overlap and one that no picture was given."""
     value = {
-        "format": "clipdistill.ceiling", "version": 1, "teacher": "hf-hub:some/teacher",
-        "labelled": labelled, "images": 60, "accuracy": 1.0 if labelled else None,
-        "confidence": 0.9, "margin": 0.8, "counts": dict.fromkeys(labels, 3), "per_class": {},
-        "overlapping": [[labels[0], labels[1], 0.97]], "empty": [labels[-1]],
-    }  # fmt: skip
+        "format": "clipdistill.ceiling",
+        "version": 1,
+        "teacher": "hf-hub:some/teacher",
+        "labelled": labelled,
+        "images": 60,
+        "labelled_images": 20 if labelled else 0,
+        "accuracy": 1.0 if labelled else None,
+        "confidence": 0.9,
+        "margin": 0.8,
+        "counts": dict.fromkeys(labels, 3),
+        "per_class": {},
+        "overlapping": [[labels[0], labels[1], 0.97]],
+        "empty": [labels[-1]],
+    }
     write_json(folder.ceiling, value)

@@ -10,9 +10,15 @@ import subprocess
 import termios
 
 DROPPED = (
-    "NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM", "RANK", "PYTHONWARNINGS", "DISPLAY",
+    "NO_COLOR",
+    "FORCE_COLOR",
+    "COLUMNS",
+    "TERM",
+    "RANK",
+    "PYTHONWARNINGS",
+    "DISPLAY",
     "WAYLAND_DISPLAY",
-)  # fmt: skip
+)
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from clipdistill import errors
-from clipdistill.recipe import DistillOptions
-from clipdistill.stages.distill import distill
-from clipdistill.stages.embed import embed
-from clipdistill.stages.embed_text import embed_text
-from clipdistill.student import build_student, load_student
-from clipdistill.teacher import load_teacher
-from clipdistill.torch_embedder import resolve_device
+from clipdistill.core import errors
+from clipdistill.distillation.distill import distill
+from clipdistill.distillation.embed import embed
+from clipdistill.distillation.embed_text import embed_text
+from clipdistill.distillation.options import DistillOptions
+from clipdistill.models.student import build_student, load_student
+from clipdistill.models.teacher import load_teacher
+from clipdistill.models.torch_embedder import resolve_device
 
 FAST = DistillOptions(image_size=32, batch_size=8, num_epochs=1, device="cpu", val_fraction=0.2)
 
@@ -91,10 +91,12 @@ def test_no_readable_image(here, tiny_teacher_name):
     for index in range(3):
         (here / f"bad/{index}.jpg").write_bytes(b"<html>")
     refused(
-        errors.InputError, here,
+        errors.InputError,
+        here,
         lambda: embed(here / "bad", here / "emb2", model_name=tiny_teacher_name, device="cpu"),
-        "bad: none of its 3 images can be read", r"0\.jpg: not a",
-    )  # fmt: skip
+        "bad: none of its 3 images can be read",
+        r"0\.jpg: not a",
+    )
 
 
 def test_no_readable_image_beside_earlier_embeddings(here, tiny_teacher_name):
@@ -113,30 +115,39 @@ def test_no_readable_image_beside_earlier_embeddings(here, tiny_teacher_name):
 def test_embeddings_of_another_teacher(here, other_teacher):
     name = other_teacher.card.model_name
     refused(
-        errors.MismatchError, here,
+        errors.MismatchError,
+        here,
         lambda: embed(here / "images", here / "emb", model_name=name, device="cpu"),
-        "emb", "same embedding space", "--model-name",
-    )  # fmt: skip
+        "emb",
+        "same embedding space",
+        "--model-name",
+    )
 
 
 def test_embeddings_of_another_dimension(here):
     for path in (here / "emb/img_emb").iterdir():
         np.save(path, np.ones((12, 24), dtype=np.float16))
     refused(
-        errors.FormatError, here,
+        errors.FormatError,
+        here,
         lambda: distill("test_resnet", here / "images", here / "emb", here / "new", FAST),
-        r"img_emb_0\.npy", r"expected floats \(12, 16\), found float16 \(12, 24\)", "Delete it",
-    )  # fmt: skip
+        r"img_emb_0\.npy",
+        r"expected floats \(12, 16\), found float16 \(12, 24\)",
+        "Delete it",
+    )
 
 
 def test_text_embeddings_of_another_teacher(here, make_text, other_teacher):
     text = make_text(here / "other.npy", teacher=other_teacher)
     options = DistillOptions(**{**vars(FAST), "prompts": text})
     refused(
-        errors.MismatchError, here,
+        errors.MismatchError,
+        here,
         lambda: distill("test_resnet", here / "images", here / "emb", here / "new", options),
-        "emb", r"other\.npy", "same teacher",
-    )  # fmt: skip
+        "emb",
+        r"other\.npy",
+        "same teacher",
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,9 +200,11 @@ def test_a_malicious_teacher_file_runs_nothing(here, tmp_path):
 
     torch.save({"state_dict": Bomb()}, tmp_path / "weights.pt")
     refused(
-        errors.ModelNotFoundError, here,
-        lambda: load_teacher("RN50", str(tmp_path / "weights.pt"), device="cpu"), "RN50",
-    )  # fmt: skip
+        errors.ModelNotFoundError,
+        here,
+        lambda: load_teacher("RN50", str(tmp_path / "weights.pt"), device="cpu"),
+        "RN50",
+    )
     assert not sign.exists()
 
 
@@ -209,19 +222,25 @@ def offline(monkeypatch, tmp_path):
 def test_no_network_for_a_teacher(here, offline, name, tag):
     (here / "new").mkdir()
     refused(
-        errors.ModelNotFoundError, here,
+        errors.ModelNotFoundError,
+        here,
         lambda: embed(here / "images", here / "new", model_name=name, pretrained=tag, device="cpu"),
-        f"Teacher {name}", "Tried the model hub and the local hub cache",
+        f"Teacher {name}",
+        "Tried the model hub and the local hub cache",
         "--model-name local-dir:FOLDER",
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "hf-hub:nobody/nothing"])
 def test_no_network_for_a_students_weights(here, offline, arch):
     refused(
-        errors.ModelNotFoundError, here, lambda: build_student(arch, 8, pretrained=True),
-        f"Student {arch}", "Tried the model hub and the local hub cache", "--student-weights FILE",
-    )  # fmt: skip
+        errors.ModelNotFoundError,
+        here,
+        lambda: build_student(arch, 8, pretrained=True),
+        f"Student {arch}",
+        "Tried the model hub and the local hub cache",
+        "--student-weights FILE",
+    )
 
 
 # Students.
@@ -229,30 +248,40 @@ def test_no_network_for_a_students_weights(here, offline, arch):
 
 @pytest.mark.parametrize(
     ("arch", "near"),
-    [("resnet81", "resnet18"), ("mobilenet_v3_small_100", "mobilenetv3_small_100"),
-     ("ResNet18", "resnet18")],
-)  # fmt: skip
+    [
+        ("resnet81", "resnet18"),
+        ("mobilenet_v3_small_100", "mobilenetv3_small_100"),
+        ("ResNet18", "resnet18"),
+    ],
+)
 def test_unknown_students(here, arch, near):
     refused(
-        errors.ModelNotFoundError, here,
+        errors.ModelNotFoundError,
+        here,
         lambda: distill(arch, here / "images", here / "emb", here / "new", FAST),
-        f"Unknown student '{arch}'", f"Did you mean .*{near}", "timm.list_models",
-    )  # fmt: skip
+        f"Unknown student '{arch}'",
+        f"Did you mean .*{near}",
+        "timm.list_models",
+    )
 
 
 @pytest.mark.parametrize(
     ("arch", "size", "says"),
-    [("xcit_nano_12_p16_224", 100, "cannot be built at 100 px"),
-     ("inception_v3", 32, "cannot take images of 32 px.*--image-size .its own is 299")],
-)  # fmt: skip
+    [
+        ("xcit_nano_12_p16_224", 100, "cannot be built at 100 px"),
+        ("inception_v3", 32, "cannot take images of 32 px.*--image-size .its own is 299"),
+    ],
+)
 def test_a_size_that_the_network_cannot_have(here, arch, size, says):
     options = DistillOptions(**{**vars(FAST), "image_size": size})
     (here / "new").mkdir()
     refused(
-        errors.InputError, here,
+        errors.InputError,
+        here,
         lambda: distill(arch, here / "images", here / "emb", here / "new", options),
-        arch, says,
-    )  # fmt: skip
+        arch,
+        says,
+    )
 
 
 def test_a_truncated_student_checkpoint(here):
@@ -268,9 +297,13 @@ def test_a_malicious_student_checkpoint(here):
 
     torch.save({"model": {"fc.weight": Bomb()}, "epoch": 1}, here / "student/checkpoint.pth")
     refused(
-        errors.FormatError, here, lambda: load_student(here / "student/checkpoint.pth"),
-        r"checkpoint\.pth: refused", "run code", "Only use checkpoints made by",
-    )  # fmt: skip
+        errors.FormatError,
+        here,
+        lambda: load_student(here / "student/checkpoint.pth"),
+        r"checkpoint\.pth: refused",
+        "run code",
+        "Only use checkpoints made by",
+    )
 
 
 # Prompts.
@@ -289,20 +322,24 @@ def test_prompt_files(here, tiny_teacher_name, data, kind, says):
     if data is not None:
         (here / "p.txt").write_bytes(data)
     refused(
-        kind, here,
+        kind,
+        here,
         lambda: embed_text(here / "p.txt", here / "text.npy", model_name=tiny_teacher_name),
-        r"p\.txt", *says,
-    )  # fmt: skip
+        r"p\.txt",
+        *says,
+    )
 
 
 def test_prompts_for_distilling(here):
     (here / "p.txt").write_bytes(b"\xff\xff")
     options = DistillOptions(**{**vars(FAST), "prompts": here / "p.txt"})
     refused(
-        errors.FormatError, here,
+        errors.FormatError,
+        here,
         lambda: distill("test_resnet", here / "images", here / "emb", here / "new", options),
-        r"p\.txt", "UTF-8",
-    )  # fmt: skip
+        r"p\.txt",
+        "UTF-8",
+    )
 
 
 # Outputs.
@@ -329,9 +366,12 @@ def test_a_file_in_the_way_of_the_output(here, tiny_teacher_name, stage):
     (here / "taken").write_text("mine")
     for out in (here / "taken", here / "taken/deeper"):
         refused(
-            errors.OutputError, here, lambda out=out: stages(here, tiny_teacher_name)[stage](out),
-            "taken", "Choose an",
-        )  # fmt: skip
+            errors.OutputError,
+            here,
+            lambda out=out: stages(here, tiny_teacher_name)[stage](out),
+            "taken",
+            "Choose an",
+        )
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -341,10 +381,12 @@ def test_an_output_that_may_not_be_written(here, tiny_teacher_name, stage, monke
     else:  # root may write anywhere but in /proc and /sys
         (here / "locked").symlink_to("/proc/self")
     refused(
-        errors.OutputError, here,
+        errors.OutputError,
+        here,
         lambda: stages(here, tiny_teacher_name)[stage](here / "locked/out"),
-        "Cannot write .*locked", "Choose an output you may write to",
-    )  # fmt: skip
+        "Cannot write .*locked",
+        "Choose an output you may write to",
+    )
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -15,24 +15,61 @@ from pathlib import Path
 
 import pytest
 
-from clipdistill import cli, errors
+from clipdistill import cli
+from clipdistill.core import errors
 from terminals import environment, on_terminal
 
 HEAVY = ("numpy", "torch", "PIL", "pyarrow", "timm", "open_clip", "onnx", "onnxruntime")
-NOT_BASE = ("torch", "torchvision", "timm", "open_clip", "accelerate", "safetensors", "pyarrow",
-            "tensorboard", "onnx", "onnxscript", "modelopt", "openvino", "tensorrt", "cuda",
-            "matplotlib", "cv2", "gradio", "aiohttp", "urllib3", "starlette",
-            "uvicorn")  # fmt: skip
-NEEDS_EXTRA = ("architecture", "compression", "fine_tuning", "live.page_layout", "live.page_look",
-               "onnx_graph", "service", "sources", "student", "teacher", "torch_embedder",
-               "training", "validation", "web")  # fmt: skip
+NOT_BASE = (
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip",
+    "accelerate",
+    "safetensors",
+    "pyarrow",
+    "tensorboard",
+    "onnx",
+    "onnxscript",
+    "modelopt",
+    "openvino",
+    "tensorrt",
+    "cuda",
+    "matplotlib",
+    "cv2",
+    "gradio",
+    "aiohttp",
+    "urllib3",
+    "starlette",
+    "uvicorn",
+)
+NEEDS_EXTRA = (
+    "collect.service",
+    "collect.sources",
+    "collect.web",
+    "core.serving",
+    "deploy.graph",
+    "distillation.batches",
+    "distillation.fine_tuning",
+    "distillation.losses",
+    "distillation.optimizer",
+    "distillation.trainer",
+    "distillation.validation",
+    "models.architecture",
+    "models.compression",
+    "models.student",
+    "models.teacher",
+    "models.torch_embedder",
+    "show.web.layout",
+    "show.web.look",
+)
 
 FAKE_STAGES = '''
 import sys, time, warnings, logging
 from dataclasses import dataclass
 from pathlib import Path
-from clipdistill import progress
-from clipdistill.results import Table
+from clipdistill.core import progress
+from clipdistill.core.results import Table
 
 @dataclass(frozen=True)
 class Done:
@@ -79,8 +116,9 @@ def many() -> Done:
 PROLOGUE = """
 import sys
 from clipdistill import cli
+from clipdistill.verbs import Verb
 for name in ("noisy", "slow", "broken", "many"):
-    cli.VERBS += (cli.Verb(name, f"fake_stages:{name}", name, ()),)
+    cli.VERBS += (Verb(name, f"fake_stages:{name}", name, ()),)
 sys.exit(cli.main())
 """
 
@@ -177,7 +215,7 @@ for found in pkgutil.walk_packages(clipdistill.__path__, "clipdistill.", lambda 
 """
     done = python(code, ",".join(NOT_BASE), ",".join([*NEEDS_EXTRA, "__main__"]))
     assert done.returncode == 0, done.stderr
-    assert "clipdistill.stages.predict" in done.stdout
+    assert "clipdistill.show.predict" in done.stdout
 
 
 def test_a_missing_extra_says_what_to_install(tmp_path: Path, pictures) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from clipdistill import cli, errors
+from clipdistill import cli
+from clipdistill.core import errors
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

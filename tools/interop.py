@@ -30,16 +30,17 @@ import pyarrow
 import pyarrow.parquet
 
 from clipdistill import embed
+from clipdistill.collect.pool import Pool, open_pool
+from clipdistill.collect.search import search
+from clipdistill.collect.service import create_app
+from clipdistill.collect.sources.options import SearchOptions
+from clipdistill.core.serving import LOOPBACK, running_service
 from clipdistill.formats.embeddings import load_embeddings
 from clipdistill.formats.urls import read_urls
 from clipdistill.images.decode import decode
 from clipdistill.images.sources import list_images
-from clipdistill.pool import Pool, open_pool
-from clipdistill.service import LOOPBACK, create_app, running_service
-from clipdistill.sources.options import SearchOptions
-from clipdistill.stages.search import search
-from clipdistill.teacher import Teacher, load_teacher
-from clipdistill.toy.world import FIRST_USER_SEED, render
+from clipdistill.models.teacher import Teacher, load_teacher
+from clipdistill.pipeline.toy.world import FIRST_USER_SEED, render
 
 HERE = Path(__file__).parent
 VENV = HERE.parent / ".venv-interop"
@@ -86,7 +87,7 @@ def main() -> None:
     python = make_venv()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        toy = stack.enter_context(as_file(files("clipdistill.toy") / "toy_teacher"))
+        toy = stack.enter_context(as_file(files("clipdistill.pipeline.toy") / "toy_teacher"))
         teacher = load_teacher(f"local-dir:{toy}", device="cpu")
         render(folder / "images", PICTURES, seed=FIRST_USER_SEED, labelled=False)
         embed(folder / "images", folder / "pool", model_name=f"local-dir:{toy}", device="cpu")
@@ -118,9 +119,15 @@ def their_back_end(python: Path, folder: Path, teacher: Teacher, name: str) -> N
         search(
             folder / "prompts.txt",
             folder / "urls.txt",
-            SearchOptions(source="knn", url=url, num_images=FOUND, deduplicate=False,
-                          model_name=name, retries=0),
-        )  # fmt: skip
+            SearchOptions(
+                source="knn",
+                url=url,
+                num_images=FOUND,
+                deduplicate=False,
+                model_name=name,
+                retries=0,
+            ),
+        )
     rows = list(read_urls(folder / "urls.txt"))
     for prompt, query in zip(PROMPTS, teacher.embed_texts(PROMPTS), strict=True):
         mine = [row for row in rows if row.prompt == prompt]
@@ -129,8 +136,10 @@ def their_back_end(python: Path, folder: Path, teacher: Teacher, name: str) -> N
         assert all(abs(scores[row.url] - row.score) < 1e-3 for row in mine)
         first = best(pool, query, 1)[0][1]
         assert max(row.score for row in mine) > first - 0.1
-    print(f"their back end, our client: {len(rows)} URLs for {len(PROMPTS)} prompts, "
-          "with the scores of our exact search")  # fmt: skip
+    print(
+        f"their back end, our client: {len(rows)} URLs for {len(PROMPTS)} prompts, "
+        "with the scores of our exact search"
+    )
 
 
 def foreign_pool(folder: Path) -> Pool:
@@ -159,8 +168,11 @@ def back_end(python: Path, root: Path) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     log = root / "log.txt"
     with open(log, "w") as output:
-        process = subprocess.Popen([str(python), "-c", BACK_END, str(root), str(port)],
-                                   stdout=output, stderr=subprocess.STDOUT)  # fmt: skip
+        process = subprocess.Popen(
+            [str(python), "-c", BACK_END, str(root), str(port)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
         try:
             until = time.monotonic() + PATIENCE
             while not answers(f"{url}/indices-list"):
@@ -211,23 +223,36 @@ def their_client(python: Path, folder: Path, teacher: Teacher) -> None:
         allow_hosts=LOOPBACK,
     )
     queries = teacher.embed_texts(PROMPTS)
-    asked = {"texts": PROMPTS, "image": str(images[7].path), "number": FOUND,
-             "embedding": queries[0].tolist()}  # fmt: skip
+    asked = {
+        "texts": PROMPTS,
+        "image": str(images[7].path),
+        "number": FOUND,
+        "embedding": queries[0].tolist(),
+    }
     with running_service(app) as url:
-        done = subprocess.run([str(python), "-c", CLIENT, url], input=json.dumps(asked), text=True,
-                              capture_output=True, check=False)  # fmt: skip
+        done = subprocess.run(
+            [str(python), "-c", CLIENT, url],
+            input=json.dumps(asked),
+            text=True,
+            capture_output=True,
+            check=False,
+        )
         if done.returncode:
             sys.exit(f"clip-retrieval's client failed:\n{done.stderr}")
         answer = json.loads(done.stdout.splitlines()[-1])
         with urllib.request.urlopen(answer["text"][0][0]["url"], timeout=10) as picture:
-            assert picture.read() == (folder / "images" / answer["text"][0][0]["image_path"]
-                                      ).read_bytes()  # fmt: skip
+            assert (
+                picture.read()
+                == (folder / "images" / answer["text"][0][0]["image_path"]).read_bytes()
+            )
     for query, items in zip(queries, answer["text"], strict=True):
         same(best(pool, query, FOUND), items)
     same(best(pool, queries[0], FOUND), answer["embedding"])
     assert answer["image"][0]["image_path"] == images[7].key
-    print(f"our service, their client: {len(PROMPTS)} texts, a picture and an embedding, with the "
-          "rows and scores of our exact search; pictures are handed out")  # fmt: skip
+    print(
+        f"our service, their client: {len(PROMPTS)} texts, a picture and an embedding, with the "
+        "rows and scores of our exact search; pictures are handed out"
+    )
 
 
 def same(expected: list, items: list) -> None:

@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from clipdistill import cli, errors
+from clipdistill import cli
+from clipdistill.core import errors
 
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 HEAD = """\

@@ -5,8 +5,8 @@ python tools/make_pictures.py
 
 from pathlib import Path
 
-from clipdistill.files import atomic_path, write_bytes
-from clipdistill.toy.world import FIRST_USER_SEED, contact_sheet
+from clipdistill.core.files import atomic_path, write_bytes
+from clipdistill.pipeline.toy.world import FIRST_USER_SEED, contact_sheet
 
 IMAGES = Path(__file__).parents[1] / "docs/images"
 

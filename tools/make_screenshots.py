@@ -15,15 +15,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from clipdistill.files import atomic_path
+from clipdistill.core.files import atomic_path
 from clipdistill.formats.prompts import Prompts
 from clipdistill.formats.run import RunFolder
 from clipdistill.formats.text import TextEmbeddings
 from clipdistill.images.sources import list_images
-from clipdistill.live.page import running_page
-from clipdistill.live.page_classes import Encode
-from clipdistill.recognizer import Recognizer, open_recognizer
-from clipdistill.teacher import embed_classes, load_teacher
+from clipdistill.models.recognizer import Recognizer, open_recognizer
+from clipdistill.models.teacher import embed_classes, load_teacher
+from clipdistill.show.web.classes import Encode
+from clipdistill.show.web.server import running_page
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))

@@ -5,7 +5,7 @@
 
 The image tower is a timm network, the text tower open_clip's transformer with CLIP's own tokenizer.
 Both are trained from scratch with open_clip's contrastive loss on pictures and captions of
-`clipdistill.toy.world` (seed 1); at first the image tower is also taught to tell the facts
+`clipdistill.pipeline.toy.world` (seed 1); at first the image tower is also taught to tell the facts
 (kind, colour, background, ...) that the captions are made of. The teacher is measured on pictures
 of another seed (2), stored as fp16 and loaded again by open_clip like any of its models.
 """
@@ -31,10 +31,10 @@ from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import save
 
-from clipdistill.files import write_bytes, write_json
-from clipdistill.toy import world
+from clipdistill.core.files import write_bytes, write_json
+from clipdistill.pipeline.toy import world
 
-STORED = Path(__file__).parents[1] / "src/clipdistill/toy/toy_teacher"
+STORED = Path(__file__).parents[1] / "src/clipdistill/pipeline/toy/toy_teacher"
 PIXELS = 96
 CONFIG: dict[str, Any] = {
     "model_cfg": {

@@ -10,7 +10,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .errors import (
+    from .collect.download import download
+    from .collect.pool import open_pool
+    from .collect.pool_search import pool_search
+    from .collect.search import search
+    from .collect.select import select
+    from .collect.serve import ServeOptions, serve
+    from .collect.sources.options import SearchOptions
+    from .collect.web.options import DownloadOptions
+    from .core.errors import (
         ClipDistillError,
         FormatError,
         ImageError,
@@ -22,82 +30,74 @@ if TYPE_CHECKING:
         ServiceError,
         TrainingError,
     )
+    from .deploy.engine import EngineOptions, engine
+    from .deploy.export import export
+    from .deploy.lint import lint
+    from .deploy.relabel import relabel
+    from .distillation.distill import distill
+    from .distillation.embed import embed
+    from .distillation.embed_text import embed_text
+    from .distillation.options import DistillOptions
+    from .distillation.quantize import quantize
     from .formats.embeddings import load_embeddings
     from .formats.selection import load_selection
     from .formats.text import load_text
-    from .pool import open_pool
-    from .recipe import DistillOptions
-    from .road.options import RunOptions
-    from .runtime import open_embedder
-    from .sources.options import SearchOptions
-    from .stages.benchmark import BenchmarkOptions, benchmark
-    from .stages.demo import DemoOptions, demo
-    from .stages.distill import distill
-    from .stages.download import download
-    from .stages.embed import embed
-    from .stages.embed_text import embed_text
-    from .stages.engine import EngineOptions, engine
-    from .stages.evaluate import evaluate
-    from .stages.export import export
-    from .stages.lint import lint
-    from .stages.pool_search import pool_search
-    from .stages.predict import predict
-    from .stages.quantize import quantize
-    from .stages.quickstart import quickstart
-    from .stages.relabel import relabel
-    from .stages.report import report
-    from .stages.run import run
-    from .stages.search import search
-    from .stages.select import select
-    from .stages.serve import ServeOptions, serve
-    from .web.policy import DownloadOptions
+    from .measure.benchmark import BenchmarkOptions, benchmark
+    from .measure.evaluate import evaluate
+    from .models.open import open_embedder
+    from .pipeline.options import RunOptions
+    from .pipeline.quickstart import quickstart
+    from .pipeline.run import run
+    from .show.demo import DemoOptions, demo
+    from .show.predict import predict
+    from .show.report import report
 
     __version__: str
 
 _HOME = {
-    "BenchmarkOptions": "stages.benchmark",
-    "ClipDistillError": "errors",
-    "DemoOptions": "stages.demo",
-    "DistillOptions": "recipe",
-    "DownloadOptions": "web.policy",
-    "EngineOptions": "stages.engine",
-    "FormatError": "errors",
-    "ImageError": "errors",
-    "InputError": "errors",
-    "MismatchError": "errors",
-    "MissingExtraError": "errors",
-    "ModelNotFoundError": "errors",
-    "OutputError": "errors",
-    "RunOptions": "road.options",
-    "SearchOptions": "sources.options",
-    "ServeOptions": "stages.serve",
-    "ServiceError": "errors",
-    "TrainingError": "errors",
-    "benchmark": "stages.benchmark",
-    "demo": "stages.demo",
-    "distill": "stages.distill",
-    "download": "stages.download",
-    "embed": "stages.embed",
-    "embed_text": "stages.embed_text",
-    "engine": "stages.engine",
-    "evaluate": "stages.evaluate",
-    "export": "stages.export",
-    "lint": "stages.lint",
+    "BenchmarkOptions": "measure.benchmark",
+    "ClipDistillError": "core.errors",
+    "DemoOptions": "show.demo",
+    "DistillOptions": "distillation.options",
+    "DownloadOptions": "collect.web.options",
+    "EngineOptions": "deploy.engine",
+    "FormatError": "core.errors",
+    "ImageError": "core.errors",
+    "InputError": "core.errors",
+    "MismatchError": "core.errors",
+    "MissingExtraError": "core.errors",
+    "ModelNotFoundError": "core.errors",
+    "OutputError": "core.errors",
+    "RunOptions": "pipeline.options",
+    "SearchOptions": "collect.sources.options",
+    "ServeOptions": "collect.serve",
+    "ServiceError": "core.errors",
+    "TrainingError": "core.errors",
+    "benchmark": "measure.benchmark",
+    "demo": "show.demo",
+    "distill": "distillation.distill",
+    "download": "collect.download",
+    "embed": "distillation.embed",
+    "embed_text": "distillation.embed_text",
+    "engine": "deploy.engine",
+    "evaluate": "measure.evaluate",
+    "export": "deploy.export",
+    "lint": "deploy.lint",
     "load_embeddings": "formats.embeddings",
     "load_selection": "formats.selection",
     "load_text": "formats.text",
-    "open_embedder": "runtime",
-    "open_pool": "pool",
-    "pool_search": "stages.pool_search",
-    "predict": "stages.predict",
-    "quantize": "stages.quantize",
-    "quickstart": "stages.quickstart",
-    "relabel": "stages.relabel",
-    "report": "stages.report",
-    "run": "stages.run",
-    "search": "stages.search",
-    "select": "stages.select",
-    "serve": "stages.serve",
+    "open_embedder": "models.open",
+    "open_pool": "collect.pool",
+    "pool_search": "collect.pool_search",
+    "predict": "show.predict",
+    "quantize": "distillation.quantize",
+    "quickstart": "pipeline.quickstart",
+    "relabel": "deploy.relabel",
+    "report": "show.report",
+    "run": "pipeline.run",
+    "search": "collect.search",
+    "select": "collect.select",
+    "serve": "collect.serve",
 }
 """Public name -> the module it lives in."""
 

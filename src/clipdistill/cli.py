@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
 
-from .errors import ClipDistillError, MissingExtraError, did_you_mean
-from .progress import reporting
+from .core.errors import ClipDistillError, MissingExtraError, did_you_mean
+from .core.progress import reporting
+from .verbs import GROUPS, VERBS, Verb
 
 if TYPE_CHECKING:
-    from .results import Result
+    from .core.results import Result
 
 log = logging.getLogger(__name__)
 
@@ -66,195 +67,6 @@ EXTRA_PACKAGES = {
     "uvicorn": ("uvicorn", "web"),
 }
 """Module -> its package and the extra that brings it, for the message when one is missing."""
-
-
-@dataclass(frozen=True)
-class Verb:
-    """One command.
-
-    Attributes:
-        name: as it is typed; two words make it part of a group ("pool search").
-        target: "module:function", imported when the verb runs.
-        help: one line for the list of commands.
-        examples: command lines for the end of its help.
-    """
-
-    name: str
-    target: str
-    help: str
-    examples: tuple[str, ...]
-
-    def epilogue(self) -> str:
-        """The examples as they stand in the help."""
-        title = "Example:" if len(self.examples) == 1 else "Examples:"
-        return "\n".join([title, "", *(f"    {example}" for example in self.examples)])
-
-
-GROUPS = {"pool": "Work with a pool of embedded images."}
-"""First words of verbs of two words, with their line in the list of commands."""
-
-VERBS = (
-    Verb(
-        "quickstart",
-        "clipdistill.stages.quickstart:quickstart",
-        "See the whole road run offline, on drawn pictures, in minutes.",
-        ("clipdistill quickstart --out runs/quickstart",),
-    ),
-    Verb(
-        "run",
-        "clipdistill.stages.run:run",
-        "Go the whole road, from prompts and pictures to a classifier.",
-        (
-            "clipdistill run prompts.txt runs/pets --images photos",
-            "clipdistill run prompts.txt runs/pets --images photos --sparse --qat --dry-run",
-            "clipdistill run prompts.txt runs/pets --search commons --contact me@home.org",
-        ),
-    ),
-    Verb(
-        "search",
-        "clipdistill.stages.search:search",
-        "Search images for prompts, and write a list of URLs.",
-        (
-            "clipdistill search prompts.txt urls.txt --source commons --contact me@home.org",
-            "clipdistill search prompts.txt urls.txt --source knn --url http://server:1234",
-            'clipdistill search prompts.txt urls.txt --source parquet --tables "laion/*"',
-        ),
-    ),
-    Verb(
-        "download",
-        "clipdistill.stages.download:download",
-        "Download pictures from a list of URLs, carefully.",
-        (
-            "clipdistill download image_urls.txt images",
-            "clipdistill download image_urls.parquet images --resize 0 --max-workers 128",
-        ),
-    ),
-    Verb(
-        "embed",
-        "clipdistill.stages.embed:embed",
-        "Embed images with an OpenCLIP teacher.",
-        (
-            "clipdistill embed photos runs/embeddings",
-            "clipdistill embed photos runs/embeddings --model-name local-dir:teacher",
-        ),
-    ),
-    Verb(
-        "embed-text",
-        "clipdistill.stages.embed_text:embed_text",
-        "Embed prompts with the teacher's text tower.",
-        (
-            "clipdistill embed-text prompts.txt runs/text.npy",
-            'clipdistill embed-text names.txt runs/text.npy --template "a photo of a {}"',
-        ),
-    ),
-    Verb(
-        "pool search",
-        "clipdistill.stages.pool_search:pool_search",
-        "Find the images of a pool that fit words or pictures best.",
-        (
-            'clipdistill pool search runs/embeddings "a red fish" "a boat at night"',
-            "clipdistill pool search runs/embeddings --image fish.jpg --top-k 20",
-        ),
-    ),
-    Verb(
-        "select",
-        "clipdistill.stages.select:select",
-        "Choose the relevant, balanced part of a big pile of images.",
-        (
-            "clipdistill select photos runs/embeddings runs/text.npy runs/selection -n 500",
-            "clipdistill select photos runs/emb runs/text.npy runs/sel --min-score 0.25",
-        ),
-    ),
-    Verb(
-        "serve",
-        "clipdistill.stages.serve:serve",
-        "Serve a pool over HTTP, in clip-retrieval's protocol.",
-        ("clipdistill serve runs/embeddings --images photos --port 1234",),
-    ),
-    Verb(
-        "distill",
-        "clipdistill.stages.distill:distill",
-        "Train a small timm student on the teacher's embeddings.",
-        (
-            "clipdistill distill resnet18 photos runs/embeddings runs/student",
-            "clipdistill distill resnet18 photos runs/emb runs/student --num-epochs 20",
-            "clipdistill distill resnet18 photos runs/emb q --init-checkpoint runs/s --qat",
-        ),
-    ),
-    Verb(
-        "quantize",
-        "clipdistill.stages.quantize:quantize",
-        "Make a student INT8 without training.",
-        ("clipdistill quantize runs/student photos runs/student_int8",),
-    ),
-    Verb(
-        "evaluate",
-        "clipdistill.stages.evaluate:evaluate",
-        "Measure teachers, students and ONNX files, with labels or without.",
-        ("clipdistill evaluate runs/student --labelled photos --text runs/text.npy",),
-    ),
-    Verb(
-        "predict",
-        "clipdistill.stages.predict:predict",
-        "Classify images with a student or an ONNX file.",
-        (
-            "clipdistill predict runs/classifier.onnx cat.jpg",
-            "clipdistill predict runs/student photos --text runs/text.npy",
-        ),
-    ),
-    Verb(
-        "demo",
-        "clipdistill.stages.demo:demo",
-        "Watch a model live: a camera, a video, a folder, or in the browser.",
-        (
-            "clipdistill demo runs/classifier.onnx --camera 0 --window",
-            "clipdistill demo runs/classifier.onnx --video clip.mp4 --save annotated.mp4",
-            "clipdistill demo runs/classifier.onnx --web --teacher local-dir:teacher",
-        ),
-    ),
-    Verb(
-        "export",
-        "clipdistill.stages.export:export",
-        "Write a student as an ONNX file, with labels a whole classifier.",
-        (
-            "clipdistill export runs/student runs/classifier.onnx --text runs/text.npy",
-            "clipdistill export runs/student-int8 runs/int8.onnx --target tensorrt",
-        ),
-    ),
-    Verb(
-        "lint",
-        "clipdistill.stages.lint:lint",
-        "Say whether an ONNX file is ready for a runtime.",
-        ("clipdistill lint runs/classifier.onnx --target tensorrt",),
-    ),
-    Verb(
-        "engine",
-        "clipdistill.stages.engine:engine",
-        "Build a TensorRT engine of an ONNX file, with its card.",
-        ("clipdistill engine runs/classifier.onnx runs/classifier.engine --sparse",),
-    ),
-    Verb(
-        "benchmark",
-        "clipdistill.stages.benchmark:benchmark",
-        "Measure speed, memory and accuracy in every runtime, in one table.",
-        ("clipdistill benchmark runs/student runs/classifier.onnx --images photos",),
-    ),
-    Verb(
-        "relabel",
-        "clipdistill.stages.relabel:relabel",
-        "Give an ONNX classifier other classes, without training.",
-        ("clipdistill relabel runs/classifier.onnx runs/other_text.npy runs/other.onnx",),
-    ),
-    Verb(
-        "report",
-        "clipdistill.stages.report:report",
-        "Show what a run made, in one HTML file or as a model card.",
-        (
-            "clipdistill report runs/quickstart",
-            "clipdistill report runs/pets --format markdown",
-        ),
-    ),
-)
 
 
 @dataclass
@@ -386,7 +198,7 @@ def _run_stage(action: Callable[[], Result | None], output: Output) -> int:
         # Whatever a library prints must not end up in the result.
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         if not (output.quiet or helper):
-            from .console import ConsoleReporter
+            from .core.console import ConsoleReporter
 
             stack.enter_context(reporting(ConsoleReporter(bars=not output.debug)))
         result = action()
@@ -412,11 +224,11 @@ def _set_up(output: Output) -> None:
 
 def _show(result: Result, output: Output) -> None:
     if output.json:
-        from .results import to_json
+        from .core.results import to_json
 
         _print_json(to_json(result))
     else:
-        from .console import show
+        from .core.console import show
 
         show(result.summary())
 
@@ -477,7 +289,7 @@ def _explain(error: BaseException, output: Output) -> int:
         about = {"type": type(error).__name__, "message": text, "exit_code": code}
         _print_json({"error": about})
         sys.stdout.flush()
-    from .console import show_error
+    from .core.console import show_error
 
     show_error(text, label="" if code == INTERRUPTED else "error: ")
     return code

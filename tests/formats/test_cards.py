@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipdistill.errors import FormatError, MismatchError
+from clipdistill.core.errors import FormatError, MismatchError
+from clipdistill.core.zeroshot import LogitScale
 from clipdistill.formats.cards import StudentCard, TeacherCard
 from clipdistill.images.preprocess import Preprocess
-from clipdistill.zeroshot import LogitScale
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 preprocesses = st.builds(Preprocess, size=st.integers(1, 8192))
@@ -56,10 +56,21 @@ STUDENT = StudentCard("resnet18", 8, Preprocess(32), TEACHER, {"epochs": 1})
 
 @pytest.mark.parametrize(
     "change",
-    [{"dim": 0}, {"dim": -1}, {"dim": "many"}, {"dim": float("inf")}, {"dim": None}, {"dim": 10**9},
-     {"logit_scale": float("nan")}, {"logit_scale": None}, {"logit_bias": float("inf")},
-     {"logit_bias": "x"}, {"preprocess": None}, {"preprocess": {"size": 3}}],
-)  # fmt: skip
+    [
+        {"dim": 0},
+        {"dim": -1},
+        {"dim": "many"},
+        {"dim": float("inf")},
+        {"dim": None},
+        {"dim": 10**9},
+        {"logit_scale": float("nan")},
+        {"logit_scale": None},
+        {"logit_bias": float("inf")},
+        {"logit_bias": "x"},
+        {"preprocess": None},
+        {"preprocess": {"size": 3}},
+    ],
+)
 def test_bad_teacher_cards_are_refused(change):
     with pytest.raises(FormatError):
         TeacherCard.from_json({**TEACHER.to_json(), **change})

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipdistill.errors import FormatError, InputError, OutputError
+from clipdistill.core.errors import FormatError, InputError, OutputError
+from clipdistill.core.zeroshot import LogitScale, normalized
 from clipdistill.formats.cards import Compression, Sparsity, TeacherCard
 from clipdistill.formats.classifier import OnnxCard, check_output
 from clipdistill.formats.text import TextEmbeddings
 from clipdistill.images.preprocess import Preprocess
-from clipdistill.zeroshot import LogitScale, normalized
 
 PATH = Path("model.onnx")
 
@@ -29,9 +29,14 @@ def card(logits: LogitScale = LogitScale(42.5), *, text: bool = True) -> OnnxCar
     labels = ("cat", "dög", "fish")
     classes = TextEmbeddings(vectors, labels, (("cat",),) * 3, ("a {}",), teacher(logits))
     return OnnxCard(
-        "student", "resnet18", 4, Preprocess(64), teacher(logits), {"epochs": 3},
+        "student",
+        "resnet18",
+        4,
+        Preprocess(64),
+        teacher(logits),
+        {"epochs": 3},
         classes if text else None,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("logits", [LogitScale(42.5), LogitScale(117.3, -12.9)])

@@ -12,7 +12,8 @@ import pyarrow.parquet
 import pytest
 
 import killing
-from clipdistill.errors import FormatError, InputError, MismatchError, OutputError
+from clipdistill.core.errors import FormatError, InputError, MismatchError, OutputError
+from clipdistill.core.zeroshot import LogitScale, normalized
 from clipdistill.formats.cards import TeacherCard
 from clipdistill.formats.embeddings import (
     EmbeddingStore,
@@ -26,7 +27,6 @@ from clipdistill.formats.embeddings import (
     unit_vectors,
 )
 from clipdistill.images.preprocess import Preprocess
-from clipdistill.zeroshot import LogitScale, normalized
 
 DIM = 8
 TEACHER = TeacherCard("ViT-X", "tag", "a" * 32, DIM, LogitScale(50.0, -2.0), Preprocess(32))
@@ -85,7 +85,9 @@ def test_layout_npy_names_files_as_the_images(tmp_path):
 def test_clip_retrievals_own_names(tmp_path):
     filled(tmp_path)
     assert sorted(path.name for path in (tmp_path / "img_emb").iterdir()) == [
-        "img_emb_0.npy", "img_emb_1.npy"]  # fmt: skip
+        "img_emb_0.npy",
+        "img_emb_1.npy",
+    ]
     table = pyarrow.parquet.read_table(tmp_path / "metadata/metadata_0.parquet")
     assert table.column("image_path").to_pylist() == ["a.jpg", "sub/b.png"]
 
@@ -137,9 +139,12 @@ def test_ten_and_more_shards_stay_in_order(tmp_path):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     "other",
-    [replace(TEACHER, fingerprint="b" * 32), replace(TEACHER, dim=16),
-     replace(TEACHER, dim=16, fingerprint=None)],
-)  # fmt: skip
+    [
+        replace(TEACHER, fingerprint="b" * 32),
+        replace(TEACHER, dim=16),
+        replace(TEACHER, dim=16, fingerprint=None),
+    ],
+)
 def test_another_teacher_is_refused_and_nothing_is_touched(tmp_path, layout, other):
     filled(tmp_path, layout)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -9,20 +9,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clipdistill import FormatError
-from clipdistill.formats.ledger import (
-    INDEX,
-    JOURNAL,
-    Ledger,
-    LedgerRow,
-    read_ledger,
-    stem_of,
-)
+from clipdistill.formats.ledger import INDEX, JOURNAL, Ledger, LedgerRow, read_ledger, stem_of
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 ROWS = st.builds(
-    LedgerRow, url=TEXT, file=TEXT, status=st.sampled_from(["ok", "failed", "refused"]),
-    reason=TEXT, http_status=st.integers(0, 599), bytes=st.integers(0, 2**40), prompt=TEXT,
-)  # fmt: skip
+    LedgerRow,
+    url=TEXT,
+    file=TEXT,
+    status=st.sampled_from(["ok", "failed", "refused"]),
+    reason=TEXT,
+    http_status=st.integers(0, 599),
+    bytes=st.integers(0, 2**40),
+    prompt=TEXT,
+)
 
 
 def newest(rows: list[LedgerRow]) -> set[LedgerRow]:
@@ -73,12 +72,14 @@ def test_the_index_is_sorted_by_file_name_and_the_same_for_any_order(tmp_path: P
 
 def test_a_duplicate_names_the_file_that_has_its_bytes_now(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    ledger.add([
-        LedgerRow("a", file="a.jpg", status="ok", sha256="5"),
-        LedgerRow("b", file="a.jpg", status="duplicate", sha256="5"),
-        LedgerRow("c", file="c.jpg", status="ok", sha256="5"),
-        LedgerRow("a", file="c.jpg", status="duplicate", sha256="5"),
-    ])  # fmt: skip
+    ledger.add(
+        [
+            LedgerRow("a", file="a.jpg", status="ok", sha256="5"),
+            LedgerRow("b", file="a.jpg", status="duplicate", sha256="5"),
+            LedgerRow("c", file="c.jpg", status="ok", sha256="5"),
+            LedgerRow("a", file="c.jpg", status="duplicate", sha256="5"),
+        ]
+    )
     ledger.close()
     assert {row.file for row in read_ledger(tmp_path)} == {"c.jpg"}
 
@@ -86,11 +87,17 @@ def test_a_duplicate_names_the_file_that_has_its_bytes_now(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("reason", "status", "passing"),
     [
-        ("timeout: x", 0, True), ("connection: x", 0, True), ("http: 503", 503, True),
-        ("http: 429", 429, True), ("http: 404", 404, False), ("picture: x", 200, False),
-        ("url: x", 0, False), ("size: x", 200, False), ("dns: x", 0, True),
+        ("timeout: x", 0, True),
+        ("connection: x", 0, True),
+        ("http: 503", 503, True),
+        ("http: 429", 429, True),
+        ("http: 404", 404, False),
+        ("picture: x", 200, False),
+        ("url: x", 0, False),
+        ("size: x", 200, False),
+        ("dns: x", 0, True),
     ],
-)  # fmt: skip
+)
 def test_which_failures_pass(reason: str, status: int, passing: bool) -> None:
     assert LedgerRow("a", reason=reason, http_status=status).transient == passing
     assert not LedgerRow("a", status="refused", reason=reason, http_status=status).transient

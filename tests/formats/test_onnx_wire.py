@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from clipdistill.errors import FormatError, InputError
+from clipdistill.core.errors import FormatError, InputError
 from clipdistill.formats import onnx_wire
 from clipdistill.formats.onnx_wire import read_onnx, sparse_share
 

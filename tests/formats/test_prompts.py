@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipdistill.errors import FormatError, InputError
+from clipdistill.core.errors import FormatError, InputError
 from clipdistill.formats.prompts import load_prompts, parse_prompts
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipdistill.errors import FormatError, InputError, OutputError
+from clipdistill.core.errors import FormatError, InputError, OutputError
 from clipdistill.formats.selection import (
     SelectionRow,
     begin_selection,
@@ -36,8 +36,14 @@ def test_keys_come_back_in_their_order(tmp_path):
     assert load_selection(out / "selected.txt") == tuple(KEYS)
     table = pyarrow.parquet.read_table(out / "selection.parquet").to_pylist()
     assert [row["image_path"] for row in table] == KEYS
-    assert table[1] == {"image_path": "a.jpg", "label": "a", "score": 0.5, "rank": 2,
-                        "status": "taken", "duplicate_of": ""}  # fmt: skip
+    assert table[1] == {
+        "image_path": "a.jpg",
+        "label": "a",
+        "score": 0.5,
+        "rank": 2,
+        "status": "taken",
+        "duplicate_of": "",
+    }
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1))
@@ -98,7 +104,9 @@ def test_sheets_have_safe_names(tmp_path_factory, number, label):
 
 
 def test_sheets_are_named_after_their_label(tmp_path):
-    names = [sheet_path(tmp_path, 7, label).name for label in
-             ("a red fish", "猫 と 犬", "../../etc/passwd", "", "a" * 500, "…")]  # fmt: skip
+    names = [
+        sheet_path(tmp_path, 7, label).name
+        for label in ("a red fish", "猫 と 犬", "../../etc/passwd", "", "a" * 500, "…")
+    ]
     assert names[:4] == ["007-a-red-fish.png", "007-猫-と-犬.png", "007-etc-passwd.png", "007.png"]
     assert names[4:] == [f"007-{'a' * 80}.png", "007.png"]

@@ -15,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clipdistill.errors import FormatError, InputError, MismatchError
+from clipdistill.core.errors import FormatError, InputError, MismatchError
 from clipdistill.formats.student import (
     load_card,
     load_checkpoint,
@@ -25,7 +25,12 @@ from clipdistill.formats.student import (
     save_samples,
     save_weights,
 )
-from clipdistill.student import build_student, load_backbone_weights, load_state, load_student
+from clipdistill.models.student import (
+    build_student,
+    load_backbone_weights,
+    load_state,
+    load_student,
+)
 
 
 def test_a_student_loads_as_it_was_saved(tmp_path, make_student):
@@ -117,9 +122,11 @@ def test_a_malicious_checkpoint_runs_nothing(tmp_path, hide, load):
     path, sign = tmp_path / "checkpoint.pth", tmp_path / "executed"
     bomb = Bomb(sign)
     content = {
-        "alone": bomb, "in model": {"model": bomb, "epoch": 1}, "plain pickle": {"model": bomb},
+        "alone": bomb,
+        "in model": {"model": bomb, "epoch": 1},
+        "plain pickle": {"model": bomb},
         "among the weights": {"model": {"fc.weight": torch.zeros(2), "x": bomb}, "epoch": 1},
-    }[hide]  # fmt: skip
+    }[hide]
     if hide == "plain pickle":
         path.write_bytes(pickle.dumps(content))
     else:
@@ -133,8 +140,11 @@ def test_a_malicious_checkpoint_runs_nothing(tmp_path, hide, load):
     assert sign.exists(), "the bomb is a dud: the test shows nothing"
 
 
-CHECKPOINT = {"model": {"fc.weight": torch.ones(3, 4), "n": torch.tensor(1)}, "epoch": 2,
-              "optimizer": {"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]}}  # fmt: skip
+CHECKPOINT = {
+    "model": {"fc.weight": torch.ones(3, 4), "n": torch.tensor(1)},
+    "epoch": 2,
+    "optimizer": {"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+}
 
 
 def test_checkpoint_round_trip(tmp_path):
@@ -163,8 +173,10 @@ GOOD = _bytes_of(CHECKPOINT)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(hits=st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), max_size=5),
-       cut=st.none() | st.integers(0, len(GOOD)))  # fmt: skip
+@given(
+    hits=st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), max_size=5),
+    cut=st.none() | st.integers(0, len(GOOD)),
+)
 def test_a_damaged_checkpoint_loads_or_is_refused(tmp_path_factory, hits, cut):
     data = bytearray(GOOD)
     for place, value in hits:

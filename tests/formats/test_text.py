@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from clipdistill.errors import FormatError, InputError, MismatchError
+from clipdistill.core.errors import FormatError, InputError, MismatchError
+from clipdistill.core.zeroshot import LogitScale, normalized
 from clipdistill.formats.cards import TeacherCard
 from clipdistill.formats.text import TextEmbeddings, load_matrix, load_text, save_text
 from clipdistill.images.preprocess import Preprocess
-from clipdistill.zeroshot import LogitScale, normalized
 
 DIM = 8
 TEACHER = TeacherCard("ViT-X", "tag", "a" * 32, DIM, LogitScale(50.0, -2.0), Preprocess(32))
@@ -120,9 +120,17 @@ def test_any_float_becomes_unit_float32(tmp_path, dtype):
 
 @pytest.mark.parametrize(
     "wrong",
-    [np.zeros(3), np.zeros((2, 2, 2)), np.zeros((0, 4)), np.zeros((2, 0)), np.zeros((2, 3), int),
-     np.array([["a"]]), np.array([[1.0, np.nan]]), np.array([[np.inf, 1.0]])],
-)  # fmt: skip
+    [
+        np.zeros(3),
+        np.zeros((2, 2, 2)),
+        np.zeros((0, 4)),
+        np.zeros((2, 0)),
+        np.zeros((2, 3), int),
+        np.array([["a"]]),
+        np.array([[1.0, np.nan]]),
+        np.array([[np.inf, 1.0]]),
+    ],
+)
 def test_arrays_that_are_no_text_embeddings(tmp_path, wrong):
     np.save(tmp_path / "t.npy", wrong)
     with pytest.raises(FormatError, match=r"t\.npy.*embed-text"):

@@ -19,10 +19,17 @@ URLS = st.builds(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), max_size=20),
 )
 ROWS = st.builds(
-    UrlRow, url=URLS, prompt=TEXT, rank=st.integers(0, 2**40),
-    score=st.none() | st.floats(-1, 1), source=TEXT, caption=TEXT, license=TEXT,
-    license_url=TEXT, attribution=TEXT,
-)  # fmt: skip
+    UrlRow,
+    url=URLS,
+    prompt=TEXT,
+    rank=st.integers(0, 2**40),
+    score=st.none() | st.floats(-1, 1),
+    source=TEXT,
+    caption=TEXT,
+    license=TEXT,
+    license_url=TEXT,
+    attribution=TEXT,
+)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -40,8 +47,9 @@ def test_the_text_decides_and_the_parquet_tells_more(tmp_path: Path) -> None:
     save_urls(path, [UrlRow("http://a/1", prompt="one"), UrlRow("http://a/2", prompt="two")])
     path.write_text("http://a/2\n\nhttp://b/new,with comma\n", encoding="utf-8-sig")
     assert list(read_urls(path)) == [
-        UrlRow("http://a/2", prompt="two"), UrlRow("http://b/new,with comma"),
-    ]  # fmt: skip
+        UrlRow("http://a/2", prompt="two"),
+        UrlRow("http://b/new,with comma"),
+    ]
 
 
 @pytest.mark.parametrize("column", ["url", "URL", "Url"])

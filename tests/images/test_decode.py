@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clipdistill.errors import ImageError
+from clipdistill.core.errors import ImageError
 from clipdistill.images.decode import MAX_PIXELS, decode
 
 # Pillow warns about damaged metadata, which is what is tested here.
@@ -63,11 +63,15 @@ def test_every_kind_of_picture(kind):
 def turned(orientation: int) -> Image.Image:
     """What a camera stores for a scene that looks like `quarters`, held as `orientation` says."""
     camera = {
-        1: [], 2: [Image.Transpose.FLIP_LEFT_RIGHT], 3: [Image.Transpose.ROTATE_180],
-        4: [Image.Transpose.FLIP_TOP_BOTTOM], 5: [Image.Transpose.TRANSPOSE],
-        6: [Image.Transpose.ROTATE_90], 7: [Image.Transpose.TRANSVERSE],
+        1: [],
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE],
         8: [Image.Transpose.ROTATE_270],
-    }  # fmt: skip
+    }
     image = quarters().resize((32, 32))
     for step in camera[orientation]:
         image = image.transpose(step)
@@ -215,9 +219,13 @@ def test_1_bit(kind):
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([0.0, 0.5, 1.0], [0, 128, 255]), ([0.0, 128.0, 255.0], [0, 128, 255]),
-     ([0.0, 500.0, 1000.0], [0, 128, 255]), ([float("nan"), -5.0, 1.0], [0, 0, 255])],
-)  # fmt: skip
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 128.0, 255.0], [0, 128, 255]),
+        ([0.0, 500.0, 1000.0], [0, 128, 255]),
+        ([float("nan"), -5.0, 1.0], [0, 0, 255]),
+    ],
+)
 def test_float_tiff(values, expected):
     image = Image.fromarray(np.array([values] * 3, dtype=np.float32))
     found = decode(encoded(image, "TIFF"))
@@ -261,10 +269,14 @@ def test_truncated_jpeg_is_refused(share):
 @pytest.mark.parametrize(
     "data",
     [
-        b"<!DOCTYPE html><html><body>404</body></html>", b"GIF", b"BM", b"\xff\xd8\xff",
-        b"\0" * 1000, b"RIFF\0\0\0\0WEBPVP8 ",
+        b"<!DOCTYPE html><html><body>404</body></html>",
+        b"GIF",
+        b"BM",
+        b"\xff\xd8\xff",
+        b"\0" * 1000,
+        b"RIFF\0\0\0\0WEBPVP8 ",
     ],
-)  # fmt: skip
+)
 def test_what_is_not_a_picture_is_refused(data):
     with pytest.raises(ImageError, match=r"picture|decoded"):
         decode(data)
@@ -313,8 +325,20 @@ def test_random_bytes(data):
     decode_or_refuse(data)
 
 
-@given(st.sampled_from([b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0", b"MM\0*",
-                        b"BM", b"RIFF\x40\0\0\0WEBPVP8 "]), st.binary(max_size=200))  # fmt: skip
+@given(
+    st.sampled_from(
+        [
+            b"\xff\xd8\xff\xe0",
+            b"\x89PNG\r\n\x1a\n",
+            b"GIF89a",
+            b"II*\0",
+            b"MM\0*",
+            b"BM",
+            b"RIFF\x40\0\0\0WEBPVP8 ",
+        ]
+    ),
+    st.binary(max_size=200),
+)
 def test_random_bytes_behind_a_good_beginning(magic, data):
     decode_or_refuse(magic + data)
 

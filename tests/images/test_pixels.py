@@ -11,7 +11,7 @@ import pytest
 
 import clipdistill.images.pixels as pixels_module
 import killing
-from clipdistill.errors import OutputError
+from clipdistill.core.errors import OutputError
 from clipdistill.images.loading import load_one
 from clipdistill.images.pixels import PixelCache
 from clipdistill.images.preprocess import Preprocess
@@ -215,8 +215,10 @@ def test_a_build_killed_at_any_moment_goes_on(tmp_path, pictures, decoded, small
     for least in (1, 4, 8):
         assert killing.killed_when(
             lambda least=least: finished_chunks(folder) >= least,
-            build_in_small_chunks, folder, tmp_path / "images",
-        )  # fmt: skip
+            build_in_small_chunks,
+            folder,
+            tmp_path / "images",
+        )
     done = finished_chunks(folder)
     assert 8 <= done < 15
     cache = make(folder, tmp_path / "images")

@@ -13,12 +13,26 @@ from hypothesis import strategies as st
 from open_clip.transform import image_transform
 from PIL import Image
 
-from clipdistill.errors import FormatError
+from clipdistill.core.errors import FormatError
 from clipdistill.images.preprocess import FILTERS, LONGEST_RATIO, RESIZE_MODES, Preprocess
-from clipdistill.torch_embedder import to_input
+from clipdistill.models.torch_embedder import to_input
 
-SHAPES = [(32, 32), (33, 32), (32, 47), (100, 37), (37, 101), (31, 31), (7, 300), (300, 7), (1, 1),
-          (2, 63), (224, 223), (1000, 333), (65, 64), (96, 32)]  # fmt: skip
+SHAPES = [
+    (32, 32),
+    (33, 32),
+    (32, 47),
+    (100, 37),
+    (37, 101),
+    (31, 31),
+    (7, 300),
+    (300, 7),
+    (1, 1),
+    (2, 63),
+    (224, 223),
+    (1000, 333),
+    (65, 64),
+    (96, 32),
+]
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -30,9 +44,14 @@ def noise(width: int, height: int) -> Image.Image:
 
 def theirs(image: Image.Image, size: int, interpolation: str, mode: str, fill: int) -> np.ndarray:
     transform = image_transform(
-        size, is_train=False, mean=(0.0,) * 3, std=(1.0,) * 3,
-        interpolation=interpolation, resize_mode=mode, fill_color=fill,
-    )  # fmt: skip
+        size,
+        is_train=False,
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        interpolation=interpolation,
+        resize_mode=mode,
+        fill_color=fill,
+    )
     values = transform(image).permute(1, 2, 0).numpy() * 255
     return np.round(values).astype(np.uint8)
 
@@ -128,11 +147,26 @@ GOOD = Preprocess(64).to_json()
 
 @pytest.mark.parametrize(
     "change",
-    [{"size": 0}, {"size": -3}, {"size": "big"}, {"size": None}, {"size": float("inf")},
-     {"size": float("nan")}, {"mean": [0.5]}, {"mean": None}, {"mean": [float("nan")] * 3},
-     {"std": [0, 1, 1]}, {"std": [float("inf")] * 3}, {"std": "abc"}, {"interpolation": "magic"},
-     {"interpolation": 3}, {"resize_mode": "stretch"}, {"fill_color": 256}, {"fill_color": None}],
-)  # fmt: skip
+    [
+        {"size": 0},
+        {"size": -3},
+        {"size": "big"},
+        {"size": None},
+        {"size": float("inf")},
+        {"size": float("nan")},
+        {"mean": [0.5]},
+        {"mean": None},
+        {"mean": [float("nan")] * 3},
+        {"std": [0, 1, 1]},
+        {"std": [float("inf")] * 3},
+        {"std": "abc"},
+        {"interpolation": "magic"},
+        {"interpolation": 3},
+        {"resize_mode": "stretch"},
+        {"fill_color": 256},
+        {"fill_color": None},
+    ],
+)
 def test_bad_cards_are_refused(change):
     with pytest.raises(FormatError, match="preprocessing"):
         Preprocess.from_json({**GOOD, **change})

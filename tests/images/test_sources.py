@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clipdistill.errors import ImageError, InputError
+from clipdistill.core.errors import ImageError, InputError
 from clipdistill.images.sources import content_id, list_images, match_images
 
 
@@ -99,8 +99,13 @@ def test_a_folder_with_other_files_only(tmp_path):
         list_images(tmp_path)
 
 
-SHARD = [("./000.jpg", b"first"), ("./000.txt", b"caption"), ("sub/001.PNG", b"second one"),
-         ("002.json", b"{}"), (".hidden.jpg", b"no")]  # fmt: skip
+SHARD = [
+    ("./000.jpg", b"first"),
+    ("./000.txt", b"caption"),
+    ("sub/001.PNG", b"second one"),
+    ("002.json", b"{}"),
+    (".hidden.jpg", b"no"),
+]
 
 
 def test_a_webdataset_tar(tmp_path):
@@ -116,8 +121,13 @@ def test_tars_and_files_in_one_folder(tmp_path):
     touch(tmp_path, "loose.jpg")
     make_tar(tmp_path / "b.tar", SHARD)
     make_tar(tmp_path / "a.tar", SHARD)
-    assert keys(tmp_path) == ["a.tar/000.jpg", "a.tar/sub/001.PNG", "b.tar/000.jpg",
-                              "b.tar/sub/001.PNG", "loose.jpg"]  # fmt: skip
+    assert keys(tmp_path) == [
+        "a.tar/000.jpg",
+        "a.tar/sub/001.PNG",
+        "b.tar/000.jpg",
+        "b.tar/sub/001.PNG",
+        "loose.jpg",
+    ]
 
 
 def test_no_name_leads_out_of_a_tar(tmp_path):
@@ -165,10 +175,15 @@ def test_a_compressed_tar_is_named_in_the_reason(tmp_path):
 
 def test_match_images_takes_files_folders_and_globs_in_order(tmp_path):
     touch(tmp_path, "z.jpg", "folder/b.png", "folder/a.png", "odd.dat", "p1.jpg", "p2.jpg")
-    found = match_images([
-        str(tmp_path / "z.jpg"), str(tmp_path / "folder"), str(tmp_path / "p*.jpg"),
-        str(tmp_path / "odd.dat"), str(tmp_path / "**/b.png"),
-    ])  # fmt: skip
+    found = match_images(
+        [
+            str(tmp_path / "z.jpg"),
+            str(tmp_path / "folder"),
+            str(tmp_path / "p*.jpg"),
+            str(tmp_path / "odd.dat"),
+            str(tmp_path / "**/b.png"),
+        ]
+    )
     names = [item.path.name for item in found]
     assert names == ["z.jpg", "a.png", "b.png", "p1.jpg", "p2.jpg", "odd.dat", "b.png"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipdistill.compression.sparsity import is_sparse
+from clipdistill.models.compression.sparsity import is_sparse
 
 pytest.importorskip("modelopt")
 pytest.importorskip("requests")
@@ -63,20 +63,41 @@ def data(tmp_path_factory, pictures) -> Path:
     for kind, flags in FLAGS.items():
         start = ("--init_checkpoint", data / "models/dense/checkpoint.pth") if flags else ()
         done = run(
-            "distil_model_embeddings", "test_resnet", data / "images", data / "embeddings",
-            data / "models" / kind, "--image_size", 32, "--num_epochs", 1, "--batch_size", 4,
-            "--device", "cpu", *start, *flags,
-        )  # fmt: skip
+            "distil_model_embeddings",
+            "test_resnet",
+            data / "images",
+            data / "embeddings",
+            data / "models" / kind,
+            "--image_size",
+            32,
+            "--num_epochs",
+            1,
+            "--batch_size",
+            4,
+            "--device",
+            "cpu",
+            *start,
+            *flags,
+        )
         assert done.returncode == 0, done.stderr
     return data
 
 
 def predict(data: Path, kind: str, flags: tuple[str, ...]):
     return run(
-        "predict_pytorch", "test_resnet", data / "models" / kind / "checkpoint.pth",
-        data / "text.npy", data / "images/picture_0.png", "--image_size", 32,
-        "--text_prompts", data / "text_prompts.txt", "--device", "cpu", *flags,
-    )  # fmt: skip
+        "predict_pytorch",
+        "test_resnet",
+        data / "models" / kind / "checkpoint.pth",
+        data / "text.npy",
+        data / "images/picture_0.png",
+        "--image_size",
+        32,
+        "--text_prompts",
+        data / "text_prompts.txt",
+        "--device",
+        "cpu",
+        *flags,
+    )
 
 
 @pytest.mark.parametrize("kind", FLAGS)
@@ -98,11 +119,15 @@ def test_predict_with_the_right_flags(data, kind):
 
 @pytest.mark.parametrize(
     ("kind", "flags", "flag"),
-    [("dense", ("--use_asp",), "--use_asp says that"), ("dense", ("--use_qat",), "--use_qat says"),
-     ("asp", (), "--use_asp was not given"), ("qat", (), "--use_qat was not given"),
-     ("both", ("--use_qat",), "--use_asp was not given"),
-     ("both", ("--use_asp",), "--use_qat was not given")],
-)  # fmt: skip
+    [
+        ("dense", ("--use_asp",), "--use_asp says that"),
+        ("dense", ("--use_qat",), "--use_qat says"),
+        ("asp", (), "--use_asp was not given"),
+        ("qat", (), "--use_qat was not given"),
+        ("both", ("--use_qat",), "--use_asp was not given"),
+        ("both", ("--use_asp",), "--use_qat was not given"),
+    ],
+)
 def test_a_flag_that_disagrees_with_the_checkpoint_names_both(data, kind, flags, flag):
     done = predict(data, kind, flags)
     assert done.returncode == 5
@@ -113,7 +138,15 @@ def test_a_flag_that_disagrees_with_the_checkpoint_names_both(data, kind, flags,
 
 @pytest.mark.parametrize("flag", ["--use_asp", "--use_qat"])
 def test_without_a_checkpoint_to_start_from(data, flag):
-    done = run("distil_model_embeddings", "test_resnet", data / "images", data / "embeddings",
-               data / "models/none", "--image_size", 32, flag)  # fmt: skip
+    done = run(
+        "distil_model_embeddings",
+        "test_resnet",
+        data / "images",
+        data / "embeddings",
+        data / "models/none",
+        "--image_size",
+        32,
+        flag,
+    )
     assert done.returncode == 3
     assert "--init-checkpoint" in done.stderr

@@ -51,9 +51,18 @@ def test_it_watches_a_video(run, older, tmp_path: Path) -> None:
         writer.write(np.asarray(draw_picture(index, (64, 48))))
     writer.release()
     code, out, err = run(
-        "test_resnet", checkpoint, text, "--text_prompts", prompts, "--image_size", 32,
-        "--device", "cpu", "--video", tmp_path / "a.mp4",
-    )  # fmt: skip
+        "test_resnet",
+        checkpoint,
+        text,
+        "--text_prompts",
+        prompts,
+        "--image_size",
+        32,
+        "--device",
+        "cpu",
+        "--video",
+        tmp_path / "a.mp4",
+    )
     assert code == 0, err
     assert "has ended" in out
     assert any(name in out for name in ("red disc", "green square", "blue triangle"))

@@ -16,8 +16,16 @@ def test_the_older_options_are_understood(tmp_path: Path) -> None:
         server.answers["a"] = replies(jpeg(1, (900, 700)))
         urls = tmp_path / "image_urls.txt"
         urls.write_text(f"{server.url('a')}\n{server.url('gone')}\n")
-        command = [sys.executable, str(SCRIPT), str(urls), str(tmp_path / "images"),
-                   "--max_workers", "32", "--timeout", "2"]  # fmt: skip
+        command = [
+            sys.executable,
+            str(SCRIPT),
+            str(urls),
+            str(tmp_path / "images"),
+            "--max_workers",
+            "32",
+            "--timeout",
+            "2",
+        ]
         careful = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert careful.returncode == 3
         assert "not a public address" in careful.stderr

@@ -12,7 +12,7 @@ import torch
 
 from clipdistill.formats.cards import StudentCard
 from clipdistill.formats.student import load_card, load_weights
-from clipdistill.runtime import OnnxEmbedder
+from clipdistill.models.open import OnnxEmbedder
 
 pytest.importorskip("modelopt")
 pytest.importorskip("requests")
@@ -81,8 +81,9 @@ def test_flags_that_are_true(
 def test_flags_that_are_not(
     kind: str, flags: tuple[str, ...], message: str, checkpoints, tmp_path: Path
 ) -> None:
-    code, said = run("test_resnet", checkpoints[kind], tmp_path / "a.onnx", "--image_size", 32,
-                     *flags)  # fmt: skip
+    code, said = run(
+        "test_resnet", checkpoints[kind], tmp_path / "a.onnx", "--image_size", 32, *flags
+    )
     assert code != 0
     assert message in said
     assert "checkpoint.pth" in said

@@ -42,9 +42,17 @@ def data(tmp_path_factory, pictures, tiny_teacher_name) -> Path:
     (data / "text_prompts.txt").write_text("".join(f"{prompt}\n" for prompt in PROMPTS))
     teacher = ("--model_name", tiny_teacher_name)
     succeed(
-        "compute_openclip_embeddings", data / "images", data / "embeddings", *teacher,
-        "--batch_size", 3, "--num_workers", 2, "--device", "cpu",
-    )  # fmt: skip
+        "compute_openclip_embeddings",
+        data / "images",
+        data / "embeddings",
+        *teacher,
+        "--batch_size",
+        3,
+        "--num_workers",
+        2,
+        "--device",
+        "cpu",
+    )
     succeed(
         "compute_openclip_text_embeddings",
         data / "text_prompts.txt",
@@ -52,11 +60,34 @@ def data(tmp_path_factory, pictures, tiny_teacher_name) -> Path:
         *teacher,
     )
     succeed(
-        "distil_model_embeddings", "test_resnet", data / "images", data / "embeddings",
-        data / "models" / "student", "--output_dim", DIM, "--image_size", 32, "--num_epochs", 2,
-        "--batch_size", 4, "--optimizer", "sgd", "--momentum", 0.9, "--lr", 1e-3,
-        "--criterion", "huber", "--weight_decay", 1e-4, "--num_workers", 2, "--device", "cpu",
-    )  # fmt: skip
+        "distil_model_embeddings",
+        "test_resnet",
+        data / "images",
+        data / "embeddings",
+        data / "models" / "student",
+        "--output_dim",
+        DIM,
+        "--image_size",
+        32,
+        "--num_epochs",
+        2,
+        "--batch_size",
+        4,
+        "--optimizer",
+        "sgd",
+        "--momentum",
+        0.9,
+        "--lr",
+        1e-3,
+        "--criterion",
+        "huber",
+        "--weight_decay",
+        1e-4,
+        "--num_workers",
+        2,
+        "--device",
+        "cpu",
+    )
     return data
 
 
@@ -99,9 +130,14 @@ def test_distil_writes_what_was_promised(data: Path) -> None:
 
 def test_distil_checks_the_dimension_when_it_is_given(data: Path) -> None:
     done = run(
-        "distil_model_embeddings", "test_resnet", data / "images", data / "embeddings",
-        data / "models" / "wrong", "--output_dim", DIM + 1,
-    )  # fmt: skip
+        "distil_model_embeddings",
+        "test_resnet",
+        data / "images",
+        data / "embeddings",
+        data / "models" / "wrong",
+        "--output_dim",
+        DIM + 1,
+    )
     assert done.returncode == 5
     assert done.stderr.startswith("error: ")
     assert not (data / "models" / "wrong").exists()
@@ -109,19 +145,37 @@ def test_distil_checks_the_dimension_when_it_is_given(data: Path) -> None:
 
 def test_distil_starts_from_a_checkpoint(data: Path) -> None:
     succeed(
-        "distil_model_embeddings", "test_resnet", data / "images", data / "embeddings",
-        data / "models" / "second", "--image_size", 32, "--num_epochs", 1, "--batch_size", 4,
-        "--init_checkpoint", data / "models" / "student" / "checkpoint.pth",
-    )  # fmt: skip
+        "distil_model_embeddings",
+        "test_resnet",
+        data / "images",
+        data / "embeddings",
+        data / "models" / "second",
+        "--image_size",
+        32,
+        "--num_epochs",
+        1,
+        "--batch_size",
+        4,
+        "--init_checkpoint",
+        data / "models" / "student" / "checkpoint.pth",
+    )
     assert (data / "models" / "second" / "checkpoint.pth").is_file()
 
 
 def test_predict_ranks_every_prompt(data: Path) -> None:
     out = succeed(
-        "predict_pytorch", "test_resnet", data / "models" / "student" / "checkpoint.pth",
-        data / "text_embeddings.npy", data / "images" / "picture_0.png", "--image_size", 32,
-        "--text_prompts", data / "text_prompts.txt", "--device", "cpu",
-    )  # fmt: skip
+        "predict_pytorch",
+        "test_resnet",
+        data / "models" / "student" / "checkpoint.pth",
+        data / "text_embeddings.npy",
+        data / "images" / "picture_0.png",
+        "--image_size",
+        32,
+        "--text_prompts",
+        data / "text_prompts.txt",
+        "--device",
+        "cpu",
+    )
     assert all(prompt in out for prompt in PROMPTS)
     assert out.count("%") == len(PROMPTS)
 
@@ -145,10 +199,16 @@ def older(tmp_path_factory, data: Path) -> Path:
 
 def test_predict_takes_older_files(data: Path, older: Path) -> None:
     out = succeed(
-        "predict_pytorch", "test_resnet", older / "checkpoint.pth", older / "text_embeddings.npy",
-        data / "images" / "picture_1.png", "--image_size", 32,
-        "--text_prompts", data / "text_prompts.txt",
-    )  # fmt: skip
+        "predict_pytorch",
+        "test_resnet",
+        older / "checkpoint.pth",
+        older / "text_embeddings.npy",
+        data / "images" / "picture_1.png",
+        "--image_size",
+        32,
+        "--text_prompts",
+        data / "text_prompts.txt",
+    )
     assert all(prompt in out for prompt in PROMPTS)
 
 
@@ -158,9 +218,15 @@ def test_export_takes_older_and_newer_checkpoints(data: Path, older: Path, tmp_p
     for index, checkpoint in enumerate((older, data / "models" / "student")):
         out = tmp_path / f"{index}.onnx"
         succeed(
-            "export_onnx", "test_resnet", checkpoint / "checkpoint.pth", out,
-            "--image_size", 32, "--output_dim", DIM,
-        )  # fmt: skip
+            "export_onnx",
+            "test_resnet",
+            checkpoint / "checkpoint.pth",
+            out,
+            "--image_size",
+            32,
+            "--output_dim",
+            DIM,
+        )
         session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
         pixels = np.zeros((2, 3, 32, 32), np.float32)
         assert session.run(None, {"input": pixels})[0].shape == (2, DIM)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "sources"))
 from fake_services import FakeService, fake_knn
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "search_clip_images.py"

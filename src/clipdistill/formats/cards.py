@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from ..errors import FormatError, MismatchError
+from ..core.errors import FormatError, MismatchError
+from ..core.zeroshot import LogitScale
 from ..images.preprocess import Preprocess
-from ..zeroshot import LogitScale
 
 
 def _check_dim(dim: int) -> None:
@@ -168,14 +168,18 @@ class Compression:
         try:
             sparse, int8 = value["sparse"], value["int8"]
             return cls(
-                sparse=None if sparse is None else Sparsity(
+                sparse=None
+                if sparse is None
+                else Sparsity(
                     method=str(sparse["method"]),
                     layers=_names(sparse["layers"]),
                     skipped=_reasons(sparse["skipped"]),
                     weights_share=float(sparse["weights_share"]),
                     macs_share=float(sparse["macs_share"]),
                 ),
-                int8=None if int8 is None else Quantization(
+                int8=None
+                if int8 is None
+                else Quantization(
                     method=str(int8["method"]),
                     calibration_images=int(int8["calibration_images"]),
                     trained=bool(int8["trained"]),
@@ -185,7 +189,7 @@ class Compression:
                     skipped=_reasons(int8["skipped"]),
                     quantizers=int(int8["quantizers"]),
                 ),
-            )  # fmt: skip
+            )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise FormatError(f"the student's compression cannot be read: {error!r}") from error
 
@@ -255,3 +259,8 @@ class StudentCard:
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise FormatError(f"the student's card cannot be read: {error!r}") from error
+
+
+Calibration = Literal["max", "percentile", "entropy"]
+"""How the range of an activation is found: its largest magnitude, the 99.99th percentile of them,
+or the range with the least Kullback-Leibler divergence."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import FormatError
-from ..files import check_format, describing, read_json, write_json
+from ..core.errors import FormatError
+from ..core.files import check_format, describing, read_json, write_json
 
 FORMAT = "clipdistill.ceiling"
 VERSION = 1
@@ -62,14 +62,17 @@ def load_ceiling(path: Path) -> Ceiling:
     with describing(path):
         try:
             return Ceiling(
-                str(card["teacher"]), bool(card["labelled"]),
-                int(card["images"]), int(card["labelled_images"]),
+                str(card["teacher"]),
+                bool(card["labelled"]),
+                int(card["images"]),
+                int(card["labelled_images"]),
                 None if card["accuracy"] is None else float(card["accuracy"]),
-                float(card["confidence"]), float(card["margin"]),
+                float(card["confidence"]),
+                float(card["margin"]),
                 {str(label): int(count) for label, count in card["counts"].items()},
                 {str(label): float(share) for label, share in card["per_class"].items()},
                 tuple((str(a), str(b), float(near)) for a, b, near in card["overlapping"]),
                 tuple(str(label) for label in card["empty"]),
-            )  # fmt: skip
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"a teacher's ceiling cannot be read: {error!r}") from error

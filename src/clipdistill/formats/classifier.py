@@ -31,10 +31,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError, InputError, OutputError
-from ..files import ensure_folder
+from ..core.errors import FormatError, InputError, OutputError
+from ..core.files import ensure_folder
+from ..core.zeroshot import LogitScale, normalized
 from ..images.preprocess import Preprocess
-from ..zeroshot import LogitScale, normalized
 from .cards import Compression, TeacherCard
 from .text import TextEmbeddings
 

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError, InputError, MismatchError, MissingExtraError
-from ..files import (
+from ..core.errors import FormatError, InputError, MismatchError, MissingExtraError
+from ..core.files import (
     atomic_path,
     check_format,
     describing,
@@ -38,8 +38,8 @@ from ..files import (
     write_bytes,
     write_json,
 )
+from ..core.zeroshot import LogitScale, normalized
 from ..images.preprocess import Preprocess
-from ..zeroshot import LogitScale, normalized
 from .cards import TeacherCard
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError, InputError, OutputError
-from ..files import check_format, ensure_folder, read_json, write_bytes, write_json, writing
+from ..core.errors import FormatError, InputError, OutputError
+from ..core.files import check_format, ensure_folder, read_json, write_bytes, write_json, writing
 from .classifier import OnnxCard
 
 FORMAT = "clipdistill.engine"

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError, MissingExtraError
-from ..files import atomic_path, writing
+from ..core.errors import FormatError, MissingExtraError
+from ..core.files import atomic_path, writing
 
 INDEX = "index.parquet"
 JOURNAL = "index.jsonl"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import FormatError, InputError
+from ..core.errors import FormatError, InputError
 from .classifier import MAX_FILE_BYTES
 
 MAX_DEPTH = 24
@@ -49,10 +49,15 @@ _CHILDREN = {
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
     "node": {5: "attribute"},
     "attribute": {
-        5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse",
+        5: "tensor",
+        6: "graph",
+        10: "tensor",
+        11: "graph",
+        22: "sparse",
+        23: "sparse",
     },
     "sparse": {1: "tensor", 2: "tensor"},
-}  # fmt: skip
+}
 _DATA_TYPE, _NAME, _RAW, _EXTERNAL, _LOCATION = 2, 8, 9, 13, 14
 
 

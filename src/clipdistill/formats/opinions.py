@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import FormatError
-from ..files import check_format, describing, read_json, write_json
+from ..core.errors import FormatError
+from ..core.files import check_format, describing, read_json, write_json
 
 FORMAT = "clipdistill.opinions"
 VERSION = 1

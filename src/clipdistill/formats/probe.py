@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import ClipDistillError
-from ..files import check_format, read_json, write_json
+from ..core.errors import ClipDistillError
+from ..core.files import check_format, read_json, write_json
 
 FORMAT = "clipdistill.probe"
 VERSION = 1
@@ -55,9 +55,16 @@ def load_probe(path: Path, of: str) -> Probe | None:
         if card["of"] != of or min(rates) <= 0:
             return None
         return Probe(
-            of, float(card["seconds"]), float(card["load_seconds"]), rates[0], rates[1], rates[2],
-            int(card["dim"]), int(card["image_size"]), int(card["parameters"]),
+            of,
+            float(card["seconds"]),
+            float(card["load_seconds"]),
+            rates[0],
+            rates[1],
+            rates[2],
+            int(card["dim"]),
+            int(card["image_size"]),
+            int(card["parameters"]),
             str(card["device"]),
-        )  # fmt: skip
+        )
     except (ClipDistillError, KeyError, TypeError, ValueError):
         return None  # it is only measured again

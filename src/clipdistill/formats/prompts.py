@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FormatError, InputError
+from ..core.errors import FormatError, InputError
 
 
 @dataclass(frozen=True)

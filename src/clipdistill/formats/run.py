@@ -26,8 +26,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError, InputError
-from ..files import check_format, describing, read_json, write_json
+from ..core.errors import FormatError, InputError
+from ..core.files import check_format, describing, read_json, write_json
 
 FORMAT = "clipdistill.run"
 VERSION = 1

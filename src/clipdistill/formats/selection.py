@@ -18,8 +18,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError, InputError, MissingExtraError
-from ..files import atomic_path, check_format, ensure_folder, read_json, write_bytes, write_json
+from ..core.errors import FormatError, InputError, MissingExtraError
+from ..core.files import (
+    atomic_path,
+    check_format,
+    ensure_folder,
+    read_json,
+    write_bytes,
+    write_json,
+)
 
 FORMAT = "clipdistill.selection"
 VERSION = 1

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError, InputError
-from ..files import (
+from ..core.errors import FormatError, InputError
+from ..core.files import (
     atomic_path,
     check_format,
     describing,
@@ -176,9 +176,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "clipdistill or by the older clip-distillation scripts."
         ) from error
     # Damaged files make torch's reader stumble in all these ways.
-    except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError,
-            AssertionError, ArithmeticError, MemoryError, struct.error, zipfile.BadZipFile
-            ) as error:  # fmt: skip
+    except (
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        ArithmeticError,
+        MemoryError,
+        struct.error,
+        zipfile.BadZipFile,
+    ) as error:
         raise FormatError(
             f"{path}: not a readable checkpoint, it is truncated or of another kind "
             f"({(str(error).splitlines() or [type(error).__name__])[0]}). Copy it again, or train "

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError, InputError, MismatchError
-from ..files import (
+from ..core.errors import FormatError, InputError, MismatchError
+from ..core.files import (
     atomic_path,
     check_format,
     describing,
@@ -20,8 +20,8 @@ from ..files import (
     sha256_of,
     write_json,
 )
+from ..core.zeroshot import Calibration, LogitScale, normalized
 from ..images.preprocess import Preprocess
-from ..zeroshot import Calibration, LogitScale, normalized
 from .cards import TeacherCard
 
 FORMAT = "clipdistill.text_embeddings"

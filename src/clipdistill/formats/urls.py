@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError, InputError, MissingExtraError
-from ..files import atomic_path, write_bytes
+from ..core.errors import FormatError, InputError, MissingExtraError
+from ..core.files import atomic_path, write_bytes
 
 BATCH_ROWS = 8192
 """Parquet rows read at a time."""

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import ImageError
+from ..core.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """The Pillow decoders that are tried; strangers' files reach no others (JPEG opens MPO too)."""
@@ -67,9 +67,21 @@ def decode(
     except Image.DecompressionBombError as error:
         raise ImageError(f"more than {max_pixels:,} pixels") from error
     # Pillow's decoders raise these on damaged files; each becomes a row with its reason.
-    except (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError,
-            MemoryError, AttributeError, AssertionError, RuntimeError, struct.error, zlib.error
-            ) as error:  # fmt: skip
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        LookupError,
+        TypeError,
+        ArithmeticError,
+        MemoryError,
+        AttributeError,
+        AssertionError,
+        RuntimeError,
+        struct.error,
+        zlib.error,
+    ) as error:
         raise ImageError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
 
 
@@ -80,8 +92,17 @@ def _upright(image: Image.Image) -> Image.Image:
     """
     try:
         orientation = image.getexif().get(ORIENTATION)
-    except (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError,
-            AttributeError, struct.error):  # fmt: skip
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        LookupError,
+        TypeError,
+        ArithmeticError,
+        AttributeError,
+        struct.error,
+    ):
         return image
     turn = TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)

@@ -7,13 +7,18 @@ from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import ImageError
+from ..core.errors import ImageError
 from .decode import FORMATS, decode
 
 ENDINGS = {
-    "JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tiff",
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "PNG": ".png",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "TIFF": ".tiff",
     "GIF": ".gif",
-}  # fmt: skip
+}
 """Pillow's format -> file name ending."""
 KEEPABLE = ("JPEG", "MPO", "PNG", "WEBP")
 """Formats whose bytes are stored as they came when the picture needs no shrinking."""
@@ -86,8 +91,19 @@ def _header(data: bytes) -> tuple[str, tuple[int, int], int]:
     except Image.DecompressionBombError as error:
         raise ImageError("more pixels than any limit") from error
     # As in `decode`: what Pillow's parsers raise on damaged files.
-    except (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError,
-            MemoryError, AttributeError, AssertionError, RuntimeError) as error:  # fmt: skip
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        LookupError,
+        TypeError,
+        ArithmeticError,
+        MemoryError,
+        AttributeError,
+        AssertionError,
+        RuntimeError,
+    ) as error:
         raise ImageError(f"damaged header: {str(error) or type(error).__name__}") from error
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ImageError
+from ..core.errors import ImageError
 from .decode import decode
 from .preprocess import Preprocess
 from .sources import ImageItem, content_id

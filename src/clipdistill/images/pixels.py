@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError, InputError
-from ..files import (
+from ..core.errors import FormatError, InputError
+from ..core.files import (
     TEMPORARY_PREFIX,
     atomic_path,
     ensure_folder,
@@ -27,7 +27,7 @@ from ..files import (
     read_json,
     write_json,
 )
-from ..progress import Step, message, track
+from ..core.progress import Step, message, track
 from .loading import load_pixels
 from .preprocess import Preprocess
 from .sources import ImageItem

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ImageError, InputError
+from ..core.errors import ImageError, InputError
 from .decode import EXTENSIONS
 
 

@@ -1,0 +1,1 @@
+"""From prompts to images: search, download, pools of embeddings, selection."""

@@ -1,0 +1,563 @@
+"""A pool: embedded images on disk, searched exactly, however many there are.
+
+A pool is a folder that `embed` wrote, or anybody's embeddings in clip-retrieval's layout.  Nothing
+of it is loaded: shards are mapped one at a time, turned to float32 in blocks that stay in the
+processor's cache, and only the best of each block are kept.  So the memory a search needs is that
+of the blocks (and 4 bytes a row for the lengths), not of the pool.
+
+Exact search reads every vector for every batch of queries.  That is the way up to some millions of
+rows (about a gigabyte of float16 a million rows of 512); beyond, an approximate index pays.  There
+is none here: such an index is a file of its own format, and strangers' files run nothing.
+
+A row number is the place of a row in the order of writing; it stays the same when rows are
+appended.  A picture that changed and was embedded anew stands twice: its earlier row is stale, and
+never found.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import FormatError, InputError, MismatchError
+from ..core.files import read_array
+from ..core.zeroshot import LogitScale, normalized
+from ..formats.cards import TeacherCard
+from ..formats.embeddings import (
+    VECTORS,
+    Embeddings,
+    Header,
+    load_embeddings,
+    match_rows,
+    open_parquet,
+    read_header,
+    reading_parquet,
+    shard_files,
+)
+from ..images.loading import default_workers
+from ..images.preprocess import Preprocess
+from .nearest import LARGEST_HALF, TILE, Best, Buffer, Floats, Found, Rows, joined
+
+if TYPE_CHECKING:
+    import pyarrow
+
+CHUNK_ROWS = 1024
+"""Rows that a thread turns to float32 at a time: 2 MB of 512 dimensions."""
+TASK_ROWS = 8192
+"""Rows that a thread takes at a time."""
+QUERIES_AT_ONCE = 256
+"""More queries than this make another pass over the pool, which bounds the memory."""
+FOUND_AT_ONCE = 1 << 21
+"""Likewise more results than this, over all queries; 16 bytes each, a few times over."""
+TABLE_CACHE = 128 << 20
+"""Bytes of decoded metadata that a pool keeps for the next question."""
+OPEN_SHARDS = 64
+"""Shards that stay mapped between questions; each holds a file descriptor."""
+UNIT_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class PoolRow:
+    """What is known about one row.
+
+    Attributes:
+        image_path: its key below the images folder, or what the maker of the pool stored; empty
+            when unknown.
+        url: where the picture comes from; empty when unknown.
+        caption: its caption; empty when unknown.
+        extra: the other columns, as they are stored.
+    """
+
+    image_path: str
+    url: str = ""
+    caption: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Rows `start` to `start + count`: a pair of files, or vectors and names in memory."""
+
+    start: int
+    count: int
+    vectors: Path | Floats
+    rows: Path | list[str]
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.count
+
+    def open(self, dim: int | None) -> NDArray[np.floating]:
+        """The vectors (count, dim), mapped: not read, and no file stays open for long.
+
+        Raises:
+            FormatError: missing, truncated, of another shape, or not floats.
+        """
+        if not isinstance(self.vectors, Path):
+            return self.vectors
+        try:
+            # numpy cannot map an array of no rows.
+            array: NDArray[np.floating] = read_array(self.vectors, mapped=self.count > 0)
+        except InputError as error:
+            raise FormatError(f"{error} {_REMEDY}") from error
+        except FormatError as error:
+            raise FormatError(f"{error} {_REMEDY}") from error
+        fine = array.ndim == 2 and len(array) == self.count and array.dtype.kind == "f"
+        if not fine or (dim is not None and array.shape[1] != dim):
+            raise FormatError(
+                f"{self.vectors}: expected floats ({self.count}, {dim or 'dimension'}), a row for "
+                f"each of {self.rows}, found {array.dtype} {array.shape}. {_REMEDY}"
+            )
+        return array
+
+
+_REMEDY = "Embed the images again, or fetch the pool again."
+
+
+def open_pool(root: Path) -> Pool:
+    """Open a folder of embeddings for searching; reads names, and no vectors.
+
+    Embeddings in layout "npy" (a file an image) are loaded whole: that layout is for small sets.
+
+    Raises:
+        InputError: no such folder, or no embeddings in it.
+        FormatError: a shard is missing, truncated or does not fit its rows.
+        MissingExtraError: pyarrow is not installed.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(
+            f"{root}: no such pool. Expected a folder of embeddings, made with: clipdistill embed"
+        )
+    header = read_header(root)
+    files = shard_files(root)
+    if not files and any(root.glob(f"{VECTORS}/img_emb_*.npy")):
+        raise FormatError(
+            f"{root}: vectors in {VECTORS}/, but no metadata/metadata_0.parquet beside them. "
+            f"A pool needs both. {_REMEDY}"
+        )
+    if not files or (header is not None and header.layout == "npy"):
+        return _pool_in_memory(root)
+    return _pool_on_disk(root, header, files)
+
+
+def _pool_in_memory(root: Path) -> Pool:
+    found = load_embeddings(root)
+    names = [row.image_path for row in found.rows]
+    shard = _Shard(0, len(names), normalized(found.vectors), names)
+    return Pool(root, found.teacher, (shard,), np.empty(0, np.int64), found)
+
+
+def _pool_on_disk(root: Path, header: Header | None, files: list[tuple[Path, Path]]) -> Pool:
+    shards: list[_Shard] = []
+    dim = None if header is None else header.teacher.dim
+    start = 0
+    for vectors, rows in files:
+        with open_parquet(rows) as file:
+            count = int(file.metadata.num_rows)
+        shard = _Shard(start, count, vectors, rows)
+        found = shard.open(dim).shape[1]
+        if count:
+            dim = found
+            shards.append(shard)
+            start += count
+    if dim is None or not shards:
+        raise InputError(f"{root}: no embeddings in it yet. Run `clipdistill embed` to its end.")
+    # Only our own rows say which picture they are; elsewhere two tars may both have a "000.jpg".
+    stale = np.empty(0, np.int64) if header is None else _stale_rows(shards)
+    teacher = _unknown_teacher(dim) if header is None else header.teacher
+    return Pool(root, teacher, tuple(shards), stale)
+
+
+def teacher_names(pool: Pool, model_name: str | None, pretrained: str | None) -> tuple[str, str]:
+    """Which teacher to load for questions to a pool: its own, unless named.
+
+    Raises:
+        InputError: the pool does not say, and none is named.
+    """
+    if model_name is not None:
+        return model_name, pretrained or ""
+    if pool.teacher.fingerprint is None:
+        raise InputError(
+            f"{pool.root} does not say which teacher made it. Name it: --model-name NAME "
+            f"--pretrained TAG (its vectors have {pool.dim} dimensions)."
+        )
+    return pool.teacher.model_name, pretrained or pool.teacher.pretrained
+
+
+def _unknown_teacher(dim: int) -> TeacherCard:
+    return TeacherCard("unknown", "", None, dim, LogitScale(), Preprocess(224))
+
+
+def _stale_rows(shards: Sequence[_Shard]) -> Rows:
+    """Rows whose picture stands again in a later row, ascending; 8 bytes a row while it looks."""
+    hashes = np.empty(shards[-1].stop, np.int64)
+    for shard in shards:
+        names = map(hash, _names(shard))
+        hashes[shard.start : shard.stop] = np.fromiter(names, np.int64, shard.count)
+    order = np.argsort(hashes, kind="stable")
+    same = hashes[order[1:]] == hashes[order[:-1]]
+    suspects = np.unique(np.concatenate([order[1:][same], order[:-1][same]]))
+    last: dict[str, int] = {}
+    stale: list[int] = []
+    for shard in shards:
+        mine = suspects[(suspects >= shard.start) & (suspects < shard.stop)]
+        names_here = list(_names(shard)) if len(mine) else []
+        for row in mine.tolist():
+            name = names_here[row - shard.start]
+            if name and name in last:
+                stale.append(last[name])
+            last[name] = row
+    return np.sort(np.asarray(stale, np.int64))
+
+
+def _names(shard: _Shard) -> Iterator[str]:
+    if not isinstance(shard.rows, Path):
+        yield from shard.rows
+        return
+    with open_parquet(shard.rows) as file, reading_parquet(shard.rows):
+        if "image_path" not in file.schema_arrow.names:
+            yield from [""] * shard.count
+            return
+        for batch in file.iter_batches(columns=["image_path"]):
+            yield from ("" if name is None else str(name) for name in batch.column(0).to_pylist())
+
+
+class Pool:
+    """Embeddings that can be searched; made by `open_pool`, and safe to share between threads.
+
+    Attributes:
+        root: the folder.
+        teacher: who made the vectors; its fingerprint is None when they do not say.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        teacher: TeacherCard,
+        shards: tuple[_Shard, ...],
+        stale: Rows,
+        loaded: Embeddings | None = None,
+    ) -> None:
+        self.root = root
+        self.teacher = teacher
+        self._shards = shards
+        self._starts = np.array([shard.start for shard in shards], np.int64)
+        self._stale = stale
+        self._loaded = loaded
+        # What makes each row one long: 0 not known yet, NaN for rows that must never win.
+        self._scales = np.zeros(self.stored, np.float32)
+        self._tables = _Tables()
+        self._mapped: OrderedDict[int, NDArray[np.floating]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """How many images there are: the stored rows without the stale ones."""
+        return self.stored - len(self._stale)
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.teacher.dim
+
+    @property
+    def stored(self) -> int:
+        """Row numbers are below this; it counts stale rows too."""
+        return self._shards[-1].stop
+
+    @property
+    def broken(self) -> int:
+        """Rows with NaN or infinite values that a search or `blocks` has come upon so far."""
+        wrong = int(np.isnan(self._scales).sum())
+        return wrong - int(np.isnan(self._scales[self._stale]).sum())
+
+    def search(
+        self, queries: Floats, k: int, *, workers: int | None = None, chunk_rows: int = CHUNK_ROWS
+    ) -> Found:
+        """Find the `k` most similar rows of each query, exactly.
+
+        Rows that are stale or hold NaN or infinite values are never found.
+
+        Args:
+            queries: float32 (Q, D) of unit length.
+            k: how many.
+            workers: threads; default: one a processor.
+            chunk_rows: rows that are turned to float32 at a time.
+
+        Raises:
+            InputError: a `k` below 1, or queries that are not finite or not of unit length.
+            MismatchError: the queries' dimension is not the pool's.
+            FormatError: a shard was changed or cut short since the pool was opened.
+        """
+        queries = self._checked(queries, k)
+        k = min(k, self.stored)
+        size = max(1, min(QUERIES_AT_ONCE, FOUND_AT_ONCE // k))
+        groups = range(0, len(queries), size)
+        parts = [
+            self._search(
+                queries[first : first + size],
+                k,
+                default_workers() if workers is None else max(1, workers),
+                max(1, chunk_rows),
+            )
+            for first in groups
+        ]
+        return Found(
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.rows for part in parts]),
+        )
+
+    def vectors(self, rows: Sequence[int] | Rows) -> Floats:
+        """The vectors of `rows`, float32 (n, D) of unit length.
+
+        Raises:
+            InputError: a row number that there is not.
+        """
+        wanted = self._known(rows)
+        result = np.empty((len(wanted), self.dim), np.float32)
+        for shard, places in self._by_shard(wanted):
+            result[places] = self._open(shard)[wanted[places] - shard.start]
+        return normalized(result)
+
+    def blocks(self, chunk_rows: int = 4096) -> Iterator[tuple[Rows, Floats]]:
+        """Stream the pool: row numbers (n,) and their vectors, float32 (n, D) of unit length.
+
+        Rows that are stale or not finite are left out.
+        """
+        buffer = Buffer(chunk_rows, self.dim)
+        for shard in self._shards:
+            vectors = self._open(shard)
+            for start in range(0, shard.count, chunk_rows):
+                source = vectors[start : start + chunk_rows]
+                groups = buffer.groups(source)
+                scales = self._scale(shard.start + start, groups, source)
+                fine = np.flatnonzero(np.isfinite(scales))
+                rows = groups.reshape(-1, self.dim)[fine]
+                yield shard.start + start + fine, rows * scales[fine, None]
+
+    def metadata(self, rows: Sequence[int] | Rows) -> list[PoolRow]:
+        """What is known about `rows`, in their order.
+
+        Raises:
+            InputError: a row number that there is not.
+            FormatError: a metadata file cannot be read.
+        """
+        wanted = self._known(rows)
+        result: list[PoolRow] = [PoolRow("")] * len(wanted)
+        for shard, places in self._by_shard(wanted):
+            local = wanted[places] - shard.start
+            for place, row in zip(places.tolist(), self._tables.read(shard, local), strict=True):
+                result[place] = row
+        return result
+
+    def names(self) -> Iterator[tuple[int, str]]:
+        """Stream row numbers and image paths ("" when unknown); stale rows are left out."""
+        stale = set(self._stale.tolist())
+        for shard in self._shards:
+            for row, name in enumerate(_names(shard), shard.start):
+                if row not in stale:
+                    yield row, name
+
+    def rows_of(self, keys: Collection[str]) -> dict[str, int]:
+        """Image key -> row, for those of `keys` (names below an images folder) that are embedded.
+
+        Where the pool does not say who made it, it may hold whole paths: then a key stands for the
+        row whose path ends with it, if there is just one.
+        """
+        if self._loaded is not None:
+            return match_rows(self._loaded, list(keys))
+        wanted = frozenset(keys)
+        exact: dict[str, int] = {}
+        ends: dict[str, list[int]] = {}
+        for row, name in self.names():
+            if name in wanted:
+                exact[name] = row
+            elif self.teacher.fingerprint is None:
+                parts = name.replace("\\", "/").split("/")
+                for length in range(len(parts) - 1, 0, -1):
+                    if (end := "/".join(parts[-length:])) in wanted:
+                        ends.setdefault(end, []).append(row)
+        return {end: rows[0] for end, rows in ends.items() if len(rows) == 1} | exact
+
+    def _checked(self, queries: Floats, k: int) -> Floats:
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        if k < 1:
+            raise InputError(f"The number of results should be 1 or more, found {k}.")
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
+            raise MismatchError(
+                f"{self.root} holds vectors of {self.dim} dimensions, but the queries have the "
+                f"shape {queries.shape}. Use the pool's own teacher: {self.teacher}."
+            )
+        if not len(queries):
+            raise InputError("No queries were given.")
+        lengths = np.linalg.norm(queries, axis=1)
+        if not (np.abs(lengths - 1) <= UNIT_TOLERANCE).all():
+            raise InputError("Queries should be finite and of unit length (`zeroshot.normalized`).")
+        return queries
+
+    def _known(self, rows: Sequence[int] | Rows) -> Rows:
+        wanted: Rows = np.asarray(rows, dtype=np.int64).reshape(-1)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.stored:
+            raise InputError(f"{self.root} has the rows 0 to {self.stored - 1}, not all of those.")
+        return wanted
+
+    def _by_shard(self, wanted: Rows) -> Iterator[tuple[_Shard, NDArray[np.intp]]]:
+        """Each shard that holds some of `wanted`, with their places in it."""
+        owner = np.searchsorted(self._starts, wanted, side="right") - 1
+        for number in np.unique(owner):
+            yield self._shards[number], np.flatnonzero(owner == number)
+
+    def _open(self, shard: _Shard) -> NDArray[np.floating]:
+        with self._lock:
+            vectors = self._mapped.pop(shard.start, None)
+        if vectors is None:
+            vectors = shard.open(self.dim)
+        with self._lock:
+            self._mapped[shard.start] = vectors
+            while len(self._mapped) > OPEN_SHARDS:
+                self._mapped.popitem(last=False)
+        return vectors
+
+    def _search(self, queries: Floats, k: int, workers: int, chunk_rows: int) -> Found:
+        tasks = self._tasks(chunk_rows)
+        workers = min(workers, len(tasks))
+        turns = itertools.count()  # next() is one step of the interpreter, so threads may share it
+        stop = threading.Event()
+
+        def work() -> list[Best]:
+            return self._work(queries, k, chunk_rows, tasks, turns, stop)
+
+        if workers == 1:
+            return joined([work()])
+        with ThreadPoolExecutor(workers, thread_name_prefix="search") as threads:
+            try:
+                futures = [threads.submit(work) for _ in range(workers)]
+                return joined([future.result() for future in futures])
+            finally:
+                stop.set()
+
+    def _tasks(self, chunk_rows: int) -> list[tuple[_Shard, int, int]]:
+        """Pieces of shards, in order of their rows."""
+        size = max(chunk_rows, TASK_ROWS // chunk_rows * chunk_rows)
+        return [
+            (shard, start, min(start + size, shard.count))
+            for shard in self._shards
+            for start in range(0, shard.count, size)
+        ]
+
+    def _work(
+        self,
+        queries: Floats,
+        k: int,
+        chunk_rows: int,
+        tasks: Sequence[tuple[_Shard, int, int]],
+        turns: Iterator[int],
+        stop: threading.Event,
+    ) -> list[Best]:
+        """One thread: take pieces until there are none; the best of each tile of queries."""
+        tiles = [queries[first : first + TILE] for first in range(0, len(queries), TILE)]
+        best = [Best(len(tile), k) for tile in tiles]
+        buffer = Buffer(chunk_rows, self.dim)
+        for turn in turns:
+            if turn >= len(tasks) or stop.is_set():
+                break
+            shard, first, last = tasks[turn]
+            vectors = self._open(shard)
+            for start in range(first, last, chunk_rows):
+                source = vectors[start : min(start + chunk_rows, last)]
+                groups = buffer.groups(source)
+                scales = buffer.spread(self._scale(shard.start + start, groups, source))
+                for tile, mine in zip(tiles, best, strict=True):
+                    mine.add(buffer.products(tile, groups, scales), shard.start + start)
+        return best
+
+    def _scale(self, first: int, groups: Floats, source: NDArray[np.floating]) -> Floats:
+        """What makes the rows of a block one long, (n,); NaN for those that must never win."""
+        scales = self._scales[first : first + len(source)]
+        if not scales.all():
+            block = groups.reshape(-1, self.dim)[: len(source)]
+            with np.errstate(all="ignore"):
+                # A product a row: twice as fast as einsum, which also keeps other threads waiting.
+                squares = np.matmul(block[:, None], block[:, :, None])[:, 0, 0]
+                fresh = 1 / np.maximum(np.sqrt(squares), np.float32(1e-12))
+            fresh[~np.isfinite(squares)] = np.nan
+            # Halves that are not finite came out as 65536 and more.
+            large = np.flatnonzero(~(squares < LARGEST_HALF**2))
+            fresh[large[~np.isfinite(source[large]).all(axis=1)]] = np.nan
+            near, after = np.searchsorted(self._stale, [first, first + len(source)])
+            fresh[self._stale[near:after] - first] = np.nan
+            scales[:] = fresh
+        return scales
+
+
+class _Tables:
+    """Reads rows of metadata, and keeps the tables it read last."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[Path, int], pyarrow.Table] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, shard: _Shard, local: Rows) -> list[PoolRow]:
+        """The metadata of the rows `local` of a shard, in their order."""
+        if not isinstance(shard.rows, Path):
+            names = shard.rows
+            return [PoolRow(names[index]) for index in local.tolist()]
+        result: list[PoolRow] = [PoolRow("")] * len(local)
+        start = 0
+        for group, count in enumerate(self._groups(shard.rows)):
+            places = np.flatnonzero((local >= start) & (local < start + count))
+            if len(places):
+                table = self._table(shard.rows, group)
+                rows = _pool_rows(table.take(local[places] - start))
+                for place, row in zip(places.tolist(), rows, strict=True):
+                    result[place] = row
+            start += count
+        return result
+
+    def _groups(self, path: Path) -> list[int]:
+        with open_parquet(path) as file:
+            about = file.metadata
+            return [about.row_group(n).num_rows for n in range(about.num_row_groups)]
+
+    def _table(self, path: Path, group: int) -> pyarrow.Table:
+        with self._lock:
+            table = self._kept.pop((path, group), None)
+            if table is None:
+                with open_parquet(path) as file, reading_parquet(path):
+                    table = file.read_row_group(group)
+            self._kept[path, group] = table
+            while len(self._kept) > 1 and sum(t.nbytes for t in self._kept.values()) > TABLE_CACHE:
+                self._kept.popitem(last=False)
+        return table
+
+
+def _pool_rows(table: pyarrow.Table) -> list[PoolRow]:
+    """Rows of a metadata table, whoever made it; column names in any case."""
+    rows = []
+    for values in table.to_pylist():
+        known: dict[str, str] = {}
+        extra: dict[str, Any] = {}
+        for name, value in values.items():
+            plain = name.lower()
+            if plain in ("image_path", "url", "caption") and plain not in known:
+                known[plain] = "" if value is None else _text(value)
+            else:
+                extra[name] = value
+        known.setdefault("caption", _text(extra.get("TEXT") or extra.get("text") or ""))
+        rows.append(
+            PoolRow(known.get("image_path", ""), known.get("url", ""), known["caption"], extra)
+        )
+    return rows
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)

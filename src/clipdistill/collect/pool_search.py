@@ -1,0 +1,200 @@
+"""pool search: words or a picture -> the most similar images of a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from cyclopts import Parameter
+from numpy.typing import NDArray
+
+from ..core.errors import InputError
+from ..core.results import Table
+from ..formats.prompts import Prompts, load_prompts
+from ..formats.text import load_text
+from ..images.loading import default_workers, load_pixels, stack
+from ..images.sources import match_images
+from .pool import Pool, open_pool, teacher_names
+
+Query = tuple[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One image that was found.
+
+    Attributes:
+        score: cosine with the query.
+        row: its row number in the pool.
+        image_path: its key below the images folder; empty when unknown.
+        url: where it comes from; empty when unknown.
+        caption: its caption; empty when unknown.
+        extra: what else the pool knows about it.
+    """
+
+    score: float
+    row: int
+    image_path: str
+    url: str
+    caption: str
+    extra: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one query found.
+
+    Attributes:
+        query: the text, or the picture's name.
+        hits: the most similar images, the best first.
+    """
+
+    query: str
+    hits: tuple[Hit, ...]
+
+
+@dataclass(frozen=True)
+class PoolSearchResult:
+    """What `pool_search` found.
+
+    Attributes:
+        pool: the folder.
+        images: how many images it has.
+        broken: rows that are not finite (NaN) and were left out.
+        answers: one a query, in the order given.
+    """
+
+    pool: Path
+    images: int
+    broken: int
+    answers: tuple[Answer, ...]
+
+    def summary(self) -> list[str | Table]:
+        """See `Result.summary`."""
+        lines: list[str | Table] = [_table(answer) for answer in self.answers]
+        if self.broken:
+            lines.append(f"{self.broken} rows of {self.pool} are not finite and were left out.")
+        return lines
+
+
+def pool_search(
+    pool: Path,
+    /,
+    *texts: str,
+    prompts: Path | None = None,
+    image: Sequence[str] = (),
+    text: Path | None = None,
+    top_k: Annotated[int, Parameter(name=("--top-k", "-k"))] = 10,
+    model_name: str | None = None,
+    pretrained: str | None = None,
+    device: str = "auto",
+) -> PoolSearchResult:
+    """Search a pool of embedded images with words or pictures.
+
+    The search is exact, and needs little memory however large the pool is.
+
+    Args:
+        pool: embeddings, made by `clipdistill embed` or published in clip-retrieval's layout.
+        texts: what to look for, each its own query, such as "a red fish".
+        prompts: prompts file, a query a label.
+        image: look for what is similar to this picture; repeatable.
+        text: text embeddings of `clipdistill embed-text`, a query a label; needs no teacher.
+        top_k: images to show for each query.
+        model_name: the pool's teacher, where it does not say.
+        pretrained: open_clip's weights tag or a weights file, likewise.
+        device: auto, cpu, cuda, cuda:1, mps.
+
+    Raises:
+        InputError: nothing to look for, no such pool, or it does not say who made it.
+        MismatchError: the teacher is not the pool's.
+        ModelNotFoundError: the teacher cannot be fetched.
+    """
+    if top_k < 1:
+        raise InputError("--top-k should be 1 or more.")
+    opened = open_pool(pool)
+    queries = _stored_queries(opened, text)
+    wanted = _texts(texts, prompts)
+    if wanted.labels or image:
+        queries += _embedded_queries(opened, wanted, image, model_name, pretrained, device)
+    if not queries:
+        raise InputError(
+            f'Nothing to look for. Expected: pool search {pool} "a red fish" ..., --prompts FILE '
+            "or --image PICTURE"
+        )
+    found = opened.search(np.stack([vector for _, vector in queries]), top_k)
+    answers = [
+        Answer(name, _hits(opened, rows, scores))
+        for (name, _), rows, scores in zip(queries, found.rows, found.scores, strict=True)
+    ]
+    return PoolSearchResult(opened.root, len(opened), opened.broken, tuple(answers))
+
+
+def _texts(texts: Sequence[str], prompts: Path | None) -> Prompts:
+    """Every text once, then the labels of the prompts file."""
+    alone = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
+    labels = alone
+    lines: tuple[tuple[str, ...], ...] = tuple((text,) for text in alone)
+    if prompts is not None:
+        loaded = load_prompts(Path(prompts))
+        labels, lines = labels + loaded.labels, lines + loaded.prompts
+    return Prompts(labels, lines)
+
+
+def _stored_queries(pool: Pool, text: Path | None) -> list[Query]:
+    if text is None:
+        return []
+    known = load_text(Path(text))
+    known.teacher.check_same(pool.teacher, text, pool.root)
+    return list(zip(known.labels, known.vectors, strict=True))
+
+
+def _embedded_queries(
+    pool: Pool,
+    wanted: Prompts,
+    image: Sequence[str],
+    model_name: str | None,
+    pretrained: str | None,
+    device: str,
+) -> list[Query]:
+    """What is to be looked for, embedded by the pool's teacher."""
+    items = match_images([str(one) for one in image]) if image else []
+    name, tag = teacher_names(pool, model_name, pretrained)
+    from ..models.teacher import embed_classes, load_teacher
+
+    teacher = load_teacher(name, tag, device=device)
+    teacher.card.check_same(pool.teacher, f"teacher {name}", pool.root)
+    queries: list[Query] = []
+    if wanted.labels:
+        queries += zip(wanted.labels, embed_classes(teacher, wanted).vectors, strict=True)
+    if items:
+        workers = min(default_workers(), len(items))
+        loaded = list(load_pixels(items, teacher.card.preprocess, workers=workers))
+        for one in loaded:
+            if one.pixels is None:
+                raise InputError(f"{one.item.key}: {one.reason}.")
+        queries += zip(
+            [item.key for item in items], teacher.images.embed_pixels(stack(loaded)), strict=True
+        )
+    return queries
+
+
+def _hits(pool: Pool, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> tuple[Hit, ...]:
+    about = pool.metadata(rows)
+    return tuple(
+        Hit(score, row, one.image_path, one.url, one.caption, one.extra)
+        for score, row, one in zip(scores.tolist(), rows.tolist(), about, strict=True)
+    )
+
+
+def _table(answer: Answer) -> Table:
+    captions = any(hit.caption for hit in answer.hits)
+    rows = [
+        (f"{hit.score:.3f}", hit.image_path or hit.url or f"row {hit.row}", hit.caption)
+        for hit in answer.hits
+    ]
+    if captions:
+        return Table(answer.query, (">score", "image", "caption"), tuple(rows))
+    return Table(answer.query, (">score", "image"), tuple(row[:2] for row in rows))

@@ -1,0 +1,352 @@
+"""search: prompts -> a list of image URLs, and where each came from."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import InputError, OutputError
+from ..core.files import ensure_folder
+from ..core.progress import message, track
+from ..core.results import Table, list_some
+from ..formats.prompts import load_prompts
+from ..formats.urls import UrlRow, read_urls, save_urls
+from .sources.asking import ask_all
+from .sources.hits import Embed, Source, balance, ranked
+from .sources.journal import Journal, journal_path
+from .sources.options import SearchOptions
+
+if TYPE_CHECKING:
+    from ..formats.cards import TeacherCard
+    from ..models.teacher import Teacher
+    from .sources.http import Service
+
+TABLE_TEACHER = ("ViT-B-32", "laion2b_s34b_b79k")
+"""Ranks the captions of tables when no teacher is named; the default of `embed`."""
+
+
+@dataclass(frozen=True)
+class PromptHits:
+    """What one prompt found.
+
+    Attributes:
+        prompt: the text that was searched for.
+        found: hits that the source gave.
+        without_url: of them, those without a URL that can be downloaded.
+        chosen: URLs of this prompt that were added to the list.
+    """
+
+    prompt: str
+    found: int
+    without_url: int
+    chosen: int
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What `search` did.
+
+    Attributes:
+        urls: the list; the same as `.parquet`, with where each came from, lies beside it.
+        source: what was searched.
+        prompts: one a prompt, in the order of the file.
+        asked: URLs a prompt that were asked for.
+        added: URLs added to the list.
+        kept: URLs that were in it before.
+        resumed: prompts that an interrupted run had finished.
+        seconds: of this run.
+    """
+
+    urls: Path
+    source: str
+    prompts: tuple[PromptHits, ...]
+    asked: int
+    added: int
+    kept: int
+    resumed: int
+    seconds: float
+
+    def summary(self) -> list[str | Table]:
+        """See `Result.summary`."""
+        before = f", {self.kept} were in the list before" if self.kept else ""
+        resumed = f" ({self.resumed} of them by an interrupted run)" if self.resumed else ""
+        nothing = [one.prompt for one in self.prompts if not one.found]
+        fewer = [
+            f"{one.prompt}: {one.chosen} ({one.found} found, {one.without_url} without a URL)"
+            for one in self.prompts
+            if one.found and one.chosen < self.asked
+        ]
+        lost = sum(one.without_url for one in self.prompts)
+        lines: list[str | Table] = [
+            f"{self.added} URLs for {len(self.prompts)} prompts{resumed}, source {self.source}"
+            f"{before}.",
+        ]
+        if lost:
+            lines.append(f"{lost} hits have no URL that can be downloaded and were left out.")
+        lines += list_some("Found nothing for:", nothing)
+        lines += list_some(f"Fewer than {self.asked} different URLs for:", fewer)
+        return [*lines, f"URLs: {self.urls} (where each came from: {_parquet(self.urls).name})"]
+
+
+def search(prompts: Path, urls: Path, options: SearchOptions = SearchOptions()) -> SearchResult:
+    """Search images for prompts, and write a list of URLs.
+
+    The list is balanced over the prompts, the best first, and no URL stands twice: one that several
+    prompts found is that prompt's where it ranks best.  Can be stopped and run again at any time:
+    prompts that were finished are not asked for again.
+
+    Args:
+        prompts: text file, a prompt a line; each prompt is a query.
+        urls: list to write, a URL a line; a .parquet with prompt, rank, score, caption, licence and
+            author of each is written beside it.
+        options: what to search, and how.
+
+    Raises:
+        InputError: no prompts, or an option that is missing or out of range.
+        OutputError: the list exists (without `append`), or cannot be written.
+        ServiceError: a service fails, refuses, or answers nonsense.
+        MismatchError: the teacher is not that of the pool or the embeddings.
+    """
+    prompts, urls = Path(prompts), Path(urls)
+    options.check()
+    texts = _queries(prompts)
+    kept = _existing(urls, options.append)
+    ensure_folder(urls.parent)
+    start = time.monotonic()
+    journal = Journal(urls, options.identity())
+    try:
+        todo = [text for text in texts if text not in journal.found]
+        if journal.resumed:
+            message(f"Going on: {len(texts) - len(todo)} of {len(texts)} prompts are done.")
+        if todo:
+            _ask_all(todo, options, journal, done=len(texts) - len(todo))
+        found = [journal.found[text] for text in texts]
+        chosen = balance(found, options.num_images, {row.url for row in kept})
+        save_urls(urls, [*kept, *chosen])
+        journal.close(done=True)
+    finally:
+        journal.close()
+    return SearchResult(
+        urls=urls,
+        source=str(options.source),
+        prompts=_per_prompt(texts, found, chosen),
+        asked=options.num_images,
+        added=len(chosen),
+        kept=len(kept),
+        resumed=len(texts) - len(todo),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _per_prompt(
+    texts: Sequence[str], found: Sequence[Sequence[UrlRow]], chosen: Sequence[UrlRow]
+) -> tuple[PromptHits, ...]:
+    counts = Counter(row.prompt for row in chosen)
+    return tuple(
+        PromptHits(text, len(rows), sum(not row.url for row in rows), counts[text])
+        for text, rows in zip(texts, found, strict=True)
+    )
+
+
+def _queries(path: Path) -> list[str]:
+    """Every prompt of every label, once."""
+    prompts = load_prompts(path).prompts
+    return list(dict.fromkeys(prompt for some in prompts for prompt in some))
+
+
+def _parquet(urls: Path) -> Path:
+    return urls.with_suffix(".parquet")
+
+
+def _existing(urls: Path, append: bool) -> list[UrlRow]:
+    """The rows that stay.
+
+    Raises:
+        OutputError: there is a list already, and `append` was not given.
+        InputError: the list is named as its parquet.
+    """
+    if urls.suffix.lower() == ".parquet":
+        raise InputError(
+            f"{urls}: name the list of URLs, such as {urls.with_suffix('.txt')}; the .parquet is "
+            "written beside it."
+        )
+    there = [path for path in (urls, _parquet(urls)) if path.exists()]
+    if not there:
+        return []
+    if append:
+        rows: dict[str, UrlRow] = {}
+        for row in read_urls(there[0]):
+            rows.setdefault(row.url, row)
+        return list(rows.values())
+    if there == [_parquet(urls)] and journal_path(urls).exists():
+        return []  # killed between the two files; this run writes both
+    raise OutputError(
+        f"{there[0]} exists. Add to it with --append, choose another file, or delete it."
+    )
+
+
+def _ask_all(texts: Sequence[str], options: SearchOptions, journal: Journal, done: int) -> None:
+    """Ask for every prompt and put its hits into the journal, as they come."""
+    stop = threading.Event()
+    source, workers = _open_source(texts, options, stop)
+
+    def ask(text: str) -> list[UrlRow]:
+        return ranked(list(source(text, options.hits)))
+
+    with track("search", done + len(texts), "prompts", done) as step:
+        for text, rows in ask_all(texts, ask, workers, stop):
+            journal.add(text, rows)
+            step(1, f"{len(rows)} for {text!r}")
+
+
+def _open_source(
+    texts: Sequence[str], options: SearchOptions, stop: threading.Event
+) -> tuple[Source, int]:
+    """The source, and how many threads may ask it."""
+    if options.source == "parquet":
+        return _tables(texts, options), 1
+    if options.source == "pool":
+        return _pool(texts, options), 1
+    if options.source == "commons":
+        return _commons(options, stop), options.max_workers
+    if options.source == "openverse":
+        return _openverse(options, stop), options.max_workers
+    return _knn(options, stop), options.max_workers
+
+
+def _service(
+    name: str,
+    options: SearchOptions,
+    stop: threading.Event,
+    *,
+    contact: str = "",
+    at_once: int = 64,
+) -> Service:
+    from .sources.http import Patience, Service, user_agent
+
+    patience = Patience(
+        connect=min(10.0, options.timeout),
+        read=options.timeout,
+        total=5 * options.timeout,
+        retries=options.retries,
+        backoff=options.backoff,
+    )
+    return Service(
+        name, user_agent=user_agent(contact), patience=patience, at_once=at_once, stop=stop
+    )
+
+
+def _contact(options: SearchOptions) -> str:
+    return options.contact or os.environ.get("CLIPDISTILL_CONTACT", "")
+
+
+def _knn(options: SearchOptions, stop: threading.Event) -> Source:
+    from .sources.http import check_url
+    from .sources.knn import KnnSettings, make_knn
+
+    settings = KnnSettings(
+        indice_name=options.indice_name,
+        num_result_ids=options.candidates,
+        use_mclip=options.use_mclip,
+        deduplicate=options.deduplicate,
+        use_safety_model=options.use_safety_model,
+        use_violence_detector=options.use_violence_detector,
+        aesthetic_score=options.aesthetic_score,
+        aesthetic_weight=options.aesthetic_weight,
+    )
+    url = check_url(options.url or "", "--url")
+    named = options.model_name is not None
+    return make_knn(
+        _service("The kNN service", options, stop),
+        url,
+        settings,
+        query=options.query,
+        embed=_lazy_embed(options) if named else None,
+    )
+
+
+def _commons(options: SearchOptions, stop: threading.Event) -> Source:
+    from .sources.commons import API, AT_ONCE, contact_of, make_commons
+    from .sources.http import check_url
+
+    contact = contact_of(_contact(options))
+    service = _service("Wikimedia Commons", options, stop, contact=contact, at_once=AT_ONCE)
+    api = check_url(options.api_url or API, "--api-url")
+    return make_commons(service, api, width=options.image_width)
+
+
+def _openverse(options: SearchOptions, stop: threading.Event) -> Source:
+    from .sources.http import check_url
+    from .sources.openverse import API, AT_ONCE, DEPTH, make_openverse
+
+    if options.num_images > DEPTH:
+        message(f"Without a key Openverse gives at most {DEPTH} results a prompt.")
+    service = _service("Openverse", options, stop, contact=_contact(options), at_once=AT_ONCE)
+    api = check_url(options.api_url or API, "--api-url")
+    return make_openverse(service, api, license=options.license, license_type=options.license_type)
+
+
+def _tables(texts: Sequence[str], options: SearchOptions) -> Source:
+    from .sources.tables import TableSettings, make_tables
+
+    settings = TableSettings(
+        tables=options.tables,
+        embeddings=options.table_embeddings,
+        caption_filter=options.caption_filter,
+        candidates=options.candidates,
+    )
+    return make_tables(settings, _lazy_embed(options), texts)
+
+
+def _pool(texts: Sequence[str], options: SearchOptions) -> Source:
+    from .pool import open_pool, teacher_names
+    from .sources.pooled import make_pooled
+
+    assert options.pool is not None
+    pool = open_pool(options.pool)
+    names = teacher_names(pool, options.model_name, options.pretrained)
+
+    def fits(card: TeacherCard) -> None:
+        card.check_same(pool.teacher, f"The teacher {card}", pool.root)
+
+    return make_pooled(pool, _lazy_embed(options, names, fits), texts, options.hits)
+
+
+def _lazy_embed(
+    options: SearchOptions,
+    names: tuple[str, str] | None = None,
+    check: Callable[[TeacherCard], None] = lambda card: None,
+) -> Embed:
+    """A text tower that is loaded when it is first needed; safe to share between threads."""
+    lock = threading.Lock()
+    loaded: list[Teacher] = []
+
+    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        from ..models.teacher import load_teacher
+
+        with lock:
+            if not loaded:
+                model_name, pretrained = names or _teacher_named(options)
+                teacher = load_teacher(
+                    model_name, pretrained, device=options.device, precision=options.precision
+                )
+                check(teacher.card)
+                loaded.append(teacher)
+            return loaded[0].embed_texts(list(texts))
+
+    return embed
+
+
+def _teacher_named(options: SearchOptions) -> tuple[str, str]:
+    if options.model_name is None:
+        return TABLE_TEACHER[0], options.pretrained or TABLE_TEACHER[1]
+    return options.model_name, options.pretrained or ""

@@ -1,0 +1,347 @@
+"""select: a big pile of images -> the part that a class list needs, and sheets to look at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from cyclopts import Parameter
+from numpy.typing import NDArray
+
+from ..core.errors import InputError
+from ..core.progress import message, track
+from ..core.results import Table, list_some
+from ..formats.selection import (
+    SelectionRow,
+    begin_selection,
+    finish_selection,
+    listable,
+    sheet_path,
+)
+from ..formats.text import TextEmbeddings, load_text
+from ..images.loading import default_workers, load_pixels
+from ..images.preprocess import Preprocess
+from ..images.sources import ImageItem, list_images
+from .choose import BELOW_THRESHOLD, NEAR_DUPLICATE, OVER_COUNT, OVER_MAX, TAKEN, Choice, choose
+from .contact_sheet import THUMBNAIL, Section, Tile, draw_sheet, save_sheet
+from .pool import Pool, open_pool
+
+BEST, LAST, BELOW, REPEATS = 24, 16, 16, 8
+"""Pictures on a sheet: the best taken, the last taken, those below the cut, near-duplicates."""
+DUPLICATES = 0.95
+"""Cosine of near-duplicates.  Copies saved as JPEG 50, cropped by 3% or mirrored have 0.97 with the
+original (medians of 120 photos; 0.93 at half the size).  Lower is too much: of the best 229 monarch
+butterflies 64 fall at 0.90, most of them other photos in the same pose; of the best 208, 8 at 0.95
+(2026-11-24, lit-efficientnet-lite2)."""
+GREEN, AMBER, RED, VIOLET = (64, 145, 92), (196, 150, 40), (190, 74, 66), (122, 92, 168)
+
+
+@dataclass(frozen=True)
+class LabelCount:
+    """What became of the images of one label.
+
+    Attributes:
+        label: the label.
+        images: those that are most similar to it, of all labels.
+        taken: of these, those in the selection.
+        near_duplicates: left out as nearly the same as one that was taken.
+        below: left out for their score.
+        over: left out because there are enough.
+        lowest: the lowest score that was taken; None when none was.
+    """
+
+    label: str
+    images: int
+    taken: int
+    near_duplicates: int
+    below: int
+    over: int
+    lowest: float | None
+
+
+@dataclass(frozen=True)
+class SelectResult:
+    """What `select` chose.
+
+    Attributes:
+        out: the folder; `selected.txt` in it is the list.
+        images: images that were there to choose from.
+        taken: how many were chosen.
+        labels: what became of each label's images.
+        not_embedded: images that have no embedding, or one that is not finite.
+        unlistable: images whose names have line breaks, which a list cannot hold.
+    """
+
+    out: Path
+    images: int
+    taken: int
+    labels: tuple[LabelCount, ...]
+    not_embedded: int
+    unlistable: tuple[str, ...]
+
+    def summary(self) -> list[str | Table]:
+        """See `Result.summary`."""
+        rows = tuple(
+            (
+                one.label,
+                str(one.images),
+                str(one.taken),
+                str(one.near_duplicates),
+                str(one.below),
+                str(one.over),
+                "" if one.lowest is None else f"{one.lowest:.3f}",
+            )
+            for one in self.labels
+        )
+        columns = ("label", ">images", ">taken", ">near-duplicate", ">below", ">over", ">lowest")
+        lines: list[str | Table] = [
+            Table(f"{self.taken} of {self.images} images selected", columns, rows)
+        ]
+        if self.not_embedded:
+            lines.append(
+                f"{self.not_embedded} images are not embedded and were left out; run "
+                "`clipdistill embed` for them."
+            )
+        names = [repr(name) for name in self.unlistable]
+        lines += list_some("Left out for the line breaks in their names:", names)
+        lines.append(
+            f"Look at the sheets in {self.out / 'sheets'}; the list is {self.out}/selected.txt"
+        )
+        return lines
+
+
+@dataclass(frozen=True)
+class _Pile:
+    """The N images to choose from, in the order of their rows.
+
+    Attributes:
+        items: the pictures.
+        rows: int64 (N,), their rows in the pool.
+        labels: int64 (N,), the label that each is best for.
+        scores: float32 (N,), its cosine with that label.
+    """
+
+    items: list[ImageItem]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
+def select(
+    images: Path,
+    embeddings: Path,
+    text: Path,
+    out: Path,
+    *,
+    min_score: float | None = None,
+    num_images: Annotated[int | None, Parameter(name=("--num-images", "-n"))] = None,
+    max_images: int | None = None,
+    duplicates: float = DUPLICATES,
+    sheets: bool = True,
+) -> SelectResult:
+    """Select the images of a class list out of a big pile: relevant, balanced, no two alike.
+
+    Every image belongs to the label that it is most similar to.  The labels take turns, each with
+    its best image that is left, so the list is balanced wherever it is cut.  Nothing is moved or
+    copied: the result is a list, a table of what became of every image, and a sheet a label.
+
+    Args:
+        images: folder of images (searched recursively), or WebDataset tars.
+        embeddings: of these images, made by `clipdistill embed`.
+        text: text embeddings of the class list, made by `clipdistill embed-text`.
+        out: folder for the selection.
+        min_score: least cosine with the label; CLIP models give about 0.2 to 0.35 for what fits.
+            Look at the sheets to choose it.
+        num_images: most images a label.
+        max_images: most images together.
+        duplicates: cosine from which an image counts as nearly the same as a better one and is left
+            out: copies that were saved again, cropped a little or mirrored have about 0.97, other
+            things in the same pose about 0.9; 1: keep all.
+        sheets: draw a contact sheet for each label.
+
+    Raises:
+        InputError: no limit was given, or nothing to choose from.
+        MismatchError: images and texts were embedded by different teachers.
+        OutputError: `out` cannot be written to.
+    """
+    images, embeddings, text, out = Path(images), Path(embeddings), Path(text), Path(out)
+    _check(min_score, num_images, max_images, duplicates)
+    classes = load_text(text)
+    pool = open_pool(embeddings)
+    classes.teacher.check_same(pool.teacher, text, embeddings)
+    listed = list_images(images)
+    pile = _score(pool, classes, [item for item in listed if listable(item.key)])
+    unlistable = tuple(item.key for item in listed if not listable(item.key))
+    if not pile.items:
+        raise InputError(
+            f"{embeddings} has no embedding of any image in {images}. Embed them: "
+            f"clipdistill embed {images} {embeddings}"
+        )
+    begin_selection(out)
+    choice = choose(
+        pile.labels,
+        pile.scores,
+        lambda places: pool.vectors(pile.rows[places]),
+        num_labels=len(classes.labels),
+        min_score=min_score,
+        per_label=num_images,
+        most=max_images,
+        duplicates=duplicates,
+    )
+    if sheets:
+        _draw_sheets(out, pile, choice, classes.labels)
+    result = SelectResult(
+        out=out,
+        images=len(pile.items),
+        taken=len(choice.order),
+        labels=_counts(pile, choice, classes.labels),
+        not_embedded=len(listed) - len(unlistable) - len(pile.items),
+        unlistable=unlistable,
+    )
+    card = {
+        "min_score": min_score,
+        "num_images": num_images,
+        "max_images": max_images,
+        "duplicates": duplicates,
+        "images": result.images,
+        "selected": result.taken,
+        "labels": {one.label: one.taken for one in result.labels},
+        "teacher": classes.teacher.to_json(),
+    }
+    selected = [pile.items[place].key for place in choice.order.tolist()]
+    finish_selection(out, selected, _rows(pile, choice, classes.labels), card)
+    return result
+
+
+def _check(
+    min_score: float | None, num_images: int | None, max_images: int | None, duplicates: float
+) -> None:
+    if min_score is None and num_images is None and max_images is None:
+        raise InputError(
+            "How much is to be selected? Give --num-images (a label), --min-score or --max-images."
+        )
+    if any(value is not None and value < 1 for value in (num_images, max_images)):
+        raise InputError("--num-images and --max-images should be 1 or more.")
+    if not -1 <= (min_score or 0) <= 1 or not 0 < duplicates <= 1:
+        raise InputError("--min-score is a cosine (-1 to 1); --duplicates is above 0, at most 1.")
+
+
+def _score(pool: Pool, classes: TextEmbeddings, listed: Sequence[ImageItem]) -> _Pile:
+    """Give each embedded image its best label; streams the pool."""
+    by_key = {item.key: item for item in listed}
+    found = sorted((row, key) for key, row in pool.rows_of(by_key).items())
+    rows = np.array([row for row, _ in found], np.int64)
+    labels = np.zeros(len(rows), np.int64)
+    scores = np.full(len(rows), np.nan, np.float32)
+    with track("compare", pool.stored, "images") as step:
+        for block, vectors in pool.blocks():
+            low, high = np.searchsorted(rows, [block[0], block[-1] + 1]) if len(block) else (0, 0)
+            wanted = rows[low:high]
+            places = np.minimum(np.searchsorted(block, wanted), max(0, len(block) - 1))
+            there = block[places] == wanted if len(wanted) else np.zeros(0, bool)
+            cosines = vectors[places[there]] @ classes.vectors.T
+            mine = low + np.flatnonzero(there)
+            labels[mine] = cosines.argmax(axis=1)
+            scores[mine] = cosines.max(axis=1)
+            step(len(block))
+    fine = np.flatnonzero(~np.isnan(scores))
+    items = [by_key[found[place][1]] for place in fine.tolist()]
+    return _Pile(items, rows[fine], labels[fine], scores[fine])
+
+
+def _counts(pile: _Pile, choice: Choice, labels: Sequence[str]) -> tuple[LabelCount, ...]:
+    every = Counter(zip(pile.labels.tolist(), choice.status, strict=True))
+    lowest: dict[int, float] = {}
+    for place in choice.order.tolist():
+        lowest[int(pile.labels[place])] = float(pile.scores[place])
+    return tuple(
+        LabelCount(
+            label=label,
+            images=sum(count for (mine, _), count in every.items() if mine == number),
+            taken=every[number, TAKEN],
+            near_duplicates=every[number, NEAR_DUPLICATE],
+            below=every[number, BELOW_THRESHOLD],
+            over=every[number, OVER_COUNT] + every[number, OVER_MAX],
+            lowest=lowest.get(number),
+        )
+        for number, label in enumerate(labels)
+    )
+
+
+def _rows(pile: _Pile, choice: Choice, labels: Sequence[str]) -> Iterator[SelectionRow]:
+    """The table: the taken ones in their order, then the others by label and rank."""
+    others = np.flatnonzero(np.array([status != TAKEN for status in choice.status], bool))
+    others = others[np.lexsort((choice.rank[others], pile.labels[others]))]
+    for place in [*choice.order.tolist(), *others.tolist()]:
+        same = int(choice.duplicate_of[place])
+        yield SelectionRow(
+            image_path=pile.items[place].key,
+            label=labels[pile.labels[place]],
+            score=float(pile.scores[place]),
+            rank=int(choice.rank[place]),
+            status=choice.status[place],
+            duplicate_of="" if same < 0 else pile.items[same].key,
+        )
+
+
+def _draw_sheets(out: Path, pile: _Pile, choice: Choice, labels: Sequence[str]) -> None:
+    order = np.lexsort((choice.rank, pile.labels))
+    bounds = np.searchsorted(pile.labels[order], np.arange(len(labels) + 1))
+    status = np.array(choice.status, dtype=object)
+    with track("sheets", len(labels), "labels") as step:
+        for number, label in enumerate(labels):
+            mine = order[bounds[number] : bounds[number + 1]]
+            sections, missing = _sections(pile, choice, mine, status[mine])
+            taken = int((status[mine] == TAKEN).sum())
+            subtitle = f"{taken} taken of {len(mine)} images that are most similar to this label"
+            save_sheet(sheet_path(out, number + 1, label), draw_sheet(label, subtitle, sections))
+            if missing:
+                message(f"{label}: {missing} pictures of its sheet cannot be read.")
+            step()
+
+
+def _sections(
+    pile: _Pile, choice: Choice, mine: NDArray[np.int64], status: NDArray[np.object_]
+) -> tuple[list[Section], int]:
+    """A label's sheet, and how many of its pictures cannot be read; `mine` is in order of rank."""
+    taken = mine[status == TAKEN].tolist()
+    below = mine[np.isin(status, [BELOW_THRESHOLD, OVER_COUNT, OVER_MAX])].tolist()
+    repeats = mine[status == NEAR_DUPLICATE].tolist()
+    best, last = taken[:BEST], taken[BEST:][-LAST:]
+    skipped = len(taken) - len(best) - len(last)
+    parts = [
+        ("Taken: the best" if last else "Taken", GREEN, best, False),
+        (f"Taken: the last before the cut ({skipped} more between)", AMBER, last, False),
+        (f"Left out: the first below the cut (of {len(below)})", RED, below[:BELOW], True),
+        (
+            f"Left out: nearly the same as a taken one (of {len(repeats)})",
+            VIOLET,
+            repeats[:REPEATS],
+            True,
+        ),
+    ]
+    shown = [place for _, _, places, _ in parts for place in places]
+    size = Preprocess(THUMBNAIL)
+    loaded = load_pixels([pile.items[place] for place in shown], size, workers=default_workers())
+    tiles: dict[int, Tile] = {}
+    for place, one in zip(shown, loaded, strict=True):
+        problem = "unreadable" if one.content else "missing"
+        tiles[place] = Tile(one.pixels, _caption(pile, choice, place), problem)
+    sections = [
+        Section(title, colour, [tiles[place] for place in places], dim)
+        for title, colour, places, dim in parts
+    ]
+    return sections, sum(tile.pixels is None for tile in tiles.values())
+
+
+def _caption(pile: _Pile, choice: Choice, place: int) -> str:
+    same = int(choice.duplicate_of[place])
+    text = f"#{choice.rank[place]}  {pile.scores[place]:.3f}"
+    if same < 0:
+        return text
+    other = "" if pile.labels[same] == pile.labels[place] else " elsewhere"
+    return f"{text} = #{choice.rank[same]}{other}"

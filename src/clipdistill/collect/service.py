@@ -1,0 +1,503 @@
+"""A small HTTP server that speaks clip-retrieval's protocol over a pool.
+
+    POST /knn-service    {"text" | "image" (base64) | "embedding_input", ...} -> results
+    POST /metadata       {"ids": [...], "indice_name"} -> [{"id", "metadata"}, ...]
+    GET  /indices-list   ["NAME"]
+    GET  /images/KEY     a picture of the pool, where there is a folder of them
+    GET  /health, GET /  "ok", and what this is
+
+The protocol is clip-retrieval's (`clip_back.py`, 2.45), so its clients and ours need not know which
+server answers.  What differs is refused, not ignored: `image_url` (this server fetches nothing),
+`use_mclip`, `modality` "text", an unknown `indice_name`.  Only the safety, violence and aesthetic
+settings are taken without effect, because every client sends them: there are no such models here.
+Every error is {"message": "..."}.
+
+Near-duplicates (`deduplicate`) are results of cosine 0.94 or more with a better one that stays;
+clip-retrieval joins such pairs to chains and keeps one of each chain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import json
+import math
+import os
+import reprlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from ..core.errors import ClipDistillError, ImageError
+from ..core.serving import _message, _OnlyHosts
+from ..core.zeroshot import normalized
+from ..images.sources import ImageItem
+from .choose import without_repeats
+from .pool import Pool, PoolRow
+
+Floats = NDArray[np.float32]
+EmbedText = Callable[[str], Floats]
+"""A text -> float32 (D,) of unit length."""
+EmbedImage = Callable[[bytes], Floats]
+"""An encoded picture -> float32 (D,) of unit length; raises `ImageError`."""
+_Answer = TypeVar("_Answer")
+
+SAME_ABOVE = 0.94
+"""Cosine from which results are near-duplicates; clip-retrieval's (`get_non_uniques`)."""
+COMPARED = 10_000
+"""Results that `deduplicate` compares with each other; about a second of two cores."""
+MAX_TEXT = 10_000
+"""Characters of a query; teachers read some 70 words."""
+BODY_SECONDS = 30.0
+"""In which a request's body has to arrive."""
+MAX_WAITING = 64
+"""Requests that may wait for a thread; more are told to come back."""
+TYPES = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"GIF8", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\0", "image/tiff"),
+    (b"MM\0*", "image/tiff"),
+)
+"""First bytes of the pictures we read; WebP has its name eight bytes later."""
+PICTURE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+}
+
+
+@dataclass(frozen=True)
+class ServiceLimits:
+    """What one request may ask for.
+
+    Attributes:
+        max_body: bytes of a request's body.
+        max_results: results of a query; more are cut, not refused.
+        searches: searches that run at once, each with all threads.
+    """
+
+    max_body: int = 8 << 20
+    max_results: int = 100_000
+    searches: int = 2
+
+
+class Refusal(Exception):
+    """A request cannot be answered; becomes {"message": ...} with the status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def create_app(
+    pool: Pool,
+    *,
+    name: str = "pool",
+    embed_text: EmbedText | None = None,
+    embed_image: EmbedImage | None = None,
+    images: Sequence[ImageItem] = (),
+    allow_hosts: Sequence[str] | None = None,
+    limits: ServiceLimits = ServiceLimits(),
+) -> Starlette:
+    """Make the ASGI application.
+
+    Args:
+        pool: what is searched.
+        name: what clients call it (`indice_name`).
+        embed_text: the text tower; None: text queries are refused.
+        embed_image: the image tower; None: image queries are refused.
+        images: pictures to hand out; only those that the pool has a row for are.
+        allow_hosts: names that the Host header may say; None: any.
+        limits: of requests.
+    """
+    service = _Service(pool, name, embed_text, embed_image, images, limits)
+    routes = [
+        Route("/", service.about),
+        Route("/health", service.health),
+        Route("/indices-list", service.indices),
+        Route("/knn-service", service.knn, methods=["POST"]),
+        Route("/metadata", service.metadata, methods=["POST"]),
+        Route("/images/{key:path}", service.picture),
+    ]
+    guards = [] if allow_hosts is None else [Middleware(_OnlyHosts, hosts=tuple(allow_hosts))]
+    return Starlette(
+        routes=routes,
+        middleware=guards,
+        exception_handlers={
+            Refusal: _refused,
+            HTTPException: _http_error,
+            ClientDisconnect: _gone,
+            ClipDistillError: _our_error,
+            Exception: _unexpected,
+        },
+        lifespan=service.lifespan,
+    )
+
+
+class _Service:
+    """The routes."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        name: str,
+        embed_text: EmbedText | None,
+        embed_image: EmbedImage | None,
+        images: Sequence[ImageItem],
+        limits: ServiceLimits,
+    ) -> None:
+        self.pool, self.name, self.limits = pool, name, limits
+        self.embed_text, self.embed_image = embed_text, embed_image
+        rows = pool.rows_of([item.key for item in images]) if images else {}
+        self.items = {item.key: item for item in images if item.key in rows}
+        self.keys = {row: key for key, row in rows.items()}
+        self.threads: ThreadPoolExecutor | None = None
+        self.waiting = 0
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        """Have threads while the application runs."""
+        self.threads = ThreadPoolExecutor(self.limits.searches, thread_name_prefix="service")
+        try:
+            yield
+        finally:
+            self.threads.shutdown(wait=False, cancel_futures=True)
+
+    async def about(self, request: Request) -> Response:
+        """What this is."""
+        return JSONResponse(
+            {
+                "service": "clipdistill serve",
+                "protocol": "clip-retrieval: POST /knn-service, POST /metadata, GET /indices-list",
+                "indice_name": self.name,
+                "images": len(self.pool),
+                "teacher": str(self.pool.teacher),
+                "queries": [
+                    kind
+                    for kind, there in (
+                        ("text", self.embed_text),
+                        ("image", self.embed_image),
+                        ("embedding_input", True),
+                    )
+                    if there
+                ],
+                "pictures": len(self.items),
+            }
+        )
+
+    async def health(self, request: Request) -> Response:
+        """For whoever watches over services."""
+        return JSONResponse("ok")
+
+    async def indices(self, request: Request) -> Response:
+        """The names that `indice_name` may have."""
+        return JSONResponse([self.name])
+
+    async def knn(self, request: Request) -> Response:
+        """The most similar images of one query."""
+        body = await self._body(request)
+        base = str(request.base_url)
+        return await self._run(lambda: self._knn(_json_object(body), base))
+
+    async def metadata(self, request: Request) -> Response:
+        """What is known about some rows."""
+        body = await self._body(request)
+        return await self._run(lambda: self._metadata(_json_object(body)))
+
+    async def picture(self, request: Request) -> Response:
+        """One picture; only names that the pool has, so no path leads anywhere else."""
+        item = self.items.get(request.path_params["key"])
+        if item is None:
+            raise Refusal(404, "There is no such picture in this pool.")
+        return await self._run(lambda: _picture(item))
+
+    async def _body(self, request: Request) -> bytes:
+        """Read the body, and no more of it than is allowed.
+
+        Raises:
+            Refusal: too large (whatever its headers say), or too slow.
+        """
+        said = request.headers.get("content-length", "0")
+        if not said.isdecimal() or int(said[:20]) > self.limits.max_body:
+            raise Refusal(413, f"A request's body may have {self.limits.max_body} bytes.")
+        try:
+            return await asyncio.wait_for(self._stream(request), BODY_SECONDS)
+        except asyncio.TimeoutError as error:
+            raise Refusal(408, f"The body did not arrive in {BODY_SECONDS:.0f} seconds.") from error
+
+    async def _stream(self, request: Request) -> bytes:
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > self.limits.max_body:
+                raise Refusal(413, f"A request's body may have {self.limits.max_body} bytes.")
+            parts.append(part)
+        return b"".join(parts)
+
+    async def _run(self, work: Callable[[], _Answer]) -> _Answer:
+        """Work in one of a few threads, so that many requests cannot take all memory."""
+        if self.waiting >= MAX_WAITING or self.threads is None:
+            raise Refusal(503, "Too many requests are waiting; ask again in a moment.")
+        self.waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.threads, work)
+        finally:
+            self.waiting -= 1
+
+    def _knn(self, asked: Mapping[str, Any], base: str) -> Response:
+        self._check_index(asked)
+        if asked.get("modality") not in (None, "image"):
+            raise Refusal(400, 'modality: only "image" is here; the pool holds no text embeddings.')
+        images = _number(asked, "num_images", 100)
+        most = min(_number(asked, "num_result_ids", images), self.limits.max_results)
+        found = self.pool.search(self._query(asked)[None], most)
+        rows, scores = found.rows[0], found.scores[0]
+        if _flag(asked, "deduplicate"):
+            rows, scores = self._deduplicated(rows, scores)
+        known = self.pool.metadata(rows[:images])
+        items: list[dict[str, Any]] = []
+        for place, (row, score) in enumerate(zip(rows.tolist(), scores.tolist(), strict=True)):
+            about = self._about(row, known[place], base) if place < len(known) else {}
+            items.append({"id": row, "similarity": score, **about})
+        return JSONResponse(items)
+
+    def _about(self, row: int, known: PoolRow, base: str) -> dict[str, str]:
+        """The fields of a result that say where the picture is."""
+        about = {"url": known.url, "caption": known.caption, "image_path": known.image_path}
+        if not known.url and (key := self.keys.get(row)) is not None:
+            about["url"] = f"{base}images/{quote(key)}"
+        return {name: value for name, value in about.items() if value}
+
+    def _deduplicated(
+        self, rows: NDArray[np.int64], scores: Floats
+    ) -> tuple[NDArray[np.int64], Floats]:
+        fresh = without_repeats(self.pool.vectors(rows[:COMPARED]), SAME_ABOVE)
+        keep = np.concatenate([fresh, np.arange(min(COMPARED, len(rows)), len(rows))])
+        return rows[keep], scores[keep]
+
+    def _query(self, asked: Mapping[str, Any]) -> Floats:
+        """The query as float32 (D,) of unit length.
+
+        Raises:
+            Refusal: none or several were given, or it cannot be used.
+        """
+        if asked.get("image_url"):
+            raise Refusal(
+                400,
+                "image_url: this server fetches nothing. Send the picture itself as "
+                '"image" (base64).',
+            )
+        kinds = [
+            kind
+            for kind in ("text", "image", "embedding_input")
+            if asked.get(kind) not in (None, "")
+        ]
+        if len(kinds) != 1:
+            raise Refusal(
+                400,
+                "Give one of text, image (base64) and embedding_input, found "
+                f"{' and '.join(kinds) or 'none'}.",
+            )
+        value = asked[kinds[0]]
+        if kinds == ["text"]:
+            return self._text_query(value, asked)
+        return self._image_query(value) if kinds == ["image"] else self._vector_query(value)
+
+    def _text_query(self, value: Any, asked: Mapping[str, Any]) -> Floats:
+        if _flag(asked, "use_mclip"):
+            raise Refusal(400, "use_mclip: there is no multilingual model here.")
+        if not isinstance(value, str) or len(value) > MAX_TEXT:
+            raise Refusal(400, f"text: expected at most {MAX_TEXT} characters.")
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise Refusal(400, "text: it holds half a character (a lone surrogate).")
+        if self.embed_text is None:
+            raise Refusal(
+                400,
+                "text: this server has no text model. Embed the text yourself, with "
+                f"{self.pool.teacher}, and send embedding_input.",
+            )
+        return self.embed_text(value)
+
+    def _image_query(self, value: Any) -> Floats:
+        if self.embed_image is None:
+            raise Refusal(
+                400,
+                "image: this server has no image model. Embed it yourself, with "
+                f"{self.pool.teacher}, and send embedding_input.",
+            )
+        try:
+            return self.embed_image(base64.b64decode(value, validate=True))
+        except (binascii.Error, TypeError, ValueError) as error:
+            raise Refusal(400, f"image: expected a picture in base64 ({error}).") from error
+        except ImageError as error:
+            raise Refusal(400, f"image: {error}") from error
+
+    def _vector_query(self, value: Any) -> Floats:
+        numbers = isinstance(value, list) and all(type(one) in (int, float) for one in value)
+        if not numbers or len(value) != self.pool.dim:
+            found = f"{len(value)} values" if isinstance(value, list) else type(value).__name__
+            raise Refusal(
+                400,
+                f"embedding_input: expected a list of {self.pool.dim} numbers, made "
+                f"by {self.pool.teacher}; found {found}.",
+            )
+        try:
+            vector = np.array([float(one) for one in value])
+        except OverflowError as error:
+            raise Refusal(400, "embedding_input: a number is too large.") from error
+        largest = np.abs(vector).max()
+        if not np.isfinite(largest) or largest == 0:
+            raise Refusal(400, "embedding_input: its length is zero, or not finite.")
+        return normalized(vector / largest)
+
+    def _metadata(self, asked: Mapping[str, Any]) -> Response:
+        self._check_index(asked)
+        ids = asked.get("ids")
+        if not isinstance(ids, list) or not all(type(one) is int for one in ids):
+            raise Refusal(400, "ids: expected a list of row numbers.")
+        if len(ids) > self.limits.max_results:
+            raise Refusal(400, f"ids: at most {self.limits.max_results} at a time.")
+        if any(not 0 <= one < self.pool.stored for one in ids):
+            raise Refusal(400, f"ids: the rows are 0 to {self.pool.stored - 1}.")
+        return JSONResponse(
+            [
+                {"id": row, "metadata": _plain(_columns(known))}
+                for row, known in zip(ids, self.pool.metadata(ids), strict=True)
+            ]
+        )
+
+    def _check_index(self, asked: Mapping[str, Any]) -> None:
+        if asked.get("indice_name") not in (None, "", self.name):
+            given = reprlib.repr(asked["indice_name"])
+            raise Refusal(400, f"indice_name: there is no {given} here, only {self.name!r}.")
+
+
+def _columns(row: PoolRow) -> dict[str, Any]:
+    named = {"image_path": row.image_path, "url": row.url, "caption": row.caption}
+    return {**row.extra, **{name: value for name, value in named.items() if value}}
+
+
+def _plain(value: Any) -> Any:
+    """A value of a table as JSON has it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int)) else str(value)
+
+
+def _json_object(body: bytes) -> Mapping[str, Any]:
+    """A request's body as a JSON object.
+
+    Raises:
+        Refusal: it is not JSON, nested too deeply, has NaN in it, or is no object.
+    """
+    try:
+        value = json.loads(body, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise Refusal(400, "The body is nested too deeply.") from error
+    except ValueError as error:
+        raise Refusal(400, f"The body should be JSON, but cannot be read ({error}).") from error
+    if not isinstance(value, dict):
+        raise Refusal(400, f"The body should be a JSON object, found {type(value).__name__}.")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _number(asked: Mapping[str, Any], name: str, default: int) -> int:
+    value = asked.get(name)
+    if value is None:
+        return default
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is not int or value < 1:
+        found = reprlib.repr(value)
+        raise Refusal(400, f"{name}: expected a whole number of 1 or more, found {found}.")
+    return value
+
+
+def _flag(asked: Mapping[str, Any], name: str) -> bool:
+    value = asked.get(name)
+    if value not in (None, True, False):
+        raise Refusal(400, f"{name}: expected true or false, found {reprlib.repr(value)}.")
+    return bool(value)
+
+
+def _picture(item: ImageItem) -> Response:
+    """A picture's file, or its part of a tar, with the type that its bytes have."""
+    try:
+        with open(item.path, "rb") as file:
+            file.seek(item.offset or 0)
+            kind = media_type(file.read(16))
+            status = os.fstat(file.fileno())
+    except OSError as error:
+        raise Refusal(404, "This picture is gone.") from error
+    if item.offset is not None and item.offset + item.size > status.st_size:
+        raise Refusal(404, "The tar of this picture is cut short.")
+    if kind is None or item.problem:
+        raise Refusal(415, "This file is not a picture.")
+    if item.offset is None:
+        headers = dict(PICTURE_HEADERS)
+        return FileResponse(item.path, media_type=kind, stat_result=status, headers=headers)
+    headers = {**PICTURE_HEADERS, "Content-Length": str(item.size)}
+    return StreamingResponse(_part_of(item), media_type=kind, headers=headers)
+
+
+def _part_of(item: ImageItem, piece: int = 1 << 16) -> Iterator[bytes]:
+    with open(item.path, "rb") as file:
+        file.seek(item.offset or 0)
+        left = item.size
+        while left > 0 and (data := file.read(min(piece, left))):
+            left -= len(data)
+            yield data
+
+
+def media_type(start: bytes) -> str | None:
+    """The type of a picture by its first 16 bytes; None when it is none that we read."""
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for magic, kind in TYPES if start.startswith(magic)), None)
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    return _message(error.status if isinstance(error, Refusal) else 500, str(error))
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    status, detail, headers = 500, str(error), None
+    if isinstance(error, HTTPException):
+        status, detail, headers = error.status_code, error.detail, error.headers
+    return JSONResponse({"message": detail}, status, headers)
+
+
+def _gone(request: Request, error: Exception) -> Response:
+    return _message(400, "The client went away.")
+
+
+def _our_error(request: Request, error: Exception) -> Response:
+    return _message(500, str(error))
+
+
+def _unexpected(request: Request, error: Exception) -> Response:
+    return _message(500, f"Unexpected {type(error).__name__}; the server's log says more.")

@@ -1,0 +1,147 @@
+"""What an interrupted search found before it was interrupted: a hidden file beside the list.
+
+A line of JSON says which search it is, then a line a prompt holds its hits.  Lines are appended and
+flushed; half a line, left by a kill, is cut off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from ...core.errors import OutputError
+from ...core.files import writing
+from ...core.progress import message
+from ...formats.urls import UrlRow
+
+FORMAT = "clipdistill.search"
+VERSION = 1
+
+
+def journal_path(urls: Path) -> Path:
+    """Where the journal of the list `urls` lies."""
+    return urls.with_name(f".{urls.name}.search.jsonl")
+
+
+class Journal:
+    """Finished prompts and their hits.
+
+    Attributes:
+        found: prompt -> hits, those of earlier runs of the same search included.
+        resumed: prompts that an earlier run had finished.
+    """
+
+    def __init__(self, urls: Path, settings: Mapping[str, Any]) -> None:
+        """Open the journal of a list, and begin anew when it is another search's.
+
+        Args:
+            urls: the list.
+            settings: what decides the hits, as plain JSON values.
+
+        Raises:
+            OutputError: it cannot be written, or another search is at it.
+        """
+        self.path = journal_path(urls)
+        self.found: dict[str, list[UrlRow]] = {}
+        self._settings = dict(settings)
+        with writing(self.path):
+            self._file: IO[bytes] = open(self.path, "a+b")  # noqa: SIM115  # closed by `close`
+            self._lock(urls)
+            self._read()
+        self.resumed = len(self.found)
+
+    def add(self, prompt: str, rows: Sequence[UrlRow]) -> None:
+        """Keep the hits of a finished prompt, whatever happens next.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        self.found[prompt] = list(rows)
+        self._append({"prompt": prompt, "rows": [asdict(row) for row in rows]})
+
+    def close(self, *, done: bool = False) -> None:
+        """Close the file; when the lists are written, or nothing is in it, delete it."""
+        if self._file.closed:
+            return
+        if done or not self.found:
+            with writing(self.path):
+                self.path.unlink(missing_ok=True)
+        self._file.close()
+
+    def _lock(self, urls: Path) -> None:
+        try:
+            import fcntl
+        except ImportError:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise OutputError(
+                f"{urls}: another search is writing it. Wait until it is done, or choose another "
+                "file."
+            ) from error
+        except OSError:
+            pass  # no locks on this file system
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        header: Any = None
+        whole = 0
+        for line in self._file:
+            value = _parsed(line)
+            if value is None:
+                break
+            if header is None:
+                header = value
+            else:
+                self.found[str(value["prompt"])] = [UrlRow(**row) for row in value["rows"]]
+            whole += len(line)
+        wanted = {"format": FORMAT, "version": VERSION, "settings": self._settings}
+        if header == wanted:
+            self._file.truncate(whole)
+            return
+        if header is not None:
+            message(
+                f"The interrupted search was another one ({_difference(header, wanted)}); "
+                "beginning anew."
+            )
+        self.found.clear()
+        self._file.truncate(0)
+        self._append(wanted)
+
+    def _append(self, value: Mapping[str, Any]) -> None:
+        with writing(self.path):
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(json.dumps(value).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+
+def _parsed(line: bytes) -> Any:
+    """A line as a JSON object; None for half a line, or anything else."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        value = json.loads(line)
+        if "prompt" in value:
+            [UrlRow(**row) for row in value["rows"]]
+        return value if "prompt" in value or "settings" in value else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    before, now = found.get("settings"), wanted["settings"]
+    if found.get("version") != wanted["version"] or not isinstance(before, dict):
+        return "of another version"
+    changed = [
+        f"{name} was {before.get(name)}, is {now.get(name)}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
+    return "; ".join(changed)

@@ -1,0 +1,203 @@
+"""A service that speaks clip-retrieval's protocol: `clipdistill serve`, or anybody's back end.
+
+The protocol (clip-retrieval 2.45, `clip_back.py`): POST /knn-service with one of text, image and
+embedding_input, answered with [{"id", "similarity", "url", "caption", ...}, ...].  Only the first
+`num_images` of them carry more than id and similarity.  GET /indices-list names the indices.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ...core.errors import InputError, ServiceError, did_you_mean
+from ...core.progress import message
+from ...formats.urls import UrlRow
+from .hits import Embed, Source, usable_url
+from .http import Service
+from .licenses import license_of
+
+ENDPOINT = "/knn-service"
+NO_TEXT = (400, 500, 501)
+"""Statuses with which a service without a text model refuses a text: `clipdistill serve` says 400
+and why, clip-retrieval fails with 500."""
+
+
+@dataclass(frozen=True)
+class KnnSettings:
+    """What is sent with every query, by clip-retrieval's names.
+
+    Attributes:
+        indice_name: the index to search; None: the service's first.
+        num_result_ids: neighbours the service looks at before it filters.
+        use_mclip: search with the multilingual model.
+        deduplicate: leave out near-duplicates.
+        use_safety_model: leave out what is not safe for work.
+        use_violence_detector: leave out violence.
+        aesthetic_score: from 0 to 9, prettier; None: no matter.
+        aesthetic_weight: of the score, 0 to 1.
+    """
+
+    indice_name: str | None = None
+    num_result_ids: int = 3000
+    use_mclip: bool = False
+    deduplicate: bool = True
+    use_safety_model: bool = True
+    use_violence_detector: bool = True
+    aesthetic_score: int | None = None
+    aesthetic_weight: float = 0.5
+
+
+def make_knn(
+    service: Service,
+    url: str,
+    settings: KnnSettings,
+    *,
+    query: Literal["auto", "text", "embedding"] = "auto",
+    embed: Embed | None = None,
+) -> Source:
+    """A source that asks a kNN service; its index is chosen and checked at once.
+
+    Args:
+        service: how it is asked.
+        url: its address, with or without /knn-service.
+        settings: what is sent with every query.
+        query: ask by text or by the text's embedding; auto: by text, and by embedding when the
+            service refuses text and there is `embed`.
+        embed: the teacher's text tower.
+
+    Raises:
+        InputError: there is no such index, or no teacher to embed with.
+        ServiceError: the service does not answer as it should.
+    """
+    base = url.removesuffix(ENDPOINT).rstrip("/")
+    index = choose_index(service, base, settings.indice_name)
+    if query == "embedding" and embed is None:
+        raise InputError(
+            "--query embedding needs the teacher that the service's index was made with: add "
+            "--model-name and --pretrained."
+        )
+    by_embedding = threading.Event()
+    if query == "embedding":
+        by_embedding.set()
+
+    def ask(prompt: str, n: int) -> Any:
+        kind = (
+            {"text": prompt}
+            if embed is None or not by_embedding.is_set()
+            else {"embedding_input": [float(value) for value in embed([prompt])[0]]}
+        )
+        body = _body(kind, n, index, settings)
+        try:
+            return service.post(base + ENDPOINT, body).value
+        except ServiceError as error:
+            if "text" not in kind or query != "auto" or error.status not in NO_TEXT:
+                raise
+            if embed is None:
+                raise _needs_teacher(error) from error
+            if not by_embedding.is_set():
+                by_embedding.set()
+                message(f"{service.name} takes no text; going on with the teacher's embeddings.")
+        return ask(prompt, n)
+
+    def search(prompt: str, n: int) -> Iterator[UrlRow]:
+        yield from _rows(service.name, prompt, ask(prompt, n), n)
+
+    return search
+
+
+def choose_index(service: Service, base: str, name: str | None) -> str:
+    """The index to search: the one named, or the service's first.
+
+    Raises:
+        InputError: the service has no index of that name.
+        ServiceError: it does not tell which it has.
+    """
+    try:
+        known = service.get(f"{base}/indices-list", {}).value
+    except ServiceError as error:
+        if name is not None and error.status == 404:
+            return name  # some proxies let only the queries through
+        raise
+    if not isinstance(known, list) or not all(isinstance(one, str) for one in known) or not known:
+        raise ServiceError(
+            f"{service.name} ({base}/indices-list): expected a list of index names, found "
+            f"{str(known)[:80]}. Is it a clip-retrieval back end, or `clipdistill serve`?"
+        )
+    if name is None:
+        return str(known[0])
+    if name not in known:
+        raise InputError(
+            f"{service.name} has no index {name!r}.{did_you_mean(name, known)} "
+            f"It has: {', '.join(known)}"
+        )
+    return name
+
+
+def _body(query: Mapping[str, Any], n: int, index: str, settings: KnnSettings) -> dict[str, Any]:
+    score = settings.aesthetic_score
+    return {
+        "text": None,
+        "image": None,
+        "image_url": None,
+        "embedding_input": None,
+        **query,
+        "modality": "image",
+        "num_images": n,
+        "num_result_ids": max(n, settings.num_result_ids),
+        "indice_name": index,
+        "use_mclip": settings.use_mclip,
+        "deduplicate": settings.deduplicate,
+        "use_safety_model": settings.use_safety_model,
+        "use_violence_detector": settings.use_violence_detector,
+        "aesthetic_score": "" if score is None else score,
+        "aesthetic_weight": settings.aesthetic_weight,
+    }
+
+
+def _needs_teacher(error: ServiceError) -> ServiceError:
+    return ServiceError(
+        f"{error} If the service has no text model, let your teacher embed the prompts: "
+        "--query embedding --model-name NAME --pretrained TAG",
+        error.status,
+    )
+
+
+def _rows(name: str, prompt: str, answer: Any, n: int) -> Iterator[UrlRow]:
+    """The hits of an answer, in its order."""
+    if not isinstance(answer, list):
+        raise ServiceError(f"{name}: expected a list of results, found {str(answer)[:80]}")
+    # Those after the first n come without their metadata.
+    for rank, item in enumerate(answer[:n], 1):
+        if not isinstance(item, dict):
+            raise ServiceError(f"{name}: expected results as JSON objects, found {str(item)[:80]}")
+        plain = {str(key).lower(): value for key, value in item.items()}
+        license_, license_url = license_of(_text(plain, "license"))
+        yield UrlRow(
+            url=usable_url(plain.get("url")),
+            prompt=prompt,
+            rank=rank,
+            score=_similarity(name, prompt, plain.get("similarity")),
+            source="knn",
+            caption=_text(plain, "caption", "text"),
+            license=license_,
+            license_url=_text(plain, "license_url") or license_url,
+            attribution=_text(plain, "attribution", "author", "creator"),
+        )
+
+
+def _similarity(name: str, prompt: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ServiceError(
+            f"{name}: a result for {prompt!r} has the similarity {value!r}, which is no finite "
+            "number. Its index holds damaged vectors, or the query was not of its model."
+        )
+    return float(value)
+
+
+def _text(item: Mapping[str, Any], *names: str) -> str:
+    """The first of some fields that is a text; missing ones may be null or NaN."""
+    return next((item[name] for name in names if isinstance(item.get(name), str)), "")

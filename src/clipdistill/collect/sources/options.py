@@ -1,0 +1,178 @@
+"""Every setting of a search, with its default (no heavy imports)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from ...core.errors import InputError
+
+SourceName = Literal["knn", "commons", "openverse", "parquet", "pool"]
+
+WHICH_SOURCE = """Give --source; there is no default, because each has its price:
+  commons    Wikimedia Commons: free licences, no key; needs --contact
+  openverse  openly licensed pictures of many collections, no key; some thousand hits a day
+  parquet    tables of URLs and captions that you fetched (--tables): LAION, DataComp, PD12M ...
+  pool       embeddings that lie on this machine (--pool)
+  knn        a service that speaks clip-retrieval's protocol (--url), such as: clipdistill serve"""
+NO_PUBLIC_KNN = (
+    "--source knn needs --url: LAION's public service (knn.laion.ai) has been gone since December "
+    "2023 and nothing replaced it. Use --source commons, openverse or parquet, or the address of "
+    "your own `clipdistill serve POOL`."
+)
+NOT_IDENTITY = (
+    "num_images",
+    "max_workers",
+    "append",
+    "contact",
+    "device",
+    "precision",
+    "timeout",
+    "retries",
+    "backoff",
+)
+"""Settings that may change when a search is resumed: they do not change what a prompt finds.
+(What `num_images` decides about that is in the number of hits asked for.)"""
+CANDIDATES = 3000
+"""Neighbours or captions that are looked at, at least; as many as clip-retrieval's front end."""
+OVERLAP = 200
+"""Hits asked for a prompt, at least, where they cost little; other prompts find some too."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """What to search, and how.
+
+    Attributes:
+        source: where: knn, commons, openverse, parquet or pool; has to be chosen.
+        num_images: URLs a prompt, at most.
+        num_result_ids: candidates a prompt, from which the URLs are chosen (knn: neighbours that
+            the service looks at; parquet: captions that the teacher ranks); 0: twice --num-images,
+            and for knn and parquet at least 3000, for a pool 200.
+        max_workers: prompts asked for at the same time.
+        append: add to an existing list; a URL that is in it never comes again.
+        url: knn: address of the service, with or without /knn-service. There is no default: LAION's
+            public one has been gone since December 2023. Without a service of your own
+            (`clipdistill serve`) use --source commons, openverse or parquet.
+        indice_name: knn: name of the index; default: the service's first.
+        query: knn: ask by text, or by the embedding of your own teacher; auto: by text, and by
+            embedding where the service takes none and --model-name is given.
+        use_mclip: knn: search with the multilingual model.
+        deduplicate: knn: leave out near-duplicates.
+        use_safety_model: knn: leave out what is not safe for work.
+        use_violence_detector: knn: leave out violence.
+        aesthetic_score: knn: prefer prettier pictures, 0 to 9.
+        aesthetic_weight: knn: of the score, 0 to 1.
+        contact: commons: an e-mail address or URL of yours, which Wikimedia's User-Agent policy
+            asks for; default: the environment's CLIPDISTILL_CONTACT.
+        image_width: commons: pixels; the widths that Wikimedia scales to.
+        license: openverse: only these, such as by,by-sa,cc0,pdm.
+        license_type: openverse: only licences that allow this: commercial, modification.
+        api_url: commons, openverse: address of another API of the same kind.
+        tables: parquet: file, glob, or URL that fsspec opens (hf://, s3://); .csv and .tsv are read
+            too; repeatable.
+        table_embeddings: parquet: folder with the images' embeddings in clip-retrieval's layout, in
+            the order of the tables; ranks by image instead of by caption.
+        caption_filter: parquet: words (a caption holds more than half of the prompt's words), or a
+            regular expression that captions have to match (.* for all).
+        pool: pool: folder of embeddings from `clipdistill embed` or clip-retrieval, with URLs.
+        model_name: open_clip's name of the teacher, hf-hub:ORG/REPO or local-dir:FOLDER; default:
+            the pool's own, for tables ViT-B-32.
+        pretrained: open_clip's weights tag or a weights file (not for hf-hub and local-dir).
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: of the teacher's forward pass; auto is fp16 on CUDA, fp32 elsewhere.
+        timeout: seconds without a byte from a service.
+        retries: further tries after a failure that may pass.
+        backoff: seconds of the first pause between tries, at most; each next may be twice as long.
+    """
+
+    source: SourceName | None = None
+    num_images: Annotated[int, Parameter(name=("--num-images", "-n"))] = 50
+    num_result_ids: Annotated[int, Parameter(name=("--num-result-ids", "-m"))] = 0
+    max_workers: int = 2
+    append: bool = False
+    url: str | None = None
+    indice_name: str | None = None
+    query: Literal["auto", "text", "embedding"] = "auto"
+    use_mclip: bool = False
+    deduplicate: bool = True
+    use_safety_model: bool = True
+    use_violence_detector: bool = True
+    aesthetic_score: int | None = None
+    aesthetic_weight: float = 0.5
+    contact: str | None = None
+    image_width: Literal[250, 330, 500, 960, 1280, 1920, 3840] = 500
+    license: str = ""
+    license_type: str = ""
+    api_url: str | None = None
+    tables: tuple[str, ...] = ()
+    table_embeddings: Path | None = None
+    caption_filter: str = "words"
+    pool: Path | None = None
+    model_name: str | None = None
+    pretrained: str | None = None
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    timeout: float = 60.0
+    retries: int = 4
+    backoff: float = 1.0
+
+    def check(self) -> None:
+        """Refuse values that cannot work, naming the option.
+
+        Raises:
+            InputError: one of them is out of range, or the source's own is missing.
+        """
+        if self.source is None:
+            raise InputError(WHICH_SOURCE)
+        if self.source == "knn" and not self.url:
+            raise InputError(NO_PUBLIC_KNN)
+        if self.source == "pool" and self.pool is None:
+            raise InputError("--source pool needs --pool: a folder of embeddings.")
+        if self.source == "parquet" and not self.tables:
+            raise InputError(
+                "--source parquet needs --tables: files, globs, or URLs such as "
+                "hf://datasets/ORG/NAME/*.parquet"
+            )
+        score = self.aesthetic_score
+        ranges = {
+            "num_images": (self.num_images >= 1, "1 or more"),
+            "num_result_ids": (
+                self.num_result_ids == 0 or self.num_result_ids >= self.num_images,
+                "0, or at least --num-images",
+            ),
+            "max_workers": (1 <= self.max_workers <= 64, "1 to 64"),
+            "aesthetic_score": (score is None or 0 <= score <= 9, "0 to 9"),
+            "aesthetic_weight": (0 <= self.aesthetic_weight <= 1, "0 to 1"),
+            "timeout": (0 < self.timeout < math.inf, "above 0"),
+            "retries": (0 <= self.retries <= 100, "0 to 100"),
+            "backoff": (0 <= self.backoff < math.inf, "0 or more"),
+        }
+        for name, (fine, expected) in ranges.items():
+            if not fine:
+                option = "--" + name.replace("_", "-")
+                raise InputError(f"{option} {getattr(self, name)}: expected {expected}.")
+
+    @property
+    def candidates(self) -> int:
+        """`num_result_ids`, or what stands for its 0."""
+        least = {"knn": CANDIDATES, "parquet": CANDIDATES, "pool": OVERLAP}.get(str(self.source), 0)
+        return self.num_result_ids or max(2 * self.num_images, least)
+
+    @property
+    def hits(self) -> int:
+        """Hits asked for a prompt; more than `num_images`, since other prompts find some too."""
+        if self.source in ("knn", "parquet"):
+            return min(self.candidates, max(2 * self.num_images, OVERLAP))
+        return self.candidates
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide what a prompt finds, as plain JSON values."""
+        kept = {name: value for name, value in asdict(self).items() if name not in NOT_IDENTITY}
+        kept |= {"num_result_ids": self.candidates, "hits": self.hits, "tables": list(self.tables)}
+        return {n: str(v) if isinstance(v, Path) else v for n, v in kept.items()}

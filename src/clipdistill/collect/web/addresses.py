@@ -1,0 +1,193 @@
+"""Which URLs and addresses may be asked: http(s) to machines of the public internet.
+
+A name is resolved once, every address it has is checked, and the connection goes to just those
+addresses (`CheckedResolver`), so that a second answer of a hostile DNS server changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import socket
+from urllib.parse import SplitResult, quote, urlsplit
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""RFC 6052's well-known prefix: the last 32 bits are an IPv4 address."""
+REFUSED = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "0.0.0.0/8",
+        "100.64.0.0/10",
+        "192.0.0.0/24",
+        "192.88.99.0/24",
+        "198.18.0.0/15",
+        "240.0.0.0/4",
+        "64:ff9b:1::/48",
+        "2001::/23",
+        "3fff::/20",
+        "5f00::/16",
+        "fec0::/10",
+    )
+)
+"""Special-purpose blocks (IANA's registries, RFC 6890) that some Python versions call global:
+"this network", carrier NAT, 6to4 relays, benchmarking, reserved, local NAT64, Teredo and its
+neighbours, documentation, segment routing, site-local."""
+MAX_URL = 8000
+"""Characters; common servers refuse longer request lines."""
+KEPT = "!#$%&'()*+,/:;=?@[]~"
+"""What `encoded` leaves as it is beside letters, digits and `_.-`; `%` because an escape stays."""
+
+
+class Refused(Exception):
+    """A URL or an address that must not be asked; `str(error)` is the reason for the ledger."""
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address belongs to the public internet, whatever it is wrapped in.
+
+    IPv4-mapped (::ffff:a.b.c.d), IPv4-compatible, NAT64 and 6to4 addresses count as the IPv4
+    address inside.
+    """
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = _inner(address)
+        if inner is not None:
+            return is_public(inner)
+        if address.scope_id is not None:
+            return False
+    refused = any(address.version == net.version and address in net for net in REFUSED)
+    return address.is_global and not address.is_multicast and not refused
+
+
+def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 address wraps, if it does."""
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address.sixtofour is not None:
+        return address.sixtofour
+    compatible = int(address) >> 32 == 0 and int(address) > 0xFFFF
+    if address in NAT64 or compatible:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return None
+
+
+def checked_url(url: str, *, allow_private: bool) -> URL:
+    """Turn a stranger's URL into one that may be asked.
+
+    Blanks, Unicode and control characters of path and query are percent-encoded; what is encoded
+    already stays as it is, so that signed URLs keep their signature.
+
+    Raises:
+        Refused: not http(s), with user or password, without a host, too long, malformed, or an
+            address that is not public.
+    """
+    if len(url) > MAX_URL:
+        raise Refused(f"url: {len(url)} characters are more than {MAX_URL}")
+    try:
+        parts = urlsplit(url.strip())
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise Refused(f"url: malformed ({error})") from error
+    scheme = parts.scheme.lower()
+    if scheme not in ("http", "https"):
+        raise Refused(f"url: expected http or https, found {scheme or 'no scheme'!r}")
+    if "@" in parts.netloc:
+        raise Refused("url: user and password in a URL are not sent")
+    if not host or "\\" in parts.netloc:
+        raise Refused("url: no host")
+    name = _host(host)
+    literal = _literal(name)
+    if literal is not None and not allow_private and not is_public(literal):
+        raise Refused(f"address: {literal} is not a public address")
+    return _compose(scheme, name, port, parts)
+
+
+def _compose(scheme: str, name: str, port: int | None, parts: SplitResult) -> URL:
+    netloc = f"[{name}]" if ":" in name else name
+    if port is not None:
+        netloc += f":{port}"
+    text = f"{scheme}://{netloc}{encoded(parts.path) or '/'}"
+    if parts.query:
+        text += f"?{encoded(parts.query)}"
+    try:
+        return URL(text, encoded=True)
+    except ValueError as error:
+        raise Refused(f"url: malformed ({error})") from error
+
+
+def encoded(text: str) -> str:
+    """Percent-encode what a request line cannot carry; escapes that are there stay."""
+    kept = quote(text, safe=KEPT, errors="surrogatepass")
+    return re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", kept)
+
+
+def _host(host: str) -> str:
+    """The host in the form it is resolved in: IDNA for names, plain for addresses."""
+    if ":" in host:
+        return host
+    try:
+        name = URL.build(scheme="http", host=host).raw_host or ""
+    except (ValueError, UnicodeError) as error:
+        raise Refused(f"url: {host!r} is not a host name ({error})") from error
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", name):
+        raise Refused(f"url: {host!r} is not a host name")
+    return name
+
+
+def _literal(host: str) -> Address | None:
+    """The address that a host is written as, if it is one."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        if ":" in host:
+            raise Refused(f"url: {host!r} is not an IPv6 address") from None
+        return None
+
+
+class CheckedResolver(AbstractResolver):
+    """Resolves names for aiohttp's connector, to addresses that were checked.
+
+    Other spellings of an address (127.1, 0x7f000001, 2130706433) come here too, and are checked as
+    what the system makes of them.
+    """
+
+    def __init__(self, *, allow_private: bool) -> None:
+        self.allow_private = allow_private
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return every address of `host`.
+
+        Raises:
+            OSError: there is none.
+            Refused: one of them is not public.
+        """
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
+        results: list[ResolveResult] = []
+        for kind, _, protocol, _, place in found:
+            text = str(place[0])
+            if not self.allow_private and not is_public(ipaddress.ip_address(text)):
+                raise Refused(f"address: {host} is at {text}, which is not a public address")
+            results.append(
+                ResolveResult(
+                    hostname=host,
+                    host=text,
+                    port=port,
+                    family=kind,
+                    proto=protocol,
+                    flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+                )
+            )
+        if not results:
+            raise OSError(f"{host} has no address")
+        return results
+
+    async def close(self) -> None:
+        """Nothing to close."""

@@ -1,0 +1,369 @@
+"""The download itself: workers fetch, threads decode, one place commits.
+
+Whatever kills it, the ledger and the folder agree: a picture's row is in the journal before the
+picture has its name, and what a run finds half done it does again.  Who keeps a file of which
+several URLs have the bytes does not depend on who came first: files of earlier, finished runs stay;
+within a run the URL with the lowest name wins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ...core.errors import ImageError
+from ...core.files import TEMPORARY_PREFIX, remove_leftovers, writing
+from ...core.progress import Step
+from ...formats.ledger import (
+    DUPLICATE,
+    FAILED,
+    OK,
+    REFUSED,
+    Ledger,
+    LedgerRow,
+    is_passing,
+    read_index,
+    read_ledger,
+    stem_of,
+)
+from ...formats.urls import UrlRow, read_urls
+from ...images.intake import ENDINGS, Intake, take_in
+from ...images.loading import default_workers
+from .fetch import Fetched, Fetcher, open_fetcher
+from .frontier import DEAD_AFTER, Frontier, Job
+from .options import DownloadOptions
+
+BACKOFF = 0.5
+"""Seconds before the first retry, doubled every time; a random share of it is waited."""
+LONGEST_PAUSE = 120.0
+"""Seconds a Retry-After may ask for; what asks for more is left for another run."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A picture under its temporary name."""
+
+    temporary: Path
+    ending: str
+    bytes: int
+    width: int
+    height: int
+    sha256: str
+
+
+class Download:
+    """One run over one list.
+
+    Args:
+        urls: the list, text or parquet.
+        images: the folder; must exist, and be this process's alone.
+        options: how to download.
+        step: told of every URL that is settled.
+
+    After `run` the attributes hold what happened:
+
+    Attributes:
+        urls: different URLs seen.
+        kept: of these, settled by an earlier run.
+        counts: rows written in this run, by status.
+        kinds: kind of reason, such as "http 404" -> how many URLs of this run.
+        examples: kind -> (a reason in full, its URL).
+        duplicates: rows in the whole ledger that are duplicates.
+        pictures: rows in the whole ledger that are ok.
+        received: bytes of bodies.
+        stored: bytes of pictures.
+        stopped: why it ended before the list did.
+    """
+
+    def __init__(self, urls: Path, images: Path, options: DownloadOptions, step: Step) -> None:
+        self._list = urls
+        self._images = images
+        self._options = options
+        self._step = step
+        self.urls = self.kept = self.received = self.stored = 0
+        self.duplicates = self.pictures = 0
+        self.counts: Counter[str] = Counter()
+        self.kinds: Counter[str] = Counter()
+        self.examples: dict[str, tuple[str, str]] = {}
+        self.stopped = ""
+        self._settled: set[str] = set()
+        self._owners: dict[str, LedgerRow] = {}
+        self._lasting: set[str] = set()
+        self._present: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Download everything that is not settled.
+
+        Raises:
+            OutputError: the folder cannot be written to.
+            FormatError: the list, or the ledger, cannot be read.
+        """
+        remove_leftovers(self._images)
+        self._recall()
+        ledger = Ledger(self._images)
+        try:
+            asyncio.run(self._download(ledger))
+        except BaseException:
+            ledger.close()
+            raise
+        ledger.finish()
+        statuses = Counter(row.status for row in read_ledger(self._images))
+        self.duplicates, self.pictures = statuses[DUPLICATE], statuses[OK]
+
+    # What is there already.
+
+    def _recall(self) -> None:
+        """Learn from the ledger and the folder what is settled."""
+        self._lasting = {row.file for row in read_index(self._images) if row.status == OK}
+        rows = read_ledger(self._images)
+        for row in rows:
+            if row.status == OK and self._is_whole(row):
+                self._recall_owner(row)
+        for row in rows:
+            if row.status == DUPLICATE and row.sha256 in self._owners:
+                self._settle_duplicate(row)
+            elif row.status in (FAILED, REFUSED) and not self._again(row):
+                self._settled.add(stem_of(row.url))
+        known = {row.file for row in self._owners.values()}
+        for path in self._images.iterdir():
+            if path.name not in known and path.suffix in ENDINGS.values():
+                self._present[path.stem] = path.name
+
+    def _is_whole(self, row: LedgerRow) -> bool:
+        try:
+            return (self._images / row.file).stat().st_size == row.bytes
+        except OSError:
+            return False
+
+    def _recall_owner(self, row: LedgerRow) -> None:
+        other = self._owners.get(row.sha256)
+        winner = row if other is None or self._wins(row, other) else other
+        self._owners[row.sha256] = winner
+        # The loser of two is neither settled nor deleted here: it is looked at again.
+        self._settled.discard(stem_of(other.url) if other else "")
+        self._settled.add(stem_of(winner.url))
+
+    def _settle_duplicate(self, row: LedgerRow) -> None:
+        stem = stem_of(row.url)
+        self._settled.add(stem)
+        own = self._images / (stem + Path(self._owners[row.sha256].file).suffix)
+        if own.name != self._owners[row.sha256].file:
+            with suppress(OSError):
+                own.unlink()  # a kill came between its row and its deletion
+
+    def _again(self, row: LedgerRow) -> bool:
+        """Whether what failed or was refused is worth another try with today's options."""
+        kind = row.reason.partition(":")[0]
+        allowed = {
+            "robots": not self._options.respect_robots,
+            "address": self._options.allow_private,
+        }
+        return row.transient or self._options.retry_failed or allowed.get(kind, False)
+
+    def _todo(self) -> Iterator[UrlRow]:
+        """The list without what is settled, and no URL twice."""
+        seen: set[str] = set()
+        for row in read_urls(self._list):
+            stem = stem_of(row.url)
+            if stem in seen:
+                self._step()
+                continue
+            seen.add(stem)
+            self.urls += 1
+            if stem in self._settled:
+                self.kept += 1
+                self._step()
+            else:
+                yield row
+
+    # The run.
+
+    async def _download(self, ledger: Ledger) -> None:
+        frontier = Frontier(self._todo(), per_host=self._options.per_host)
+        with ThreadPoolExecutor(default_workers(), thread_name_prefix="decode") as decoders:
+            async with open_fetcher(self._options, self._images) as fetcher:
+                work = (
+                    self._work(frontier, fetcher, decoders, ledger)
+                    for _ in range(self._options.max_workers)
+                )
+                tasks = [asyncio.create_task(one) for one in work]
+                try:
+                    await asyncio.gather(*tasks)
+                finally:
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _work(
+        self, frontier: Frontier, fetcher: Fetcher, decoders: ThreadPoolExecutor, ledger: Ledger
+    ) -> None:
+        """One worker: take jobs until there are none."""
+        while (job := await frontier.next()) is not None:
+            if frontier.is_dead(job):
+                reason = f"host: unreachable {DEAD_AFTER} times in a row"
+                self._commit_failure(ledger, job, FAILED, reason, 0)
+                frontier.done(job, reached=False)
+                continue
+            if await self._adopt(job, decoders, ledger):
+                frontier.done(job)
+                continue
+            fetched = await fetcher.fetch(job.row.url)
+            self.received += fetched.received
+            retry_in, pause = self._patience(job, fetched)
+            if retry_in is None:
+                await self._settle(job, fetched, decoders, ledger)
+            frontier.done(job, retry_in=retry_in, pause_host=pause, reached=not fetched.unreachable)
+            limit = self._options.total_bytes
+            if limit and self.received >= limit and not self.stopped:
+                self.stopped = f"{self.received} bytes were received, --total-bytes is {limit}"
+                frontier.stop()
+
+    def _patience(self, job: Job, fetched: Fetched) -> tuple[float | None, float]:
+        """When to try again (None: never), and how long to leave the host alone."""
+        asked = fetched.retry_after if fetched.http_status in (429, 503) else None
+        pause = min(asked or 0.0, LONGEST_PAUSE)
+        passing = is_passing(fetched.reason, fetched.http_status) and not fetched.refused
+        # A name without an address will hardly have one a second later.
+        hopeless = fetched.reason.startswith("dns:") or (asked or 0.0) > LONGEST_PAUSE
+        if not passing or hopeless or self.stopped or job.tries >= self._options.retries:
+            return None, pause
+        delay = BACKOFF * 2**job.tries * random.uniform(0.5, 1.0)
+        return max(delay, pause), pause
+
+    async def _settle(
+        self, job: Job, fetched: Fetched, decoders: ThreadPoolExecutor, ledger: Ledger
+    ) -> None:
+        status = REFUSED if fetched.refused else FAILED
+        if fetched.reason:
+            self._commit_failure(ledger, job, status, fetched.reason, fetched.http_status)
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            stored = await loop.run_in_executor(decoders, self._store, fetched, job)
+        except ImageError as error:
+            reason = f"picture: {error}"
+            self._commit_failure(ledger, job, FAILED, reason, fetched.http_status)
+            return
+        self._commit(ledger, job, stored, fetched.http_status)
+
+    def _store(self, fetched: Fetched, job: Job) -> _Stored:
+        """Check, shrink and write a picture under a temporary name; in a thread."""
+        taken = self._take_in(fetched.read())
+        name = f"{TEMPORARY_PREFIX}{stem_of(job.row.url)}{taken.ending}"
+        temporary = self._images / name
+        with writing(temporary):
+            temporary.write_bytes(taken.data)
+        return _Stored(
+            temporary,
+            taken.ending,
+            len(taken.data),
+            taken.width,
+            taken.height,
+            hashlib.sha256(taken.data).hexdigest(),
+        )
+
+    def _take_in(self, data: bytes) -> Intake:
+        options = self._options
+        return take_in(
+            data,
+            max_pixels=options.max_pixels,
+            min_size=options.min_size,
+            resize=options.resize,
+        )
+
+    async def _adopt(self, job: Job, decoders: ThreadPoolExecutor, ledger: Ledger) -> bool:
+        """Take a whole picture that lies there under the URL's name already (the older script's,
+        or one that a power cut separated from its row).
+        """
+        name = self._present.pop(stem_of(job.row.url), "")
+        if not name:
+            return False
+        loop = asyncio.get_running_loop()
+        path = self._images / name
+        try:
+            stored = await loop.run_in_executor(decoders, self._existing, path)
+        except (ImageError, OSError):
+            with suppress(OSError):
+                path.unlink()
+            return False
+        self._commit(ledger, job, stored, 200)
+        return True
+
+    def _existing(self, path: Path) -> _Stored:
+        data = path.read_bytes()
+        found = take_in(data, max_pixels=self._options.max_pixels, min_size=0, resize=0)
+        digest = hashlib.sha256(data).hexdigest()
+        return _Stored(path, path.suffix, len(data), found.width, found.height, digest)
+
+    # The one place that changes the folder and the ledger; runs in the event loop's thread.
+
+    def _commit(self, ledger: Ledger, job: Job, stored: _Stored, http_status: int) -> None:
+        row = replace(
+            _row(job.row),
+            file=stem_of(job.row.url) + stored.ending,
+            status=OK,
+            http_status=http_status,
+            bytes=stored.bytes,
+            width=stored.width,
+            height=stored.height,
+            sha256=stored.sha256,
+        )
+        owner = self._owners.get(row.sha256)
+        with writing(self._images / row.file):
+            if owner is not None and owner.url != row.url and not self._wins(row, owner):
+                ledger.add([replace(row, status=DUPLICATE, file=owner.file)])
+                stored.temporary.unlink()
+                self._count(DUPLICATE)
+                return
+            ledger.add([row])
+            os.replace(stored.temporary, self._images / row.file)
+            self._owners[row.sha256] = row
+            if owner is not None and owner.url != row.url:
+                ledger.add([replace(owner, status=DUPLICATE, file=row.file)])
+                (self._images / owner.file).unlink(missing_ok=True)
+                self.counts[OK] -= 1
+                self.stored -= owner.bytes
+                self.counts[DUPLICATE] += 1
+        self.stored += row.bytes
+        self._count(OK)
+
+    def _wins(self, row: LedgerRow, owner: LedgerRow) -> bool:
+        """Whether `row` keeps the file of which both have the bytes."""
+        lasting = (row.file in self._lasting, owner.file in self._lasting)
+        if lasting[0] != lasting[1]:
+            return lasting[0]
+        return stem_of(row.url) < stem_of(owner.url)
+
+    def _commit_failure(
+        self, ledger: Ledger, job: Job, status: str, reason: str, http_status: int
+    ) -> None:
+        row = replace(_row(job.row), status=status, reason=reason, http_status=http_status)
+        ledger.add([row])
+        kind, _, detail = reason.partition(": ")
+        kind = f"http {detail}" if kind == "http" else kind
+        self.kinds[kind] += 1
+        self.examples.setdefault(kind, (reason, row.url))
+        self._count(status)
+
+    def _count(self, status: str) -> None:
+        self.counts[status] += 1
+        bad = self.counts[FAILED] + self.counts[REFUSED]
+        self._step(1, f"{self.received / 1e6:.1f} MB" + (f", {bad} not" if bad else ""))
+
+
+def _row(found: UrlRow) -> LedgerRow:
+    return LedgerRow(
+        url=found.url,
+        prompt=found.prompt,
+        license=found.license,
+        license_url=found.license_url,
+        attribution=found.attribution,
+    )

@@ -1,0 +1,80 @@
+"""Every setting of a download, with its default and why (no heavy imports)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from cyclopts import Parameter
+
+from ...core.errors import InputError
+
+USER_AGENT = "clipdistill/0.1"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class DownloadOptions:
+    """How to download; every protection is on by default.
+
+    Attributes:
+        max_workers: downloads at the same time.
+        per_host: downloads at the same time from one host.
+        timeout: seconds to connect, and to wait for the next byte.
+        total_timeout: seconds for one image altogether, redirects included.
+        retries: further tries after a timeout, a broken connection, a 429 or a 5xx.
+        max_bytes: largest body, in bytes.
+        max_pixels: largest picture, width x height, looked at before it is decoded.
+        min_size: shortest side that is kept, in pixels.
+        resize: shrink the shortest side to this many pixels and store as JPEG (smaller pictures
+            keep their bytes); 0 keeps every picture's own bytes.
+        total_bytes: stop when this many bytes have been received; 0: no limit.
+        retry_failed: try again what failed for good in an earlier run (404, not a picture ...).
+        respect_robots: leave out pictures whose server reserves them (X-Robots-Tag with noai,
+            noimageai, noml, noindex or none; tdm-reservation).
+        verify_tls: check certificates.
+        user_agent: what servers are told; say how to reach you.
+        allow_private: also fetch from private, loopback and link-local addresses.
+        env_proxy: use the proxies of the environment (addresses are then the proxy's concern).
+    """
+
+    max_workers: int = 64
+    per_host: int = 8
+    timeout: float = 10.0
+    total_timeout: float = 60.0
+    retries: int = 2
+    max_bytes: int = 20 * 1024 * 1024
+    max_pixels: int = 89_478_485
+    min_size: int = 32
+    resize: int = 512
+    total_bytes: int = 0
+    retry_failed: bool = False
+    respect_robots: bool = True
+    verify_tls: bool = True
+    user_agent: str = USER_AGENT
+    allow_private: bool = False
+    env_proxy: bool = False
+
+    def check(self) -> None:
+        """Refuse values that make no sense.
+
+        Raises:
+            InputError: one is out of range.
+        """
+        ranges = {
+            "max_workers": (1 <= self.max_workers <= 4096, "1 to 4096"),
+            "per_host": (self.per_host >= 1, "1 or more"),
+            "timeout": (0 < self.timeout < math.inf, "above 0"),
+            "total_timeout": (0 < self.total_timeout < math.inf, "above 0"),
+            "retries": (0 <= self.retries <= 20, "0 to 20"),
+            "max_bytes": (self.max_bytes >= 1, "1 or more"),
+            "max_pixels": (self.max_pixels >= 1, "1 or more"),
+            "min_size": (self.min_size >= 0, "0 or more"),
+            "resize": (self.resize == 0 or self.resize >= 16, "0 (keep the bytes), or 16 or more"),
+            "total_bytes": (self.total_bytes >= 0, "0 (no limit) or more"),
+            "user_agent": (self.user_agent.isprintable() and self.user_agent.isascii(), "ASCII"),
+        }
+        for name, (fine, expected) in ranges.items():
+            if not fine:
+                value = getattr(self, name)
+                raise InputError(f"--{name.replace('_', '-')} {value}: expected {expected}.")

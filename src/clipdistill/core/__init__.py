@@ -1,0 +1,1 @@
+"""Shared ground: errors, atomic files, progress, results, arithmetic, wording, charts."""

@@ -1,0 +1,255 @@
+"""Atomic files: everything clipdistill writes goes through here.
+
+A file is written under a temporary name in its own folder, flushed to the disk, and renamed; a
+reader sees the old file or the new one, never half of one, whatever kills the writer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import json
+import os
+import tokenize
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import FormatError, InputError, OutputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TEMPORARY_PREFIX = ".clipdistill-tmp-"
+"""Files with this prefix are left-overs of a killed writer and may be deleted."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
+"""Error numbers of a full disk; numpy's short writes carry none."""
+
+_counter = itertools.count()
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the operating system's complaints about writing `path` into an `OutputError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise OutputError(
+                f"No space left while writing {path} ({error}). What was finished before is kept; "
+                "free some space (or choose another disk) and run the same command again."
+            ) from error
+        raise OutputError(
+            f"Cannot write {path}: {error.strerror or error}. "
+            "Choose an output you may write to, or change its permissions."
+        ) from error
+
+
+def ensure_folder(folder: Path) -> Path:
+    """Make `folder` and its parents, check that files can be made in it, and return it.
+
+    Raises:
+        OutputError: it cannot be made or written to, or a file is in the way.
+    """
+    with writing(folder):
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(
+                f"{folder} should be a folder, but a file of that name is in the way. "
+                "Choose another output, or move that file."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = _temporary(folder / "probe")
+        probe.touch()
+        probe.unlink()
+    return folder
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that nobody else uses, short enough whatever the length of its own."""
+    # The suffix is kept: numpy and tensorboard choose by it.
+    return path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{next(_counter)}{path.suffix}")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut (a no-op where folders cannot be synced)."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; on success it is flushed and becomes `path`.
+
+    When the body raises, the temporary file is deleted and `path` stays what it was.
+
+    Raises:
+        OutputError: the folder cannot be written to, or the disk is full.
+    """
+    temporary = _temporary(path)
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with open(temporary, "rb+") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write `data` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented UTF-8 JSON to `path` atomically."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # Names of files need not be Unicode; JSON's own escape carries what UTF-8 cannot.
+    write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON object; `what` names it in messages ("the student's card").
+
+    Raises:
+        InputError: there is no such file.
+        FormatError: it is not UTF-8 JSON, or not an object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: {what} is missing.") from error
+    except OSError as error:
+        raise InputError(f"{path}: {what} cannot be read ({error.strerror or error}).") from error
+    except (ValueError, RecursionError) as error:
+        raise FormatError(
+            f"{path}: {what} should be JSON, but cannot be read ({error})."
+        ) from error
+    if not isinstance(value, dict):
+        raise FormatError(f"{path}: {what} should be a JSON object, found {type(value).__name__}.")
+    return value
+
+
+@contextlib.contextmanager
+def describing(path: Path) -> Iterator[None]:
+    """Name the file in the `FormatError` of a card that was read from it."""
+    try:
+        yield
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}. Make the file again, or copy it again.") from error
+
+
+def read_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
+    """Read one `.npy` array, never unpickling; `mapped` leaves the values on the disk.
+
+    Raises:
+        InputError: there is no such file.
+        FormatError: truncated, damaged, or something else.
+    """
+    import numpy as np
+
+    try:
+        value = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file.") from error
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        SyntaxError,
+        TypeError,
+        KeyError,
+        MemoryError,
+        OverflowError,
+        tokenize.TokenError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise FormatError(
+            f"{path}: expected a whole .npy array, found a damaged or truncated file ({error})."
+        ) from error
+    if not isinstance(value, np.ndarray):
+        raise FormatError(f"{path}: expected one .npy array, found an .npz archive.")
+    return value
+
+
+def check_format(path: Path, value: dict[str, Any], kind: str, version: int) -> None:
+    """Check the `format` and `version` fields that each of our json files carries.
+
+    Raises:
+        FormatError: it describes something else, or was written by a newer clipdistill.
+    """
+    if value.get("format") != kind:
+        raise FormatError(
+            f"{path}: expected a {kind!r} file, found format {value.get('format')!r}. "
+            "Check that the arguments are in the right order."
+        )
+    found = value.get("version")
+    if not isinstance(found, int) or found > version:
+        raise FormatError(
+            f"{path}: {kind} version {found!r} is newer than this clipdistill reads ({version}). "
+            "Update clipdistill."
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hex SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while piece := handle.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Keep a second process out of `folder` for as long as the block runs.
+
+    The lock belongs to the process: it goes with it, whatever kills it.  Where the system has no
+    such locks (Windows, some network disks) nothing is locked.
+
+    Args:
+        folder: must exist.
+        what: who else may be at it, for the message ("download").
+
+    Raises:
+        OutputError: another process is at it.
+    """
+    with writing(folder):
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(handle, folder, what)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path, what: str) -> None:
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OutputError(
+            f"{folder}: another {what} is writing to it. Wait until it is done, or choose another "
+            "folder."
+        ) from error
+    except (ImportError, OSError):
+        return  # there are no such locks here
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files that killed writers left in `folder` (not below it)."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            path.unlink()

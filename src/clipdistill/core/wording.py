@@ -1,0 +1,99 @@
+"""Numbers, durations, sizes and untrusted strings as they are shown to people."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that are not seen but turn text around, break lines, or cannot be written."""
+SHORT = 22
+"""Characters of a label in a chart."""
+
+
+def clean(text: str) -> str:
+    """A stranger's string without characters that only do harm in a page."""
+    return HIDDEN.sub("\ufffd", text)
+
+
+def short(text: str, most: int = SHORT) -> str:
+    """At most `most` characters of a cleaned string."""
+    text = clean(text)
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
+def web_address(text: str) -> str:
+    """The string if a link may lead there (http, https), else an empty one."""
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return ""
+    return text if parts.scheme in ("http", "https") and parts.netloc else ""
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """0.5 -> "50.0%"; None -> "-"."""
+    return "-" if share is None else f"{100 * share:.{digits}f}%"
+
+
+def milliseconds(value: float | None) -> str:
+    """Three digits that matter: "0.28", "12.5", "140"; None -> "-"."""
+    if value is None:
+        return "-"
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def megabytes(value: float | None) -> str:
+    """10^6 bytes: "0.5", "12.5", "599"; None -> "-"."""
+    if value is None:
+        return "-"
+    return f"{value:.{1 if value < 100 else 0}f}"
+
+
+def size(count: float) -> str:
+    """Bytes, with a unit: "640 bytes", "1.6 MB", "45 MB"."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= limit:
+            return f"{count / limit:.{1 if count < 10 * limit else 0}f} {unit}"
+    return many(round(count), "byte")
+
+
+def duration(seconds: float) -> str:
+    """Such as "12 s", "3 min", "2 h 10 min"."""
+    if seconds < 99.5:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours / 24:.0f} days"
+
+
+def many(count: int, thing: str) -> str:
+    """A number of things: "1 picture", "3,943 pictures", "20 classes"."""
+    plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"
+    return f"{count:,} {thing if count == 1 else plural}"
+
+
+def times(ratio: float) -> str:
+    """How many times: "1.4 times", "31 times"."""
+    return f"{ratio:.{1 if ratio < 10 else 0}f} times"
+
+
+def listed(words: Sequence[str], most: int = 4) -> str:
+    """Words as "dog, cat and fish"; of more than `most`, the first and how many more there are."""
+    shown = [short(word, 40) for word in words]
+    if len(shown) > most:
+        shown = [*shown[: most - 1], f"{len(words) - most + 1} more"]
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1] if shown else ""]))
+
+
+def moment(text: str) -> str:
+    """An ISO 8601 date and time: "2026-11-24 13:02 UTC"; anything else as it is."""
+    try:
+        when = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return short(text, 40)
+    return f"{when:%Y-%m-%d %H:%M} {when.tzname() or ''}".rstrip()

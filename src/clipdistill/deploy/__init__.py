@@ -1,0 +1,1 @@
+"""From a student to a device: ONNX files, their checks, engines."""

@@ -1,0 +1,515 @@
+"""export: a student (or a teacher's image tower) -> an ONNX file for a runtime, checked.
+
+The check has three parts: onnx's own checker, the readiness linter for the target, and the cosine
+with torch's embeddings of real pictures.  A file that fails one is not kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import ClipDistillError, FormatError, InputError
+from ..core.files import atomic_path
+from ..core.metrics import cosines
+from ..core.progress import message
+from ..core.results import Table, list_some
+from ..formats.cards import Compression
+from ..formats.classifier import EMBEDDINGS, INPUT, FilePrecision, OnnxCard, Target, check_output
+from ..formats.student import load_samples
+from ..formats.text import TextEmbeddings, load_text
+from ..images.loading import load_one
+from ..images.preprocess import Preprocess
+from ..images.sources import list_images
+from ..models.embedder import EmbedderSpec
+from ..models.open import OnnxEmbedder, kind_of, needs_training_extra, open_embedder
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..models.torch_embedder import TorchEmbedder
+    from .graph.lint import LintReport
+
+MIN_COSINE: dict[FilePrecision, float] = {
+    "fp32": 0.9999,
+    "fp16": 0.999,
+    "int8": 0.999,
+    "int8+fp16": 0.999,
+}
+"""Least cosine between torch's embedding and the file's: of every picture for floats, the mean over
+pictures for INT8, where a value that is rounded the other way moves a whole step."""
+UNSTEADY: dict[tuple[Target, FilePrecision], float] = {
+    ("tensorrt", "int8"): 0.5,
+    ("tensorrt", "int8+fp16"): 2.0,
+    ("onnxruntime", "int8"): 2.0,
+}
+"""How much of what rounding does to a student its file may differ by, see `_least_cosine`: a file
+that rounds in the same places by less than half of it; one that rounds in others by twice of it,
+for two equal, independent errors are twice as far apart as each is from the truth."""
+CHECK_PICTURES = 8
+"""Pictures that a file in floats is compared on: the first one alone (batch 1), then together."""
+INT8_PICTURES = 32
+"""Pictures that an INT8 file is compared on, and that ranges are taken from."""
+NOT_ENOUGH_READABLE = 64
+"""Pictures of a folder that are tried before giving up on finding enough."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What `export` wrote.
+
+    Attributes:
+        out: the ONNX file.
+        arch: the network in it.
+        role: "student" or "teacher".
+        dim: length of an embedding.
+        image_size: side of the input in pixels.
+        opset: of ONNX.
+        target: the runtime it was made for.
+        precision: what it computes in.
+        labels: the classes it carries; empty for a bare embedder.
+        size_mb: of the file, in 10^6 bytes.
+        min_cosine: least cosine with torch's embedding of the same picture.
+        mean_cosine: mean cosine with torch's embeddings.
+        steadiness: mean cosine of torch's embeddings with and without rounding to INT8.
+        checked_on: which pictures were compared.
+        int8_share: share of the multiplications with INT8 weights.
+        two_four_share: share of the multiplications with weights stored as 2:4.
+        engaging_share: share of the multiplications that sparse kernels can take.
+        remarks: what the linter remarked; errors would have been raised.
+        seconds: it took, without loading the model.
+    """
+
+    out: Path
+    arch: str
+    role: str
+    dim: int
+    image_size: int
+    opset: int
+    target: Target
+    precision: FilePrecision
+    labels: tuple[str, ...]
+    size_mb: float
+    min_cosine: float
+    mean_cosine: float
+    steadiness: float
+    checked_on: str
+    int8_share: float
+    two_four_share: float
+    engaging_share: float
+    remarks: tuple[str, ...]
+    seconds: float
+
+    def summary(self) -> list[str | Table]:
+        """See `Result.summary`."""
+        side = self.image_size
+        runtime = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT and OpenVINO"}[self.target]
+        lines: list[str | Table] = [
+            f"{self.out}: {self.arch}, {self.dim}-d, {side}x{side} px, {self.precision} for "
+            f"{runtime}, opset {self.opset}, {self.size_mb:.1f} MB, {self.seconds:.1f} s.",
+            f"Reloaded in ONNX Runtime: cosine with torch {self.mean_cosine:.6f}, at least "
+            f"{self.min_cosine:.6f}, on {self.checked_on}.",
+        ]
+        if self.mean_cosine < MIN_COSINE[self.precision]:
+            lines.append(
+                f"That is below {MIN_COSINE[self.precision]}, and no more than rounding itself "
+                f"does to this student (cosine {self.steadiness:.4f}): training it with `distill "
+                "--qat` makes it steadier."
+            )
+        if self.int8_share:
+            lines.append(f"INT8: {_percent(self.int8_share)} of the multiplications.")
+        if self.two_four_share:
+            lines.append(
+                f"2:4: {_percent(self.two_four_share)} of the multiplications; sparse kernels can "
+                f"take {_percent(self.engaging_share)}."
+            )
+        lines += list_some("Remarks of the linter:", self.remarks)
+        if self.target == "tensorrt":
+            lines.append(f"Next: clipdistill engine {self.out} {self.out.with_suffix('.engine')}")
+        if self.labels:
+            lines += list_some(f"A classifier of {len(self.labels)} labels:", self.labels)
+            return [*lines, f"Try it: clipdistill predict {self.out} IMAGE"]
+        return [*lines, f"It carries no labels: clipdistill predict {self.out} IMAGE --text TEXT"]
+
+
+@dataclass(frozen=True)
+class _Checks:
+    """The pictures that both runtimes embed: uint8 (N, S, S, 3), and where they come from."""
+
+    pixels: NDArray[np.uint8]
+    source: str
+    real: bool = True
+
+
+def export(
+    student: str,
+    out: Path,
+    /,
+    *,
+    text: Path | None = None,
+    target: Target = "onnxruntime",
+    fp16: bool = False,
+    teacher: bool = False,
+    images: Path | None = None,
+    arch: str | None = None,
+    image_size: int | None = None,
+    device: str = "cpu",
+) -> ExportResult:
+    """Write a student as an ONNX file (any batch size), in the form that a runtime likes.
+
+    Made for --target onnxruntime it runs fast on CPUs: FP32, or for an INT8 student uint8
+    activations and int8 weights.  Made for --target tensorrt, which OpenVINO likes as well, it is
+    FP32, or INT8 with symmetric quantisers around every layer; --fp16 makes the rest FP16, for
+    TensorRT 10 and later.
+
+    With --text the file is a whole classifier: it answers with probabilities, and its metadata
+    holds labels, text embeddings, temperature and preprocessing.  It is reloaded in ONNX Runtime
+    at once, compared with torch and checked by `clipdistill lint`; a file that fails is not kept.
+
+    Args:
+        student: A student's folder or checkpoint (.pth); with --teacher a teacher
+            (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER).
+        out: the .onnx file.
+        text: text embeddings from `clipdistill embed-text`, to make it a classifier.
+        target: the runtime that shall run it: onnxruntime, or tensorrt (also for OpenVINO).
+        fp16: FP16 where it is not INT8, strongly typed; for TensorRT 10 and later.
+        teacher: export an OpenCLIP teacher's image tower instead of a student.
+        images: pictures to compare on, and for ONNX Runtime's INT8 to take ranges from; the
+            student's own samples unless given.
+        arch: timm's model name, only for checkpoints that do not tell (the older scripts').
+        image_size: side of the input in pixels, likewise.
+        device: where torch runs: auto, cpu, cuda ...
+
+    Raises:
+        InputError: no such student, the arguments are in another order, or an INT8 student has no
+            pictures to take ranges from.
+        MismatchError: the text embeddings are another teacher's.
+        ClipDistillError: torch cannot export this network, or the file computes something else.
+    """
+    check_output(out)
+    _check_kind(student, teacher)
+    if fp16 and target != "tensorrt":
+        raise InputError(
+            "--fp16 is for --target tensorrt: CPUs have no fast FP16 kernels in ONNX Runtime. "
+            "Add --target tensorrt, or leave --fp16 away."
+        )
+    with needs_training_extra("Exporting"):
+        from .graph import check_head
+    source, card = _load(student, arch, image_size, device)
+    if text is not None:
+        classes = load_text(text)
+        source.spec.check_space(classes.teacher, text)
+        card = replace(card, text=classes)
+    card = replace(card, target=target, precision="fp16" if fp16 else "fp32")
+    int8 = card.compression is not None and card.compression.int8 is not None
+    count = INT8_PICTURES if int8 else CHECK_PICTURES
+    checks = _choose_pictures(student, images, card.preprocess, count)
+    if int8 and target == "onnxruntime" and not checks.real:
+        raise InputError(
+            f"{student}: an INT8 file for ONNX Runtime needs pictures to take ranges from, and "
+            "this student has no samples.npy. Add --images FOLDER with some of those it will see."
+        )
+    started = time.perf_counter()
+    with atomic_path(out) as temporary:
+        card, report = _write(source, card, checks, temporary)
+        cosine, steady = _compare(source, temporary, card, checks.pixels)
+        written = OnnxEmbedder(temporary, device="cpu")
+        check_head(written, checks.pixels[:CHECK_PICTURES])
+        size = written.spec.size_bytes
+        del written  # Windows cannot rename an open file
+    return ExportResult(
+        out,
+        card.arch,
+        card.role,
+        card.dim,
+        card.preprocess.size,
+        report.opset,
+        card.target,
+        card.precision,
+        _labels(card.text),
+        size / 1e6,
+        float(cosine.min()),
+        float(cosine.mean()),
+        steady,
+        checks.source,
+        report.int8_macs_share,
+        report.two_four_macs_share,
+        report.engaging_macs_share,
+        _remarks(report),
+        time.perf_counter() - started,
+    )
+
+
+def _remarks(report: LintReport) -> tuple[str, ...]:
+    """What the linter warns of, and what tells how much INT8 can gain."""
+    shown = [
+        one for one in report.findings if one.severity == "warning" or one.rule == "float-operators"
+    ]
+    return tuple(f"{one.message} {one.advice}" for one in shown)
+
+
+def _labels(text: TextEmbeddings | None) -> tuple[str, ...]:
+    return () if text is None else text.labels
+
+
+def _check_kind(model: str, teacher: bool) -> None:
+    """Say what is wrong before anything is loaded."""
+    kind = kind_of(model)
+    if kind == "onnx":
+        raise InputError(f"{model} is an ONNX file already. Expected a student's folder or .pth.")
+    if kind == "teacher" and not teacher:
+        raise InputError(f"{model} is a teacher. Add --teacher to export its image tower.")
+    if kind == "student" and teacher:
+        raise InputError(f"{model} is a student. Leave --teacher away to export it.")
+
+
+def _load(
+    model: str, arch: str | None, image_size: int | None, device: str
+) -> tuple[TorchEmbedder, OnnxCard]:
+    """Load a student or a teacher in fp32, and what will be said of it."""
+    if kind_of(model) == "student":
+        from ..models.student import load_student
+
+        card, student = load_student(
+            Path(model), arch=arch, image_size=image_size, device=device, precision="fp32"
+        )
+        return student, _card(student.spec, card.arch, card.training, card.compression)
+    teacher = open_embedder(model, device=device, precision="fp32")
+    from ..models.torch_embedder import TorchEmbedder
+
+    assert isinstance(teacher, TorchEmbedder)  # kind_of said so
+    named = teacher.spec.teacher
+    return teacher, _card(teacher.spec, teacher.spec.name if named is None else named.model_name)
+
+
+def _card(
+    spec: EmbedderSpec,
+    arch: str,
+    training: dict[str, object] | None = None,
+    compression: Compression | None = None,
+) -> OnnxCard:
+    return OnnxCard(
+        spec.role,
+        arch,
+        spec.dim,
+        spec.preprocess,
+        spec.teacher,
+        training or {},
+        compression=compression,
+    )
+
+
+def _choose_pictures(
+    student: str, images: Path | None, preprocess: Preprocess, count: int
+) -> _Checks:
+    """Pictures to compare on: those given, the student's samples, or made-up ones."""
+    if images is not None:
+        items = list_images(images)[:NOT_ENOUGH_READABLE]
+        loaded = (load_one(item, preprocess).pixels for item in items)
+        good = [pixels for pixels in loaded if pixels is not None][:count]
+        if not good:
+            raise InputError(f"{images}: none of its first {len(items)} images can be read.")
+        return _Checks(np.stack(good), f"{len(good)} pictures of {images}")
+    path = Path(student)
+    samples = load_samples(path if path.is_dir() else path.parent)
+    side = preprocess.size
+    if samples is not None and len(samples) and samples.shape[1:3] == (side, side):
+        chosen = samples[:count]
+        return _Checks(chosen, f"{len(chosen)} of the student's training pictures")
+    from ..images.synthetic import smooth_pixels
+
+    message("No pictures at hand to compare on: synthetic ones are used. --images gives real ones.")
+    made_up = smooth_pixels(CHECK_PICTURES, side)
+    where = f"{CHECK_PICTURES} synthetic pictures (--images gives real ones)"
+    return _Checks(made_up, where, real=False)
+
+
+def _write(
+    source: TorchEmbedder, card: OnnxCard, checks: _Checks, path: Path
+) -> tuple[OnnxCard, LintReport]:
+    """Export with torch, turn it into the target's form, add head and metadata, check and write.
+
+    Raises:
+        ClipDistillError: the file is not what its target wants.
+    """
+    from .graph import describe, load_graph, save_graph, tidy
+    from .graph.lint import lint_model
+    from .graph.targets import prepare
+
+    _trace(source, card.preprocess.size, card.arch, path)
+    model = load_graph(path)
+    tidy(model, card)
+    card = prepare(model, card, card.preprocess.normalize(checks.pixels))
+    describe(model, card)
+    save_graph(model, path)
+    report = lint_model(load_graph(path), card.target, card)
+    errors = report.of("error")
+    if errors:
+        first = errors[0]
+        raise FormatError(
+            f"The file is not ready for {card.target} ({len(errors)} errors; {first.rule} at "
+            f"{first.node or 'the file'}: {first.message}); it was not kept. Please report the "
+            f"architecture, {card.arch}."
+        )
+    return card, report
+
+
+def _trace(source: TorchEmbedder, side: int, arch: str, path: Path) -> None:
+    """Run torch's exporter.
+
+    The TorchScript one: measured with torch 2.14, the newer one (dynamo=True) gives opset 18 and
+    its converter to 17 fails (Resize, ReduceMean with axes as input), leaving the file at 18.
+    """
+    import torch
+
+    from .graph import OPSET
+
+    # Two pictures: with one, networks that look at the batch size would have it baked in.
+    example = torch.zeros(2, 3, side, side, device=source.device)
+    batch = {0: "batch"}
+    try:
+        with _quiet(), torch.inference_mode():
+            torch.onnx.export(
+                _unit_length(source.module),
+                (example,),
+                str(path),
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[EMBEDDINGS],
+                dynamic_axes={INPUT: batch, EMBEDDINGS: batch},
+            )
+    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ClipDistillError(
+            f"torch cannot export {arch} to ONNX opset {OPSET} ({first}). "
+            "Choose another architecture; ResNets, EfficientNets, MobileNets and ViTs work."
+        ) from error
+
+
+def _unit_length(network: torch.nn.Module) -> torch.nn.Module:
+    """The network followed by L2 normalisation: float32 (N, 3, S, S) -> (N, D)."""
+    import torch
+
+    class UnitLength(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.normalize(self.network(pixels), dim=-1)
+
+    return UnitLength().eval()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's warnings, and keep attention in operators that ONNX has."""
+    import torch
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    level = logging.getLogger("torch.onnx").level
+    torch.backends.mha.set_fastpath_enabled(False)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        logging.getLogger("torch.onnx").setLevel(level)
+
+
+def _compare(
+    source: TorchEmbedder, path: Path, card: OnnxCard, pixels: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], float]:
+    """Cosines between torch's embeddings and the file's, and how steady the student's are.
+
+    The first picture is also embedded alone.  A file for ONNX Runtime is run as it will be; one for
+    another runtime as it is written, without optimisations, which say nothing about what TensorRT
+    makes of it.
+
+    Raises:
+        ClipDistillError: they are below `_least_cosine`.
+    """
+    normalised = card.preprocess.normalize(pixels)
+    expected = source.embed_images(normalised)
+    embed = _embed_with(path, card.target)
+    one, several = embed(normalised[:1]), embed(normalised)
+    found = np.minimum(cosines(several, expected), 1)
+    found[0] = min(found[0], float(cosines(one, expected[:1])[0]))
+    judged = float(found.mean() if "int8" in card.precision else found.min())
+    steady = _steadiness(source, card, normalised, expected)
+    least = _least_cosine(card, steady)
+    if not judged >= least:  # also when NaN
+        raise ClipDistillError(
+            f"The exported network differs from torch's: cosine {judged:.6f}, expected at least "
+            f"{least:.6f}. The file was not kept. Please report the architecture, {card.arch} "
+            f"({card.precision} for {card.target})."
+        )
+    return found, steady
+
+
+def _embed_with(path: Path, target: Target) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """What computes a file's embeddings for the comparison."""
+    if target == "onnxruntime":
+        return OnnxEmbedder(path, device="cpu").embed_images
+    from .graph.ranges import exact_embed
+
+    return exact_embed(path)
+
+
+def _least_cosine(card: OnnxCard, steadiness: float) -> float:
+    """What a file must reach: `MIN_COSINE`, or less where the student itself is not that steady.
+
+    Whoever adds up in another order, or rounds in one more place, rounds some values the other way,
+    and the layers behind do so with more.  That cannot move an embedding further than rounding as
+    such does, which is what the student's steadiness says.
+    """
+    least = MIN_COSINE[card.precision]
+    share = UNSTEADY.get((card.target, card.precision), 0.0)
+    return min(least, 1 - share * (1 - steadiness))
+
+
+def _steadiness(
+    source: TorchEmbedder,
+    card: OnnxCard,
+    normalised: NDArray[np.float32],
+    expected: NDArray[np.float32],
+) -> float:
+    """Mean cosine of a student's embeddings with and without rounding; 1 where nothing is INT8."""
+    if "int8" not in card.precision:
+        return 1.0
+    with _unrounded(source.module):
+        floats = source.embed_images(normalised)
+    return float(cosines(floats, expected).mean(dtype=np.float64))
+
+
+@contextlib.contextmanager
+def _unrounded(network: torch.nn.Module) -> Iterator[None]:
+    """Switch the quantisers off for a while: the same weights in floats."""
+    quantizers = [
+        module
+        for module in network.modules()
+        if hasattr(module, "disable_quant") and getattr(module, "is_enabled", False)
+    ]
+    for quantizer in quantizers:
+        quantizer.disable_quant()  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        for quantizer in quantizers:
+            quantizer.enable_quant()  # type: ignore[operator]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"

@@ -1,0 +1,120 @@
+"""The zero-shot head of an ONNX file, its metadata, and the check of both.
+
+The head is plain ONNX put behind the output "embeddings", so `export` and `relabel` share it and a
+file gets other classes without torch:
+
+    embeddings (N, D) -> MatMul text (D, C) -> Mul scale [-> Add bias] -> Softmax | Sigmoid
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from ...core import zeroshot
+from ...core.errors import ClipDistillError
+from ...core.files import atomic_path
+from ...formats.classifier import EMBEDDINGS, PROBABILITIES, OnnxCard
+from ...formats.text import TextEmbeddings
+from ...images.synthetic import smooth_pixels
+from ...models.open import OnnxEmbedder
+from .files import load_graph, save_graph
+from .links import keep
+
+HEAD = "zeroshot/"
+"""Nodes and constants of the head have names that start like this."""
+CHECK_PICTURES = 4
+TOLERANCE = 1e-4
+"""Largest difference of a probability between the file and numpy: 100 x float32's cosine error."""
+
+
+def describe(model: Any, card: OnnxCard) -> None:
+    """Make the file what `card` says: its head (or none) and its metadata."""
+    set_head(model, card.text)
+    del model.metadata_props[:]
+    helper.set_model_props(model, card.to_metadata())
+
+
+def set_head(model: Any, text: TextEmbeddings | None) -> None:
+    """Replace the zero-shot head; None removes it."""
+    graph = model.graph
+    keep(graph.node, lambda node: not node.name.startswith(HEAD))
+    keep(graph.initializer, lambda tensor: not tensor.name.startswith(HEAD))
+    keep(graph.output, lambda output: output.name == EMBEDDINGS)
+    if text is None:
+        return
+    logits = text.logits
+    _constant(graph, "text", np.ascontiguousarray(text.vectors.T))
+    _constant(graph, "scale", np.float32(logits.scale))
+    _node(graph, "MatMul", (EMBEDDINGS, HEAD + "text"), HEAD + "cosine")
+    _node(graph, "Mul", (HEAD + "cosine", HEAD + "scale"), HEAD + "scaled")
+    if logits.bias is None:
+        _node(graph, "Softmax", (HEAD + "scaled",), PROBABILITIES, axis=-1)
+    else:
+        _constant(graph, "bias", np.float32(logits.bias))
+        _node(graph, "Add", (HEAD + "scaled", HEAD + "bias"), HEAD + "logits")
+        _node(graph, "Sigmoid", (HEAD + "logits",), PROBABILITIES)
+    # Probabilities first: most programs look at the first output only.
+    graph.output.insert(0, _vectors(PROBABILITIES, len(text.labels)))
+
+
+def change_classes(source: Path, text: TextEmbeddings, out: Path) -> None:
+    """Write an ONNX file of ours with other classes; the network stays the same.
+
+    The new file is run and compared with numpy before it takes its name.
+
+    Args:
+        source: the file, a classifier or a bare embedder.
+        text: the classes, of the same teacher.
+        out: the new file; may be `source`.
+
+    Raises:
+        FormatError: `source` is damaged or foreign.
+        ClipDistillError: the new file does not give the probabilities that it should.
+    """
+    model = load_graph(source)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    card = replace(OnnxCard.from_metadata(source, metadata), text=text)
+    describe(model, card)
+    with atomic_path(out) as temporary:
+        save_graph(model, temporary)
+        after = OnnxEmbedder(temporary, device="cpu")
+        check_head(after, smooth_pixels(CHECK_PICTURES, card.preprocess.size))
+        del after  # Windows cannot rename an open file
+
+
+def check_head(embedder: OnnxEmbedder, pixels: NDArray[np.uint8]) -> None:
+    """Compare a classifier's probabilities with `zeroshot.probabilities`; uint8 (N, S, S, 3).
+
+    Raises:
+        ClipDistillError: they differ.
+    """
+    text = embedder.text
+    if text is None:
+        return
+    embeddings = embedder.embed_pixels(pixels)
+    expected = zeroshot.probabilities(embeddings, text.vectors, text.logits)
+    worst = float(np.abs(embedder.classify_pixels(pixels) - expected).max())
+    if not worst <= TOLERANCE:  # also when NaN
+        raise ClipDistillError(
+            f"The file's probabilities differ by {worst:.2g} from those computed with numpy "
+            f"(allowed: {TOLERANCE}); it was not kept. Please report this."
+        )
+
+
+def _vectors(name: str, width: int) -> Any:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
+
+
+def _constant(graph: Any, name: str, value: Any) -> None:
+    graph.initializer.append(numpy_helper.from_array(np.asarray(value), HEAD + name))
+
+
+def _node(graph: Any, kind: str, inputs: tuple[str, ...], output: str, **attributes: Any) -> None:
+    name = HEAD + kind.lower()
+    graph.node.append(helper.make_node(kind, inputs, [output], name=name, **attributes))

@@ -1,0 +1,234 @@
+"""The linter's rules for every file: versions, domains, inputs, leftovers, sparsity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+from onnx import TensorProto
+
+from ...formats.classifier import INPUT
+from .files import HALF_OPSET, OPSET
+from .findings import Finding, Rule, Severity, Subject, reexport
+from .links import opset_of
+
+OLDEST_QUANTIZED = 13
+"""The first opset whose quantisers have an axis, so that weights get a scale a channel."""
+NEWEST_OPSET = 25
+"""Newer ones are refused: no rule here was written for their operators."""
+NEWEST_IR = 10
+"""What ONNX Runtime 1.18 and TensorRT 10 read; ours have 8 or 9."""
+STANDARD = ("", "ai.onnx")
+BUILT_IN = {"onnxruntime": ("com.microsoft",), "tensorrt": ()}
+"""Domains besides ONNX's own that a runtime brings along."""
+NAMES_SHOWN = 4
+
+
+def versions(subject: Subject) -> Iterator[Finding]:
+    """Opset and file version are those that the target's older versions read, too."""
+    model = subject.graph.model
+    opset, ir = opset_of(model), model.ir_version
+    if not 1 <= opset <= NEWEST_OPSET:
+        yield Finding(
+            "error",
+            "opset",
+            "",
+            f"Expected opset {OPSET}, found {opset}, which is unknown here.",
+            reexport(subject),
+        )
+    elif subject.quantized and opset < OLDEST_QUANTIZED:
+        yield Finding(
+            "error",
+            "opset",
+            "",
+            f"Expected opset {OPSET}, found {opset}: before "
+            f"{OLDEST_QUANTIZED} a weight cannot have a scale a channel.",
+            reexport(subject),
+        )
+    elif opset > OPSET and not (subject.half and subject.quantized and opset == HALF_OPSET):
+        yield Finding(
+            "warning",
+            "opset",
+            "",
+            f"Expected opset {OPSET}, found {opset}: TensorRT 8 "
+            "(JetPack 5 and 6.0) cannot read it.",
+            reexport(subject),
+        )
+    if ir > NEWEST_IR:
+        yield Finding(
+            "warning",
+            "ir-version",
+            "",
+            f"Expected a file version of at most "
+            f"{NEWEST_IR}, found {ir}: older runtimes refuse it.",
+            reexport(subject),
+        )
+
+
+def valid(subject: Subject) -> Iterator[Finding]:
+    """onnx's own checker is content."""
+    try:
+        onnx.checker.check_model(subject.graph.model)
+    except onnx.checker.ValidationError as error:
+        first = (str(error).strip().splitlines() or ["?"])[0][:200]
+        yield Finding(
+            "error", "invalid", "", f"onnx's checker refuses it: {first}", reexport(subject)
+        )
+
+
+def domains(subject: Subject) -> Iterator[Finding]:
+    """Only operators that the target has without anybody's plug-in."""
+    model = subject.graph.model
+    known = (*STANDARD, *BUILT_IN[subject.target])
+    foreign = {
+        node.domain: node.op_type for node in subject.graph.nodes if node.domain not in known
+    }
+    for domain, kind in sorted(foreign.items()):
+        yield Finding(
+            "error",
+            "domain",
+            "",
+            f"Operators of another domain, such as {kind} of "
+            f"{domain!r}; expected ONNX's own alone.",
+            reexport(subject),
+        )
+    if model.functions:
+        names = [function.name for function in model.functions[:NAMES_SHOWN]]
+        yield Finding(
+            "error",
+            "functions",
+            "",
+            f"{len(model.functions)} functions of its own "
+            f"({', '.join(names)}); expected a plain graph.",
+            reexport(subject),
+        )
+    nested = [node for node in subject.graph.nodes if node.op_type in ("If", "Loop", "Scan")]
+    if nested:
+        yield Finding(
+            "error",
+            "control-flow",
+            nested[0].name,
+            f"{len(nested)} nodes with graphs inside (If, Loop, Scan); expected a plain graph.",
+            reexport(subject),
+        )
+
+
+def pictures(subject: Subject) -> Iterator[Finding]:
+    """One input: float32 (N, 3, S, S), N dynamic and all else static."""
+    inputs = [
+        item for item in subject.graph.proto.input if item.name not in subject.graph.constants
+    ]
+    if len(inputs) != 1:
+        yield Finding(
+            "error", "input", "", f"Expected one input, found {len(inputs)}.", reexport(subject)
+        )
+        return
+    tensor = inputs[0].type.tensor_type
+    sides = [side.dim_value if side.HasField("dim_value") else 0 for side in tensor.shape.dim]
+    if tensor.elem_type != TensorProto.FLOAT or inputs[0].name != INPUT:
+        yield Finding(
+            "error",
+            "input",
+            "",
+            f"Expected a float32 input named {INPUT!r}, found "
+            f"{TensorProto.DataType.Name(tensor.elem_type).lower()} "
+            f"{inputs[0].name!r}.",
+            reexport(subject),
+        )
+    if len(sides) != 4 or any(side < 1 for side in sides[1:]):
+        yield Finding(
+            "error",
+            "static-size",
+            "",
+            "Expected channels, height and width to be "
+            f"fixed, found {sides}: optimisers need the size.",
+            reexport(subject),
+        )
+    elif sides[0] != 0:
+        yield Finding(
+            "error",
+            "dynamic-batch",
+            "",
+            f"Expected any number of pictures, found exactly {sides[0]}.",
+            reexport(subject),
+        )
+
+
+def batch_norms(subject: Subject) -> Iterator[Finding]:
+    """No BatchNormalization is left: in front of a quantiser it keeps layers from being fused."""
+    left = [node.name for node in subject.graph.nodes if node.op_type == "BatchNormalization"]
+    if left:
+        bad = subject.quantized or subject.target == "tensorrt"
+        severity: Severity = "error" if bad else "warning"
+        yield Finding(
+            severity,
+            "batch-norm",
+            left[0],
+            f"{len(left)} BatchNormalization left; "
+            "expected them folded into the convolution before them.",
+            reexport(subject),
+        )
+
+
+def sparsity(subject: Subject) -> Iterator[Finding]:
+    """Layers that the card says are 2:4 are so as they are stored."""
+    sparse = subject.card.compression.sparse if subject.card and subject.card.compression else None
+    if sparse is None:
+        return
+    stored = {module_name(layer.node): layer for layer in subject.layers}
+    lost = [name for name in sparse.layers if name in stored and not stored[name].two_four]
+    gone = [name for name in sparse.layers if name not in stored]
+    if lost:
+        yield Finding(
+            "error",
+            "sparsity",
+            lost[0],
+            f"{len(lost)} of {len(sparse.layers)} layers "
+            "that the card calls 2:4 are not, as stored: more than two of four "
+            "consecutive input channels are not zero.",
+            reexport(subject),
+        )
+    if gone:
+        yield Finding(
+            "warning",
+            "sparsity",
+            gone[0],
+            f"{len(gone)} layers that the card calls 2:4 were not found in the graph by name.",
+            reexport(subject),
+        )
+    idle = [layer for layer in subject.layers if layer.two_four and layer.obstacle and layer.macs]
+    if idle:
+        yield Finding(
+            "note",
+            "sparsity-idle",
+            idle[0].node,
+            f"{len(idle)} layers are 2:4, but "
+            f"sparse kernels cannot take them ({idle[0].obstacle}).",
+            "Nothing; they are as fast as dense ones.",
+        )
+
+
+def module_name(node: str) -> str:
+    """The torch module that a node was exported from, such as "layer1.0.conv1".
+
+    torch's exporter names it "/network/layer1/layer1.0/conv1/Conv": a module a part, with the
+    index in a list behind the list's name.  (Names of weights are lost where a batch norm was
+    folded.)
+    """
+    found: list[str] = []
+    for part in node.strip("/").split("/")[1:-1]:
+        if found and part.startswith(f"{found[-1]}."):
+            found[-1] = part
+        else:
+            found.append(part)
+    return ".".join(found)
+
+
+FOR_EVERY_FILE: tuple[Rule, ...] = (
+    versions,
+    valid,
+    domains,
+    pictures,
+    batch_norms,
+    sparsity,
+)

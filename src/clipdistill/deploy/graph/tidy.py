@@ -1,0 +1,97 @@
+"""Cleaning what torch's exporter leaves, and what no target wants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from ...formats.classifier import EMBEDDINGS, OnnxCard
+from .links import Graph, attribute
+
+
+def tidy(model: Any, card: OnnxCard) -> None:
+    """Clean an exported network: aliases, constants, casts, batch norms, sizes, names."""
+    graph = Graph(model)
+    _drop_aliases(graph)
+    _store_constants(graph)
+    _drop_idle_casts(graph)
+    _split_batch_norms(graph)
+    graph.finish()
+    del model.graph.output[:]
+    model.graph.output.append(
+        helper.make_tensor_value_info(EMBEDDINGS, TensorProto.FLOAT, ["batch", card.dim])
+    )
+    model.graph.name = card.arch
+    model.producer_name, model.producer_version = "clipdistill", ""
+
+
+def _drop_aliases(graph: Graph) -> None:
+    """Weights that several layers share come under several names."""
+    for node in graph.nodes:
+        if node.op_type == "Identity" and node.input[0] in graph.constants:
+            graph.redirect(node.output[0], node.input[0])
+
+
+def _store_constants(graph: Graph) -> None:
+    """Constants that are nodes become initializers, where every tool looks for weights."""
+    gone = []
+    for node in graph.nodes:
+        value = attribute(node, "value") if node.op_type == "Constant" else None
+        if value is not None:
+            value.name = node.output[0]
+            graph.proto.initializer.append(value)
+            gone.append(node)
+    graph.remove(gone)
+
+
+def _drop_idle_casts(graph: Graph) -> None:
+    """ModelOpt casts float to float in front of a quantiser that follows another."""
+    types = _element_types(graph.model)
+    for node in graph.nodes:
+        if node.op_type == "Cast" and types.get(node.input[0]) == attribute(node, "to"):
+            graph.redirect(node.output[0], node.input[0])
+
+
+def _element_types(model: Any) -> dict[str, int]:
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    infos = [*inferred.input, *inferred.value_info, *inferred.output]
+    return {info.name: info.type.tensor_type.elem_type for info in infos}
+
+
+def _split_batch_norms(graph: Graph) -> None:
+    """A batch norm that does not follow a convolution becomes what it computes: x * scale + shift.
+
+    Those that do were folded into it by torch.
+    """
+    for node in graph.nodes:
+        if node.op_type != "BatchNormalization":
+            continue
+        values = [graph.array(name) for name in node.input[1:]]
+        if any(value is None for value in values):
+            continue
+        gamma, beta, mean, variance = (np.asarray(value, np.float64) for value in values)
+        scale = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+        sides = _sides_after_channels(graph, node)
+        name = node.output[0]
+        shape = (-1, *(1,) * sides)
+        factor = graph.add_constant(f"{name}/scale", scale.astype(np.float32).reshape(shape))
+        shift = (beta - mean * scale).astype(np.float32).reshape(shape)
+        addend = graph.add_constant(f"{name}/shift", shift)
+        node.output[0] = f"{name}/replaced"
+        graph.insert(
+            [
+                helper.make_node("Mul", [node.input[0], factor], [f"{name}/scaled"], f"{name}/Mul"),
+                helper.make_node("Add", [f"{name}/scaled", addend], [name], f"{name}/Add"),
+            ]
+        )
+
+
+def _sides_after_channels(graph: Graph, node: Any) -> int:
+    from .links import inferred_shapes
+
+    shape = inferred_shapes(graph.model).get(node.input[0], (None, None, None, None))
+    return max(0, len(shape) - 2)

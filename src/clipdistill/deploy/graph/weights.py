@@ -1,0 +1,146 @@
+"""The layers of a file: what their stored weights are, what they cost, and which are 2:4.
+
+Two of any four consecutive input channels being zero is what NVIDIA's sparse tensor cores can use;
+whether they do is the builder's choice, and depends on how the channels are aligned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from .links import DEQUANTIZE, QUANTIZE, Graph, attribute, inferred_shapes, volume
+from .quantized import WEIGHTED
+
+INPUT_CHANNELS, OUTPUT_CHANNELS = 16, 8
+"""What sparse kernels want the channels to be multiples of: the rule of NVIDIA's ASP and ModelOpt
+(`modelopt/torch/sparsity/weight_sparsity/magnitude.py`)."""
+
+Shapes = dict[str, tuple[int | None, ...]]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer with weights.
+
+    Attributes:
+        node: its node in the graph.
+        kind: its operator.
+        weight: the stored tensor.
+        shape: of the stored tensor.
+        groups: of a convolution; 1 for all else.
+        macs: multiplications for one picture; 0 where shapes are unknown.
+        precision: of the stored weight: "int8", "fp16", "fp32" or numpy's name.
+        two_four: whether the stored weight is 2:4.
+        obstacle: why sparse kernels cannot take it, 2:4 or not; empty when they can.
+    """
+
+    node: str
+    kind: str
+    weight: str
+    shape: tuple[int, ...]
+    groups: int
+    macs: int
+    precision: str
+    two_four: bool
+    obstacle: str
+
+    @property
+    def engages(self) -> bool:
+        """Whether sparsity can make it faster on hardware that has it."""
+        return self.two_four and not self.obstacle
+
+
+def find_layers(graph: Graph, head: str) -> tuple[Layer, ...]:
+    """The layers of a network in its order, without those whose node begins with `head`."""
+    shapes = _shapes(graph)
+    found = (
+        _layer(graph, node, shapes)
+        for node in graph.nodes
+        if node.op_type in WEIGHTED and not node.name.startswith(head)
+    )
+    return tuple(layer for layer in found if layer is not None)
+
+
+def is_two_four(weight: NDArray[Any], axis: int) -> bool:
+    """Whether of any four consecutive values along `axis` at most two are not zero."""
+    lines = np.moveaxis(weight, axis, -1) != 0
+    missing = -lines.shape[-1] % 4
+    padded = np.pad(lines, [(0, 0)] * (lines.ndim - 1) + [(0, missing)])
+    groups = padded.reshape(*lines.shape[:-1], -1, 4)
+    return bool((groups.sum(axis=-1) <= 2).all())
+
+
+def stored_weight(graph: Graph, node: Any) -> tuple[str, Any | None]:
+    """Name of a layer's stored weight, and the DequantizeLinear in front of the layer if any.
+
+    The name is empty where the second input is no constant.
+    """
+    name = node.input[1] if len(node.input) > 1 else ""
+    before = graph.maker(name)
+    if before is not None and before.op_type == DEQUANTIZE:
+        source = before.input[0]
+        inner = graph.maker(source)
+        if inner is not None and inner.op_type == QUANTIZE:
+            source = inner.input[0]
+        return (source if source in graph.constants else ""), before
+    return (name if name in graph.constants else ""), None
+
+
+def channel_axes(node: Any) -> tuple[int, int]:
+    """Axes of output and input channels in the weight of a layer."""
+    if node.op_type == "Conv" or (node.op_type == "Gemm" and attribute(node, "transB", 0)):
+        return 0, 1
+    return 1, 0
+
+
+def _layer(graph: Graph, node: Any, shapes: Shapes) -> Layer | None:
+    name, _ = stored_weight(graph, node)
+    weight = graph.array(name) if name else None
+    if weight is None or weight.ndim < 2:
+        return None
+    outputs, inputs = channel_axes(node)
+    groups = int(attribute(node, "group", 1)) if node.op_type == "Conv" else 1
+    kinds = {"float32": "fp32", "float16": "fp16"}
+    return Layer(
+        node.name,
+        node.op_type,
+        name,
+        tuple(weight.shape),
+        groups,
+        _macs(node, weight.shape, shapes),
+        kinds.get(weight.dtype.name, weight.dtype.name),
+        groups == 1 and is_two_four(weight, inputs),
+        _obstacle(groups, weight.shape[inputs], weight.shape[outputs]),
+    )
+
+
+def _obstacle(groups: int, inputs: int, outputs: int) -> str:
+    if groups > 1:
+        return f"{groups} groups"
+    if inputs % INPUT_CHANNELS:
+        return f"{inputs} input channels, not a multiple of {INPUT_CHANNELS}"
+    if outputs % OUTPUT_CHANNELS:
+        return f"{outputs} output channels, not a multiple of {OUTPUT_CHANNELS}"
+    return ""
+
+
+def _macs(node: Any, weight: tuple[int, ...], shapes: Shapes) -> int:
+    """Multiplications for one picture: values of the output, times what each is the sum of."""
+    shape = shapes.get(node.output[0])
+    if not shape or any(side is None for side in shape[1:]):
+        return 0
+    _, inputs = channel_axes(node)
+    terms = volume(weight[1:]) if node.op_type == "Conv" else weight[inputs]
+    return volume(side or 1 for side in shape[1:]) * terms
+
+
+def _shapes(graph: Graph) -> Shapes:
+    try:
+        return inferred_shapes(graph.model)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, TypeError):
+        return {}

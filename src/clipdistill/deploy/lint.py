@@ -1,0 +1,132 @@
+"""lint: whether an ONNX file is what a runtime runs fast, read off the stored graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core.errors import FormatError
+from ..core.files import describing
+from ..core.results import Table
+from ..formats.classifier import Target
+from ..models.open import needs_training_extra
+
+if TYPE_CHECKING:
+    from .graph.findings import Finding
+    from .graph.weights import Layer
+
+
+@dataclass(frozen=True)
+class LintResult:
+    """What `lint` found.
+
+    Attributes:
+        file: the ONNX file.
+        target: the runtime it was checked for.
+        made_for: the runtime it says that it was made for; empty for a file that is not ours.
+        ready: whether there are no errors.
+        opset: of ONNX.
+        ir_version: of the file format.
+        size_mb: of the file, in 10^6 bytes.
+        findings: what the rules found, errors first.
+        macs: multiplications for one picture.
+        int8_share: share of them with INT8 weights.
+        two_four_weights_share: share of the weights that lie in layers stored as 2:4.
+        two_four_share: share of the multiplications in layers stored as 2:4.
+        engaging_share: share of the multiplications that sparse kernels can take.
+        layers: its layers with weights.
+    """
+
+    file: Path
+    target: Target
+    made_for: str
+    ready: bool
+    opset: int
+    ir_version: int
+    size_mb: float
+    findings: tuple[Finding, ...]
+    macs: int
+    int8_share: float
+    two_four_weights_share: float
+    two_four_share: float
+    engaging_share: float
+    layers: tuple[Layer, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 when ready, else that of a `FormatError`."""
+        return 0 if self.ready else FormatError.exit_code
+
+    def summary(self) -> list[str | Table]:
+        """See `Result.summary`."""
+        errors = sum(one.severity == "error" for one in self.findings)
+        verdict = "ready" if self.ready else f"NOT ready ({errors} errors)"
+        made = f" (made for {self.made_for})" if self.made_for not in ("", self.target) else ""
+        lines: list[str | Table] = [
+            f"{self.file}: {verdict} for {self.target}{made}; opset {self.opset}, "
+            f"{self.size_mb:.1f} MB.",
+            f"{self.macs / 1e6:.1f} million multiplications a picture in {len(self.layers)} "
+            f"layers: {_percent(self.int8_share)} INT8, {_percent(self.two_four_share)} 2:4; "
+            f"sparse kernels can take {_percent(self.engaging_share)}.",
+        ]
+        return [*lines, *(_told(self.findings) or ["Nothing to remark."])]
+
+
+def lint(file: Path, /, *, target: Target) -> LintResult:
+    """Say whether an ONNX file is ready for a runtime: what it refuses, and what would be slow.
+
+    Looks at the stored graph alone and runs nothing: opset, domains, sizes, leftover batch norms,
+    where quantisers stand and what they are, residual additions, casts, layers in float, 2:4 of
+    the stored weights, and the share of the multiplications where sparsity can engage.  Files of
+    others can be checked as well.  The exit code is 4 when there are errors.
+
+    Args:
+        file: an .onnx file.
+        target: the runtime that shall run it: onnxruntime (CPU), or tensorrt (also for OpenVINO).
+
+    Raises:
+        InputError: no such file.
+        FormatError: it is damaged, too large, or keeps its weights in other files.
+    """
+    with needs_training_extra("Checking an ONNX file"):
+        from .graph import load_graph
+        from .graph.lint import card_of, lint_model
+    model = load_graph(file)
+    card = card_of(model, file)
+    with describing(file):
+        report = lint_model(model, target, card)
+    return LintResult(
+        file,
+        target,
+        "" if card is None else card.target,
+        not report.of("error"),
+        report.opset,
+        report.ir_version,
+        file.stat().st_size / 1e6,
+        report.findings,
+        report.macs,
+        report.int8_macs_share,
+        report.two_four_weights_share,
+        report.two_four_macs_share,
+        report.engaging_macs_share,
+        report.layers,
+    )
+
+
+def _told(findings: tuple[Finding, ...]) -> list[str]:
+    """A line a rule, however many nodes it found, and each advice once."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for one in findings:
+        groups.setdefault((one.severity, one.rule), []).append(one)
+    lines = []
+    for (severity, rule), found in groups.items():
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        where = f" [{found[0].node}{more}]" if found[0].node else ""
+        lines.append(f"  {severity}: {rule}: {found[0].message}{where}")
+    errors = [found[0] for found in groups.values() if found[0].severity != "note"]
+    return [*lines, *(f"  -> {advice}" for advice in dict.fromkeys(one.advice for one in errors))]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"

@@ -1,0 +1,1 @@
+"""From images and prompts to a student: embeddings, training, compression."""

@@ -1,0 +1,90 @@
+"""Splitting rows, and the order of batches."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def split_rows(
+    names: Sequence[str], fraction: float, seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Split rows into (train, validation) by a hash of their names.
+
+    Exactly round(fraction x N) are held out, at most half; adding pictures moves few others.
+    """
+    keys = [hashlib.blake2b(f"{seed}\t{name}".encode(), digest_size=8).digest() for name in names]
+    order = np.array(sorted(range(len(names)), key=lambda row: (keys[row], row)), dtype=np.intp)
+    count = min(round(fraction * len(names)), len(names) // 2)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def batch_count(rows: int, batch_size: int, processes: int = 1) -> int:
+    """How many batches `rows` make: of `batch_size` at most, but never of less than two rows a
+    process, which batch normalisation could not use.
+    """
+    return max(1, min(math.ceil(rows / batch_size), rows // (2 * processes)))
+
+
+def epoch_batches(
+    rows: NDArray[np.intp], batch_size: int, seed: int, epoch: int, processes: int = 1
+) -> tuple[list[NDArray[np.intp]], list[NDArray[np.bool_]]]:
+    """Shuffle rows into batches whose sizes differ by one at most, and say which are mirrored.
+
+    Every row comes exactly once.  No small rest is left (see `batch_count`).
+    """
+    random = np.random.default_rng((seed, epoch))
+    order = random.permutation(rows)
+    mirrored = random.random(len(rows)) < 0.5
+    count = batch_count(len(rows), batch_size, processes)
+    return np.array_split(order, count), np.array_split(mirrored, count)
+
+
+def _step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
+    sequence = np.random.SeedSequence((seed, epoch, step, rank))
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+
+def _ahead(load: Any, steps: Sequence[int], depth: int = 2) -> Iterator[Any]:
+    """Call `load` on each step in one thread, at most `depth` results ahead of the caller."""
+    ready: queue.Queue[Any] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(value: Any) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(value, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for step in steps:
+                if not put((load(step), None)):
+                    return
+            put((None, None))
+        except BaseException as error:  # handed to the caller, who raises it
+            put((None, error))
+
+    thread = threading.Thread(target=work, name="load-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            value, error = ready.get()
+            if error is not None:
+                raise error
+            if value is None:
+                return
+            yield value
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,606 @@
+"""distill: images + the teacher's embeddings -> a student."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import InputError, MismatchError, OutputError
+from ..core.files import ensure_folder
+from ..core.progress import message
+from ..core.results import Table, list_some
+from ..formats.cards import Compression, StudentCard, TeacherCard
+from ..formats.embeddings import CACHE, Embeddings, Failure, load_embeddings, match_rows
+from ..formats.prompts import load_prompts
+from ..formats.selection import load_selection
+from ..formats.student import (
+    CHECKPOINT,
+    WEIGHTS,
+    is_student,
+    load_card,
+    load_checkpoint,
+    load_weights,
+    save_card,
+    save_samples,
+)
+from ..formats.text import TextEmbeddings, load_text
+from ..images.loading import default_workers
+from ..images.pixels import PixelCache
+from ..images.sources import ImageItem, list_images
+from .options import COMPRESSING, DistillOptions
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+
+    from .trainer import TrainingState
+    from .validation import TrainingData
+
+SAMPLE_PICTURES = 16
+"""Pictures kept in the student's folder for the checks of `export`."""
+BYTES_PER_GB = 1e9
+
+
+@dataclass(frozen=True)
+class StateMeasure:
+    """How near a state of the network was to the teacher, on the held-out pictures.
+
+    Attributes:
+        state: "dense", "sparse", "pruned" or "calibrated".
+        val_cosine: as in `DistillResult`.
+        val_agreement: likewise.
+    """
+
+    state: str
+    val_cosine: float | None
+    val_agreement: float | None
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """What `distill` did.
+
+    Attributes:
+        out: the student's folder.
+        arch: timm's name.
+        dim: length of the embedding.
+        image_size: side of the input, pixels.
+        parameters: of the network.
+        train_images: pictures learnt from.
+        val_images: pictures held out.
+        epochs: finished.
+        best_epoch: whose weights were kept, from 1.
+        val_cosine: mean cosine with the teacher on held-out pictures; None without any.
+        val_agreement: share of them on which both choose the same label; None without prompts.
+        before: the same measures before training, of the student it started from ("dense" or
+            "sparse"), after pruning without training ("pruned"), and after calibration without
+            training ("calibrated"); empty without --sparse and --qat.
+        compression: what was done to the network; None: a plain one.
+        not_embedded: pictures without an embedding.
+        gone: embeddings without a picture.
+        failures: pictures that could not be used, each with its reason.
+        resumed: whether an earlier run was continued, or found finished.
+        seconds: of this run.
+    """
+
+    out: Path
+    arch: str
+    dim: int
+    image_size: int
+    parameters: int
+    train_images: int
+    val_images: int
+    epochs: int
+    best_epoch: int
+    val_cosine: float | None
+    val_agreement: float | None
+    before: tuple[StateMeasure, ...]
+    compression: Compression | None
+    not_embedded: int
+    gone: int
+    failures: tuple[Failure, ...]
+    resumed: bool
+    seconds: float
+
+    def summary(self) -> list[str | Table]:
+        """See `Result.summary`."""
+        lines: list[str | Table] = [
+            f"{self.arch} ({self.parameters / 1e6:.1f} M parameters, {self.image_size} px, "
+            f"{self.dim}-d): {self.epochs} epochs over {self.train_images} images"
+            f"{', continued' if self.resumed else ''}.",
+        ]
+        if self.val_cosine is not None:
+            agreement = (
+                ""
+                if self.val_agreement is None
+                else (f", same label as the teacher {100 * self.val_agreement:.1f}%")
+            )
+            lines.append(
+                f"On {self.val_images} held-out images (epoch {self.best_epoch}, the best): "
+                f"mean cosine with the teacher {self.val_cosine:.3f}{agreement}."
+            )
+        if self.compression is not None:
+            lines += _compression_lines(self)
+        if self.not_embedded:
+            lines.append(f"{self.not_embedded} images have no embedding and were left out.")
+        if self.gone:
+            lines.append(f"{self.gone} embeddings have no image and were left out.")
+        lines += list_some("Not used:", [f"{f.image_path}: {f.reason}" for f in self.failures])
+        return [*lines, f"Student: {self.out}"]
+
+
+STATES = {
+    "dense": "dense, as it was",
+    "sparse": "2:4 sparse, as it was",
+    "pruned": "pruned to 2:4, not trained",
+    "calibrated": "INT8, calibrated, not trained",
+}
+"""What the states before training are called."""
+
+
+def _compression_lines(result: DistillResult) -> list[str | Table]:
+    """What was done, what was left alone, and what each step cost."""
+    from ..models.compression import describe
+
+    done = result.compression
+    assert done is not None
+    lines: list[str | Table] = [f"{describe(done)}."]
+    for title, facts in (("Not pruned:", done.sparse), ("Not quantised:", done.int8)):
+        if facts is not None:
+            lines += list_some(title, [f"{name}: {why}" for name, why in facts.skipped], 5)
+    if result.val_cosine is not None:
+        states = [*result.before, StateMeasure("", result.val_cosine, result.val_agreement)]
+        rows = [
+            (
+                STATES.get(one.state, f"trained, epoch {result.best_epoch}"),
+                _figure(one.val_cosine),
+                _figure(one.val_agreement),
+            )
+            for one in states
+        ]
+        columns = ("state", ">cosine with the teacher", ">same label")
+        width = 3 if result.val_agreement is not None else 2
+        lines.append(
+            Table(
+                "What each step cost, and what training recovered",
+                columns[:width],
+                tuple(row[:width] for row in rows),
+            )
+        )
+    return lines
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Pictures and the rows of their embeddings."""
+
+    items: list[ImageItem]
+    contents: list[str]
+    targets: NDArray[np.floating]
+    teacher: TeacherCard
+    not_embedded: int
+    gone: int
+
+    def fingerprint(self) -> str:
+        """Names which pictures these are, and whose embeddings."""
+        digest = hashlib.blake2b(str(self.teacher.fingerprint).encode(), digest_size=16)
+        for item, content in zip(self.items, self.contents, strict=True):
+            digest.update(f"\n{item.key}\t{content}".encode())
+        # A sample of the vectors tells raw ones from normalised ones, and other unnamed teachers.
+        some = self.targets[:: max(1, len(self.targets) // 64)]
+        digest.update(np.ascontiguousarray(some).tobytes())
+        return digest.hexdigest()
+
+
+def distill(
+    arch: str,
+    images: Path,
+    embeddings: Path,
+    out: Path,
+    options: DistillOptions = DistillOptions(),
+) -> DistillResult:
+    """Distil the teacher's embeddings into a small network.
+
+    Can be stopped and run again at any time; it goes on from the last saved state and ends with
+    exactly the same weights (on a CPU: bit for bit).  `accelerate launch` and `torchrun` over
+    several processes work.
+
+    Args:
+        arch: timm's name of the student, such as resnet18 or mobilenetv3_small_100.
+        images: folder of images (or WebDataset tars), the one that was embedded.
+        embeddings: what `embed` wrote (or a folder of .npy files of the older scripts).
+        out: folder for the student.
+        options: how to distil.
+
+    Raises:
+        InputError: images or embeddings are missing or empty, or nothing matches.
+        MismatchError: dimensions, teachers, or the initial checkpoint do not fit.
+        ModelNotFoundError: the student is unknown or its weights cannot be fetched.
+        OutputError: `out` cannot be written, or holds a student made with other settings.
+        TrainingError: the loss is no longer finite.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    from ..models.compression import Compressed, rebuild
+    from ..models.student import check_arch
+    from .fine_tuning import begin, check_start
+    from .trainer import Trainer
+    from .validation import Validator
+
+    images, embeddings, out = Path(images), Path(embeddings), Path(out)
+    start = time.monotonic()
+    check_arch(arch)
+    _check_options(options)
+    items = _chosen(list_images(images), options.only)
+    pairs = _pair(items, load_embeddings(embeddings))
+    if options.output_dim is not None and options.output_dim != pairs.teacher.dim:
+        raise MismatchError(
+            f"--output-dim {options.output_dim}, but {embeddings} holds {pairs.teacher.dim}-d "
+            "embeddings. Leave --output-dim away; it is found by itself."
+        )
+    text = _load_class_list(options.prompts, pairs.teacher, embeddings, options.device)
+    card = _new_card(arch, pairs, options)
+    earlier = _check_output(out, card)
+    if is_student(out):
+        message(f"{out} is finished already.")
+        return _result(out, load_card(out), pairs, {}, True, time.monotonic() - start)
+    if earlier is None:
+        check_start(options, card)
+    ensure_folder(out)
+    accelerator = _accelerator(options)
+    if earlier is not None and earlier.compression is not None:
+        network = rebuild(card.arch, card.dim, card.preprocess.size, earlier.compression)
+    else:
+        network = _initial_network(card, options)
+    cache = _pixel_cache(pairs, card, embeddings, options)
+    # How much fits is a question of the free disk: all processes go by the first one's answer.
+    cache.cached = broadcast_object_list([cache.cached])[0]
+    if accelerator.is_main_process:
+        cache.build()
+    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process:
+        cache.build()
+    data = _split(pairs, cache, text, options, accelerator.num_processes)
+
+    begun = Compressed(network)
+    before: list[dict[str, Any]] = []
+    if earlier is not None:
+        card = replace(card, compression=earlier.compression)
+    elif options.compresses:
+        validator = Validator(accelerator, data, card.preprocess, options.batch_size)
+        begun, before = begin(network, card, data, validator, options)
+        card = replace(card, compression=begun.compression)
+    state = Trainer(
+        accelerator, network, data, card, out, options, masks=begun.masks, before=before
+    ).run()
+    card = _finished_card(card, state, data, network)
+    if accelerator.is_main_process:
+        save_samples(out, cache.gather(data.train[:SAMPLE_PICTURES])[0])
+        save_card(out, card)
+    accelerator.end_training()
+    return _result(out, card, pairs, cache.failures, earlier is not None, time.monotonic() - start)
+
+
+def _check_options(options: DistillOptions) -> None:
+    """Refuse values that cannot work, naming the option.
+
+    Raises:
+        InputError: one of them is out of range.
+    """
+    ranges = {
+        "lr": (0 < options.peak_lr < math.inf, "above 0"),
+        "calibration_images": (options.calibration_images >= 1, "1 or more"),
+        "weight_decay": (0 <= options.weight_decay < math.inf, "0 or more"),
+        "momentum": (0 <= options.momentum < 1, "0 to below 1"),
+        "grad_clip": (0 <= options.grad_clip < math.inf, "0 (off) or more"),
+        "seed": (options.seed >= 0, "0 or more"),
+        "batch_size": (options.batch_size >= 2, "2 or more (batch normalisation)"),
+        "num_epochs": (options.num_epochs >= 1, "1 or more"),
+        "val_fraction": (0 <= options.val_fraction <= 0.5, "0 to 0.5"),
+        "ema_decay": (0 <= options.ema_decay < 1, "0 (off) to below 1"),
+        "warmup": (0 <= options.warmup < 1, "0 to below 1"),
+        "cache_gb": (options.cache_gb >= 0, "0 or more"),
+        "image_size": (options.image_size is None or options.image_size >= 16, "16 or more"),
+    }
+    for name, (fine, expected) in ranges.items():
+        if not fine:
+            option = "--" + name.replace("_", "-")
+            raise InputError(f"{option} {getattr(options, name)}: expected {expected}.")
+    if options.compresses and options.init_checkpoint is None:
+        flags = [flag for flag, on in (("--sparse", options.sparse), ("--qat", options.qat)) if on]
+        raise InputError(
+            f"{' '.join(flags)} starts from a student that was distilled before, dense and in "
+            "floating point. Distil it first, then add: --init-checkpoint STUDENT"
+        )
+
+
+def _chosen(items: list[ImageItem], only: Path | None) -> list[ImageItem]:
+    """The pictures that a selection names; all without one.
+
+    Raises:
+        InputError: it names none of them.
+    """
+    if only is None:
+        return items
+    wanted = set(load_selection(only))
+    chosen = [item for item in items if item.key in wanted]
+    if not chosen:
+        raise InputError(
+            f"{only} names none of the {len(items)} images. It names images like "
+            f"{min(wanted)!r}, the folder has images like {items[0].key!r}."
+        )
+    if len(chosen) < len(wanted):
+        message(f"{len(wanted) - len(chosen)} images that {only} names are not there.")
+    return chosen
+
+
+def _pair(items: Sequence[ImageItem], embeddings: Embeddings) -> _Pairs:
+    """Bring pictures and embeddings together by name.
+
+    Raises:
+        InputError: fewer than four pictures have an embedding.
+    """
+    rows = match_rows(embeddings, [item.key for item in items])
+    kept = [item for item in items if item.key in rows]
+    if len(kept) < 4:
+        example = embeddings.rows[0].image_path
+        raise InputError(
+            f"Only {len(kept)} of {len(items)} images have an embedding in {embeddings.root}. "
+            f"The embeddings are of images named like {example!r}, the images are named like "
+            f"{items[0].key!r}. Give the folder that was embedded, or run `clipdistill embed`."
+        )
+    order = np.array([rows[item.key] for item in kept], dtype=np.intp)
+    in_order = len(order) == len(embeddings.rows) and bool((np.diff(order) == 1).all())
+    return _Pairs(
+        items=kept,
+        contents=[embeddings.rows[index].content for index in order],
+        targets=embeddings.vectors if in_order else embeddings.vectors[order],
+        teacher=embeddings.teacher,
+        not_embedded=len(items) - len(kept),
+        gone=len(embeddings.rows) - len(set(order.tolist())),
+    )
+
+
+def _load_class_list(
+    path: Path | None, teacher: TeacherCard, embeddings: Path, device: str
+) -> TextEmbeddings | None:
+    """Load `--prompts`: text embeddings, or a prompts file that the teacher has to embed."""
+    if path is None:
+        return None
+    if path.suffix in (".npy", ".json"):
+        text = load_text(path)
+    else:
+        from ..models.teacher import embed_classes, load_teacher
+
+        classes = load_prompts(path)
+        if teacher.fingerprint is None:
+            raise InputError(
+                f"{embeddings} does not say which teacher made it, so {path} cannot be embedded. "
+                "Make text embeddings with `clipdistill embed-text` and give them as --prompts."
+            )
+        loaded = load_teacher(teacher.model_name, teacher.pretrained, device=device)
+        text = embed_classes(loaded, classes)
+    teacher.check_same(text.teacher, embeddings, path)
+    return text
+
+
+def _new_card(arch: str, pairs: _Pairs, options: DistillOptions) -> StudentCard:
+    from ..models.student import default_preprocess
+
+    known = pairs.teacher.fingerprint is not None
+    geometry = pairs.teacher.preprocess if known else None
+    return StudentCard(
+        arch=arch,
+        dim=pairs.teacher.dim,
+        preprocess=default_preprocess(arch, options.image_size, geometry),
+        teacher=pairs.teacher if known else None,
+        training={"options": options.identity(), "data": pairs.fingerprint()},
+    )
+
+
+def _check_output(out: Path, card: StudentCard) -> StudentCard | None:
+    """The card of an earlier run of the same training in `out`; None without one.
+
+    Raises:
+        OutputError: it holds another one.
+    """
+    if is_student(out):
+        found = load_card(out)
+    elif (out / CHECKPOINT).is_file():
+        checkpoint = load_checkpoint(out / CHECKPOINT)
+        if "card" not in checkpoint:
+            raise OutputError(
+                f"{out / CHECKPOINT} was made by the older scripts and cannot be continued. "
+                f"Choose another output folder; --init-checkpoint {out / CHECKPOINT} starts "
+                "from its weights."
+            )
+        found = StudentCard.from_json(checkpoint["card"])
+    else:
+        return None
+    difference = _difference(found, card)
+    if difference:
+        raise OutputError(
+            f"{out} holds a student made differently: {difference}. Choose another output folder "
+            "(--init-checkpoint starts from that student's weights), or delete this one."
+        )
+    return found
+
+
+def _difference(found: StudentCard, wanted: StudentCard) -> str:
+    """Say in words how two trainings differ; empty when one continues the other."""
+    if found.arch != wanted.arch:
+        return f"it is a {found.arch}, not a {wanted.arch}"
+    if found.preprocess != wanted.preprocess:
+        return f"input {found.preprocess.geometry}, not {wanted.preprocess.geometry}"
+    if found.training.get("data") != wanted.training["data"]:
+        return "from other images or embeddings"
+    # What a card leaves out (see `DistillOptions.identity`) has its default.
+    defaults = DistillOptions().to_json()
+    theirs, ours = found.training.get("options", {}), wanted.training["options"]
+    keys = [*ours, *(key for key in COMPRESSING if key in theirs and key not in ours)]
+    pairs = [
+        (key, theirs.get(key, defaults.get(key)), ours.get(key, defaults.get(key))) for key in keys
+    ]
+    changed = [
+        f"--{key.replace('_', '-')} was {before}, now {now}"
+        for key, before, now in pairs
+        if before != now
+    ]
+    return "; ".join(changed)
+
+
+def _accelerator(options: DistillOptions) -> Accelerator:
+    """accelerate's handle on device, precision and processes."""
+    from datetime import timedelta
+
+    import torch
+    from accelerate import Accelerator, InitProcessGroupKwargs
+    from accelerate.state import AcceleratorState
+
+    from ..models.torch_embedder import resolve_device, resolve_precision
+
+    device = resolve_device(options.device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        # accelerate keeps the first call's device and precision for the life of the process.
+        AcceleratorState._reset_state(reset_partial_state=True)
+    precision = resolve_precision(options.precision, device, training=True)
+    # Decoding the pictures for the first time may take the first process hours.
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no" if precision == "fp32" else precision,
+        kwargs_handlers=[patience],
+    )
+
+
+def _initial_network(card: StudentCard, options: DistillOptions) -> torch.nn.Module:
+    """Build the student and give it its initial weights, the same for the same seed."""
+    import torch
+
+    from ..models.student import build_student, check_size, load_backbone_weights, load_state
+
+    torch.manual_seed(options.seed)
+    network = build_student(
+        card.arch, card.dim, image_size=card.preprocess.size, pretrained=options.pretrained
+    )
+    check_size(network, card.arch, card.preprocess.size)
+    if options.student_weights is not None:
+        load_backbone_weights(network, options.student_weights)
+    if options.init_checkpoint is not None:
+        source = options.init_checkpoint
+        if source.is_dir():
+            source = source / (WEIGHTS if (source / WEIGHTS).is_file() else CHECKPOINT)
+        load_state(network, load_weights(source), source)
+    return network
+
+
+def _pixel_cache(
+    pairs: _Pairs, card: StudentCard, embeddings: Path, options: DistillOptions
+) -> PixelCache:
+    folder = options.cache_dir or embeddings / CACHE
+    workers = default_workers() if options.num_workers is None else options.num_workers
+    return PixelCache(
+        folder,
+        pairs.items,
+        pairs.contents,
+        card.preprocess,
+        workers=workers,
+        limit_bytes=int(options.cache_gb * BYTES_PER_GB),
+    )
+
+
+def _split(
+    pairs: _Pairs,
+    cache: PixelCache,
+    text: TextEmbeddings | None,
+    options: DistillOptions,
+    processes: int,
+) -> TrainingData:
+    from .batches import split_rows
+    from .validation import TrainingData
+
+    train, val = split_rows([item.key for item in pairs.items], options.val_fraction, options.seed)
+    failed = np.array(sorted(cache.failures), dtype=np.intp)
+    train, val = np.setdiff1d(train, failed), np.setdiff1d(val, failed)
+    least = max(4, 2 * processes)
+    if len(train) < least:
+        reasons = [f"{pairs.items[row].key}: {why}" for row, why in cache.failures.items()]
+        raise InputError(
+            "\n".join(
+                [
+                    f"Only {len(train)} images are left to learn from; expected {least} or more. "
+                    "Add images, or repair those that cannot be read and run `clipdistill embed` "
+                    "again.",
+                    *list_some("Not readable, the first:", reasons, 5),
+                ]
+            )
+        )
+    return TrainingData(cache, pairs.targets, train, val, text)
+
+
+def _finished_card(
+    card: StudentCard, state: TrainingState, data: TrainingData, network: torch.nn.Module
+) -> StudentCard:
+    best: dict[str, Any] = state.history[state.best_epoch]
+    outcome = {
+        "epochs": state.epoch,
+        "best": best,
+        "before": state.before,
+        "train_images": len(data.train),
+        "val_images": len(data.val),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "versions": {name: version(name) for name in ("clipdistill", "torch", "timm")},
+        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    }
+    return replace(card, training={**card.training, **outcome})
+
+
+def _result(
+    out: Path,
+    card: StudentCard,
+    pairs: _Pairs,
+    failures: dict[int, str],
+    resumed: bool,
+    seconds: float,
+) -> DistillResult:
+    training, best = card.training, card.training["best"]
+    return DistillResult(
+        out=out,
+        arch=card.arch,
+        dim=card.dim,
+        image_size=card.preprocess.size,
+        parameters=training["parameters"],
+        train_images=training["train_images"],
+        val_images=training["val_images"],
+        epochs=training["epochs"],
+        best_epoch=best["epoch"],
+        val_cosine=best.get("val_cosine"),
+        val_agreement=best.get("val_agreement"),
+        before=tuple(
+            StateMeasure(row["state"], row.get("val_cosine"), row.get("val_agreement"))
+            for row in training.get("before", [])
+        ),
+        compression=card.compression,
+        not_embedded=pairs.not_embedded,
+        gone=pairs.gone,
+        failures=tuple(Failure(pairs.items[row].key, why) for row, why in failures.items()),
+        resumed=resumed,
+        seconds=seconds,
+    )

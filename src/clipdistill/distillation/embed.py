@@ -1,0 +1,287 @@
+"""embed: images -> the teacher's embeddings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import ImageError, InputError
+from ..core.files import ensure_folder, locked
+from ..core.progress import message, track
+from ..core.results import Table, list_some
+from ..formats.embeddings import EmbeddingStore, Failure, Header, Row, load_embeddings, npy_path
+from ..images.loading import Loaded, batched, default_workers, load_pixels, stack
+from ..images.sources import ImageItem, content_id, list_images
+
+if TYPE_CHECKING:
+    from ..models.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class EmbedResult:
+    """What `embed` did.
+
+    Attributes:
+        out: the folder of embeddings.
+        teacher: who made them.
+        images: pictures found.
+        embedded: pictures embedded in this run.
+        kept: pictures that were embedded before.
+        moved: pictures whose bytes were embedded before under another name.
+        gone: embeddings whose picture is no longer there (kept; `distill` leaves them out).
+        failures: pictures that could not be used, each with its reason.
+        seconds: of embedding, without loading the teacher.
+    """
+
+    out: Path
+    teacher: str
+    images: int
+    embedded: int
+    kept: int
+    moved: int
+    gone: int
+    failures: tuple[Failure, ...]
+    seconds: float
+
+    def summary(self) -> list[str | Table]:
+        """See `Result.summary`."""
+        rate = f" ({self.embedded / self.seconds:.0f} images/s)" if self.seconds > 0.1 else ""
+        lines: list[str | Table] = [
+            f"{self.embedded} images embedded{rate}, {self.kept} kept from before, "
+            f"{self.moved} found again under a new name, {len(self.failures)} failed; "
+            f"teacher {self.teacher}.",
+        ]
+        if self.gone:
+            lines.append(f"{self.gone} embeddings belong to images that are gone; they are kept.")
+        lines += list_some("Not used:", [f"{f.image_path}: {f.reason}" for f in self.failures])
+        lines.append(f"Embeddings: {self.out}")
+        return lines
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be done: decided from names, sizes and times, or from content where those moved.
+
+    `moved` pairs the new row with the name under which its content was embedded before.
+    """
+
+    todo: list[ImageItem]
+    kept: int
+    moved: list[tuple[Row, str]]
+    failures: list[Failure]
+
+
+def embed(
+    images: Path,
+    out: Path,
+    *,
+    model_name: str = "ViT-B-32",
+    pretrained: str = "laion2b_s34b_b79k",
+    batch_size: int = 64,
+    num_workers: int | None = None,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    layout: Literal["clip-retrieval", "npy"] = "clip-retrieval",
+    dtype: Literal["float16", "float32"] = "float16",
+    normalize: bool = True,
+    shard_size: int = 4096,
+) -> EmbedResult:
+    """Embed images with a teacher.
+
+    Can be stopped and run again at any time: what is embedded is kept, new images are appended,
+    changed ones are embedded anew, renamed ones are recognised by their content.
+
+    Args:
+        images: folder of images (searched recursively), or WebDataset tars.
+        out: folder for the embeddings.
+        model_name: open_clip's name of the teacher, hf-hub:ORG/REPO or local-dir:FOLDER.
+        pretrained: open_clip's weights tag or a weights file (not for hf-hub and local-dir).
+        batch_size: images a forward pass.
+        num_workers: threads that decode; default: one a processor.
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: of the forward pass; auto is fp16 on CUDA, fp32 elsewhere.
+        layout: clip-retrieval's shards, or one .npy an image (the older scripts').
+        dtype: of the stored vectors (layout npy: always float32).
+        normalize: store vectors of unit length.
+        shard_size: embeddings a shard; what a kill can lose at most.
+
+    Raises:
+        InputError: the folder is missing, empty, or no image can be read.
+        ModelNotFoundError: the teacher is unknown or cannot be fetched.
+        MismatchError: `out` holds embeddings of another teacher.
+        OutputError: `out` cannot be written to, or another `embed` is at it.
+    """
+    images, out = Path(images), Path(out)
+    items = list_images(images)
+    ensure_folder(out)
+    from ..models.teacher import load_teacher
+
+    teacher = load_teacher(model_name, pretrained, device=device, precision=precision)
+    header = Header(teacher.card, layout, "float32" if layout == "npy" else dtype, normalize)
+    workers = default_workers() if num_workers is None else num_workers
+    with locked(out, "embed"):
+        store = EmbeddingStore(out, header)
+        plan = _plan(items, store)
+        if plan.kept:
+            message(f"{plan.kept} of {len(items)} images are embedded already.")
+        _append_moved(store, plan.moved)
+        start = time.monotonic()
+        failures = [
+            *plan.failures,
+            *_embed_all(teacher, store, plan.todo, batch_size, workers, shard_size),
+        ]
+        seconds = time.monotonic() - start
+        _check_any(images, items, store, failures)
+        store.finish(failures)
+    present = {item.key for item in items}
+    known = {row.image_path for row in store.all_rows()}
+    return EmbedResult(
+        out=out,
+        teacher=str(teacher.card),
+        images=len(items),
+        embedded=len(plan.todo) - len(failures) + len(plan.failures),
+        kept=plan.kept,
+        moved=len(plan.moved),
+        gone=len(known - present),
+        failures=tuple(failures),
+        seconds=seconds,
+    )
+
+
+def _check_any(
+    images: Path, items: Sequence[ImageItem], store: EmbeddingStore, failures: Sequence[Failure]
+) -> None:
+    """Refuse to call a store complete that holds nothing."""
+    if not store.all_rows():
+        reasons = [f"{f.image_path}: {f.reason}" for f in failures]
+        raise InputError(
+            "\n".join(
+                [
+                    f"{images}: none of its {len(items)} images can be read.",
+                    *list_some("The first:", reasons, 5),
+                ]
+            )
+        )
+
+
+def _plan(items: Sequence[ImageItem], store: EmbeddingStore) -> _Plan:
+    """Sort out what is embedded already; hashes only files whose name, size or time is new."""
+    rows = store.all_rows()
+    by_path = {row.image_path: row for row in rows}
+    # Only rows that hold: the vector of a picture that changed is the new one's.
+    by_content = {row.content: row.image_path for row in by_path.values() if row.content}
+    plan = _Plan([], 0, [], [])
+    kept = 0
+    taken: dict[Path, str] = {}
+    for item in items:
+        if store.header.layout == "npy":
+            path = npy_path(store.root, item.key)
+            if path in taken:
+                plan.failures.append(
+                    Failure(
+                        item.key,
+                        f"{taken[path]} has the same name, and layout npy keeps one file a name",
+                    )
+                )
+                continue
+            taken[path] = item.key
+        row = by_path.get(item.key)
+        if row is not None and (row.size, row.mtime_ns) == (item.size, item.mtime_ns):
+            kept += 1
+            continue
+        content = _content(item) if rows else ""
+        if row is not None and content == row.content:
+            kept += 1
+        elif content and content in by_content:
+            moved = Row(item.key, content, item.size, item.mtime_ns)
+            plan.moved.append((moved, by_content[content]))
+        else:
+            plan.todo.append(item)
+    return _Plan(plan.todo, kept, plan.moved, plan.failures)
+
+
+def _content(item: ImageItem) -> str:
+    try:
+        return content_id(item.read())
+    except ImageError:
+        return ""
+
+
+def _append_moved(store: EmbeddingStore, moved: Sequence[tuple[Row, str]]) -> None:
+    """Give renamed images the vectors their content already has."""
+    if not moved:
+        return
+    before = load_embeddings(store.root)
+    number = before.by_image()
+    vectors = [before.vectors[number[known]] for _, known in moved]
+    store.append([row for row, _ in moved], np.stack(vectors))
+
+
+def _embed_all(
+    teacher: Teacher,
+    store: EmbeddingStore,
+    todo: Sequence[ImageItem],
+    batch_size: int,
+    workers: int,
+    shard_size: int,
+) -> list[Failure]:
+    """Embed `todo` and append it shard by shard; returns the failures."""
+    failures: list[Failure] = []
+    rows: list[Row] = []
+    vectors: list[NDArray[np.float32]] = []
+
+    def flush() -> None:
+        if rows:
+            store.append(rows, np.concatenate(vectors))
+            rows.clear()
+            vectors.clear()
+
+    loaded = load_pixels(todo, teacher.card.preprocess, workers=workers, ahead=4 * batch_size)
+    with track("embed", len(todo), "images") as step:
+        try:
+            for good, bad in batched(loaded, batch_size):
+                failures += [Failure(one.item.key, one.reason) for one in bad]
+                if good:
+                    _add(teacher, store.header, good, rows, vectors, failures)
+                if len(rows) >= shard_size:
+                    flush()
+                step(len(good) + len(bad), f"{len(failures)} failed" if failures else "")
+        except KeyboardInterrupt:
+            flush()
+            raise
+        flush()
+    return failures
+
+
+def _add(
+    teacher: Teacher,
+    header: Header,
+    good: Sequence[Loaded],
+    rows: list[Row],
+    vectors: list[NDArray[np.float32]],
+    failures: list[Failure],
+) -> None:
+    """Embed one batch and add its rows and vectors; vectors that are not finite are failures."""
+    tower = teacher.images
+    pixels = stack(good)
+    batch = tower.embed_pixels(pixels) if header.normalized else tower.raw_pixels(pixels)
+    # Checked as stored: raw outputs may be too large for float16.
+    with np.errstate(over="ignore"):
+        finite: NDArray[np.bool_] = np.isfinite(batch.astype(header.dtype)).all(axis=1)
+    for one, fine in zip(good, finite, strict=True):
+        item = one.item
+        if fine:
+            rows.append(Row(item.key, one.content, item.size, item.mtime_ns))
+        else:
+            failures.append(
+                Failure(
+                    item.key, "its embedding is not finite; try --precision fp32 --dtype float32"
+                )
+            )
+    vectors.append(batch[finite])

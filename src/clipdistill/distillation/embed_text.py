@@ -1,0 +1,133 @@
+"""embed-text: prompts -> text embeddings, the class list of a zero-shot classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ..core.errors import InputError
+from ..core.files import ensure_folder
+from ..core.results import Table, list_some
+from ..formats.prompts import load_prompts
+from ..formats.text import TextEmbeddings, save_text
+
+NO_TEMPLATE = ("{}",)
+
+
+@dataclass(frozen=True)
+class EmbedTextResult:
+    """What `embed_text` did.
+
+    Attributes:
+        out: the `.npy`; its description lies beside it as `.json`.
+        teacher: whose text tower was used.
+        labels: the classes.
+        prompts: how many prompts they have together.
+        templates: how many templates each prompt was put into.
+        overlapping: pairs of labels whose embeddings are nearly the same (cosine above 0.98).
+    """
+
+    out: Path
+    teacher: str
+    labels: tuple[str, ...]
+    prompts: int
+    templates: int
+    overlapping: tuple[tuple[str, str, float], ...]
+
+    def summary(self) -> list[str | Table]:
+        """See `Result.summary`."""
+        pairs = [f"{one} ~ {other} (cosine {near:.3f})" for one, other, near in self.overlapping]
+        return [
+            f"{len(self.labels)} labels from {self.prompts} prompts x {self.templates} templates; "
+            f"teacher {self.teacher}.",
+            *list_some("The teacher hardly tells these labels apart:", pairs, 5),
+            f"Text embeddings: {self.out}",
+        ]
+
+
+def embed_text(
+    prompts: Path,
+    out: Path,
+    *,
+    model_name: str = "ViT-B-32",
+    pretrained: str = "laion2b_s34b_b79k",
+    template: Sequence[str] = (),
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+) -> EmbedTextResult:
+    """Embed prompts with the teacher's text tower.
+
+    All prompts of a label, in all templates, are embedded, normalised, averaged and normalised
+    again (prompt ensembling: Radford et al. 2021, section 3.1.4).
+
+    Args:
+        prompts: text file, a prompt a line; `label<TAB>prompt` gives a label several prompts.
+        out: file to write (.npy; a .json is written beside it).
+        model_name: open_clip's name of the teacher, hf-hub:ORG/REPO or local-dir:FOLDER.
+        pretrained: open_clip's weights tag or a weights file (not for hf-hub and local-dir).
+        template: text with {} for the prompt, such as "a photo of {}"; repeatable; or the name of
+            one of OpenAI's sets: openai (80 templates) or simple (7).
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: of the forward pass; auto is fp16 on CUDA, fp32 elsewhere.
+
+    Raises:
+        InputError: no prompts, or a template without {}.
+        FormatError: the prompts file is not UTF-8 text.
+        ModelNotFoundError: the teacher is unknown or cannot be fetched.
+        OutputError: `out` cannot be written.
+    """
+    prompts, out = Path(prompts), Path(out)
+    classes = load_prompts(prompts)
+    templates = resolve_templates(template)
+    ensure_folder(out.parent)
+    from ..models.teacher import embed_classes, load_teacher
+
+    teacher = load_teacher(model_name, pretrained, device=device, precision=precision)
+    text = embed_classes(teacher, classes, templates)
+    path = save_text(out, text)
+    return EmbedTextResult(
+        out=path,
+        teacher=str(teacher.card),
+        labels=text.labels,
+        prompts=sum(len(some) for some in classes.prompts),
+        templates=len(templates),
+        overlapping=_overlapping(text),
+    )
+
+
+def resolve_templates(template: Sequence[str]) -> tuple[str, ...]:
+    """Turn template texts and set names into templates, each with one `{}`.
+
+    Raises:
+        InputError: one has no `{}` and is not the name of a set.
+    """
+    result: list[str] = []
+    for one in template:
+        if "{}" in one:
+            result.append(one)
+        elif one in ("openai", "simple"):
+            result += _openai_set(one)
+        else:
+            raise InputError(
+                f"Template {one!r}: expected a text with {{}} where the prompt goes, such as "
+                "'a photo of {}', or one of the sets: openai, simple."
+            )
+    return tuple(dict.fromkeys(result)) or NO_TEMPLATE
+
+
+def _openai_set(name: str) -> list[str]:
+    from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+
+    functions = OPENAI_IMAGENET_TEMPLATES if name == "openai" else SIMPLE_IMAGENET_TEMPLATES
+    return [function("{}") for function in functions]
+
+
+def _overlapping(text: TextEmbeddings, above: float = 0.98) -> tuple[tuple[str, str, float], ...]:
+    cosines = np.triu(text.vectors @ text.vectors.T, k=1)
+    pairs = np.argwhere(cosines > above)
+    found = [(text.labels[i], text.labels[j], float(cosines[i, j])) for i, j in pairs]
+    return tuple(sorted(found, key=lambda pair: -pair[2]))

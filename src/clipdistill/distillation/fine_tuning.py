@@ -1,0 +1,159 @@
+"""From a finished student to the start of a sparse or INT8 training: checks, pruning, calibration.
+
+What each step costs is measured as it happens: the student as it was, after pruning, after
+calibration (which is what post-training quantisation gives), and the training then adds its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core.errors import InputError, MismatchError
+from ..core.files import describing
+from ..core.progress import message, track
+from ..formats.cards import Compression, Quantization, StudentCard
+from ..formats.student import CHECKPOINT, is_student, load_card, load_checkpoint
+from ..images.preprocess import Preprocess
+from ..models.compression import Compressed, add_int8, add_sparsity, rebuild
+from ..models.compression.sparsity import found_sparsity, masks_of
+from ..models.torch_embedder import memory_layout, to_input
+from .options import DistillOptions
+from .validation import TrainingData, Validator
+
+AMAX = "_quantizer._amax"
+"""Ending of the names of a quantiser's range in a state dict."""
+
+
+def check_start(options: DistillOptions, card: StudentCard) -> None:
+    """Check that the training that is asked for can begin where it is to begin.
+
+    Args:
+        options: how to train.
+        card: what is to be trained.
+
+    Raises:
+        InputError: it is quantised already, or this student cannot be INT8.
+        MismatchError: it is another architecture.
+        MissingExtraError: INT8, and ModelOpt is not installed.
+    """
+    source = options.init_checkpoint
+    if source is None:
+        return
+    found = start_card(source)
+    if found is not None and found.arch != card.arch:
+        raise MismatchError(
+            f"--init-checkpoint {source} is a {found.arch}, not a {card.arch}: a checkpoint of "
+            f"another architecture. Train a {found.arch}, or start from another student."
+        )
+    compression = None if found is None else found.compression
+    if compression is not None and compression.int8 is not None:
+        raise InputError(already_quantized(source))
+    if compression is not None and not options.compresses:
+        message(f"{source} is 2:4 sparse; trained without --sparse or --qat it becomes dense.")
+    if options.qat:
+        dry = Compression(int8=Quantization("", 0, False, (), (), (), (), 0))
+        rebuild(card.arch, card.dim, card.preprocess.size, dry, check=False)
+
+
+def start_card(source: Path) -> StudentCard | None:
+    """The card of a student's folder or checkpoint; None where it has none.
+
+    Raises:
+        InputError: quantised weights without a card.
+    """
+    if source.is_dir() and is_student(source):
+        return load_card(source)
+    path = source / CHECKPOINT if source.is_dir() else source
+    if path.suffix == ".safetensors" or not path.is_file():
+        return None
+    saved = load_checkpoint(path)
+    model = saved.get("model")
+    if "card" in saved:
+        with describing(path):
+            return StudentCard.from_json(saved["card"])
+    if isinstance(model, dict) and any(str(name).endswith(AMAX) for name in model):
+        raise InputError(already_quantized(source))
+    return None
+
+
+def already_quantized(source: Path) -> str:
+    """The sentence for a student that is INT8 where one in floating point is needed."""
+    return (
+        f"{source} is quantised already (INT8). Start from the student in floating point that it "
+        "was made from."
+    )
+
+
+def begin(
+    network: torch.nn.Module,
+    card: StudentCard,
+    data: TrainingData,
+    validator: Validator,
+    options: DistillOptions,
+) -> tuple[Compressed, list[dict[str, Any]]]:
+    """Prune and quantise a student as the options say, measuring each step.
+
+    Args:
+        network: with the weights of the student to start from; changed in place.
+        card: what is to be trained.
+        data: training and held-out pictures.
+        validator: measures.
+        options: how to train.
+
+    Returns:
+        What to train, and a row a state of the network before training.
+    """
+    size = card.preprocess.size
+    network.to(validator.device).to(memory_format=memory_layout(network))
+    done = Compressed(network)
+    earlier = found_sparsity(network, size)
+    rows = [_row("dense" if earlier is None else "sparse", validator(network))]
+    if options.sparse:
+        done = add_sparsity(done, size)
+        rows.append(_row("pruned", validator(network)))
+    elif earlier is not None:
+        done = Compressed(network, Compression(sparse=earlier), masks_of(network, earlier))
+    if options.qat:
+        chosen = calibration_rows(data, options)
+        batches = _batches(data, chosen, network, card.preprocess, options)
+        done = add_int8(done, size, card.arch, batches, len(chosen), options.calibration)
+        int8 = done.compression.int8
+        assert int8 is not None
+        trained = replace(done.compression, int8=replace(int8, trained=True))
+        done = replace(done, compression=trained)
+        rows.append(_row("calibrated", validator(network)))
+    network.train()
+    return done, rows
+
+
+def calibration_rows(data: TrainingData, options: DistillOptions) -> np.ndarray[Any, Any]:
+    """Which training pictures show the ranges: a seeded choice, in order."""
+    order = np.random.default_rng((options.seed, len(data.train))).permutation(data.train)
+    return np.sort(order[: options.calibration_images])
+
+
+def _row(state: str, measured: dict[str, float]) -> dict[str, Any]:
+    return {"epoch": 0, "state": state, **measured}
+
+
+def _batches(
+    data: TrainingData,
+    rows: np.ndarray[Any, Any],
+    network: torch.nn.Module,
+    preprocess: Preprocess,
+    options: DistillOptions,
+) -> Iterator[torch.Tensor]:
+    device = next(network.parameters()).device
+    with track("calibrate", len(rows), "images") as step:
+        for start in range(0, len(rows), options.batch_size):
+            some = rows[start : start + options.batch_size]
+            pixels, _ = data.pixels.gather(some)
+            inputs = to_input(torch.from_numpy(pixels).to(device), preprocess)
+            yield inputs.contiguous(memory_format=memory_layout(network))
+            step(len(some))

@@ -1,0 +1,140 @@
+"""Every setting of a distillation, with its default and why (no heavy imports)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cyclopts import Parameter
+
+from ..formats.cards import Calibration
+
+NOT_IDENTITY = (
+    "num_workers",
+    "device",
+    "precision",
+    "cache_dir",
+    "cache_gb",
+    "checkpoint_seconds",
+    "output_dim",
+    "image_size",
+    "only",
+)
+"""Settings that may change when a training is resumed: they do not change what is learnt.
+(`output_dim` only checks; image size and images are compared as preprocessing and as data.)"""
+COMPRESSING = ("sparse", "sparse_from", "qat", "calibration_images", "calibration")
+"""Settings that are part of the identity of compressed students alone."""
+
+LR = 2e-3
+"""Default peak learning rate of a training from scratch, or from ImageNet's weights."""
+FINE_TUNING_LR = 1e-3
+"""Default with --sparse or --qat.  Measured 2026-11 on the toy world (test_resnet, 64 px, 3 epochs;
+cosine, dense 0.943): 2:4 is 0.927 with 2e-4, 0.936 with 1e-3, 0.941 with 3e-3; INT8 0.945 and 0.946
+with 2e-4 and 1e-3; both 0.920 and 0.932."""
+CALIBRATION: Calibration = "percentile"
+"""Cosine of INT8 with the student it was made from, measured 2026-11 at 64 px: resnet18 on photos
+0.9997, max 0.9995, entropy 0.9997; mobilenetv3_small_100 on the toy world 0.995, 0.991, 0.995."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class DistillOptions:
+    """How to distil.
+
+    Attributes:
+        only: train on these images alone: the folder of a selection (`select`), or a text file with
+            a name a line.
+        output_dim: length of the embedding; found from the embeddings, checked when given.
+        pretrained: start from timm's ImageNet weights (fetched from the model hub).
+        student_weights: start from the weights in this .safetensors or .pth instead.
+        init_checkpoint: start from this student folder or checkpoint (weights only, fresh
+            optimizer).
+        sparse: 2:4 sparsity: half of the weights of every layer that sparse tensor cores can use
+            become zero and stay so. Needs --init-checkpoint.
+        sparse_from: which weights stay: magnitude, the two largest of any four.
+        qat: INT8 quantisation-aware training. Needs --init-checkpoint, a student in floating
+            point, and the extra `compress`.
+        calibration_images: training images that show the ranges of activations, before QAT.
+        calibration: what of them is the range: max, percentile (the 99.99th) or entropy.
+        image_size: side of the student's input in pixels; default: the model's own.
+        criterion: cosine (1 - cosine, on the sphere where zero-shot works), mse, l1 or huber (on
+            the embeddings as they are stored).
+        optimizer: adamw, adam or sgd.
+        lr: peak learning rate; default: 2e-3, with --sparse or --qat 1e-3.
+        weight_decay: of adamw (decoupled), adam and sgd (L2).
+        momentum: of sgd.
+        schedule: cosine (to zero) or constant.
+        warmup: share of all steps in which the learning rate rises linearly.
+        ema_decay: decay of the moving average of the weights, which is what is kept; 0: none.
+        grad_clip: largest gradient norm; 0: no clipping.
+        flip: mirror half of the pictures, anew in every epoch.
+        batch_size: images a step, over all processes together.
+        num_epochs: passes over the images.
+        seed: of the new weights, the order, the mirroring and the validation split.
+        val_fraction: share of the images held out to measure cosine and agreement, without labels.
+        prompts: prompts file, or text embeddings of `embed-text`: report in every epoch how often
+            student and teacher choose the same label.
+        num_workers: threads that decode; default: one a processor.
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: auto, fp32, bf16 or fp16; auto is bf16 on CUDA, fp32 elsewhere.
+        cache_dir: where decoded pixels are kept; default: beside the embeddings.
+        cache_gb: the most disk that decoded pixels may take, in GB.
+        checkpoint_seconds: save the state when this much time has passed since the last save
+            (looked at every ten steps and after every epoch).
+    """
+
+    only: Path | None = None
+    output_dim: int | None = None
+    pretrained: bool = False
+    student_weights: Path | None = None
+    init_checkpoint: Path | None = None
+    sparse: bool = False
+    sparse_from: Literal["magnitude"] = "magnitude"
+    qat: bool = False
+    calibration_images: int = 512
+    calibration: Calibration = CALIBRATION
+    image_size: int | None = None
+    criterion: Literal["cosine", "mse", "l1", "huber"] = "cosine"
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float | None = None
+    weight_decay: float = 0.05
+    momentum: float = 0.9
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: float = 0.1
+    ema_decay: float = 0.0
+    grad_clip: float = 1.0
+    flip: bool = True
+    batch_size: int = 64
+    num_epochs: int = 50
+    seed: int = 0
+    val_fraction: float = 0.05
+    prompts: Path | None = None
+    num_workers: int | None = None
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    cache_dir: Path | None = None
+    cache_gb: float = 20.0
+    checkpoint_seconds: float = 30.0
+
+    @property
+    def peak_lr(self) -> float:
+        """The peak learning rate: the one given, or the default of this kind of training."""
+        if self.lr is not None:
+            return self.lr
+        return FINE_TUNING_LR if self.compresses else LR
+
+    @property
+    def compresses(self) -> bool:
+        """Whether the student becomes sparse, INT8 or both."""
+        return self.sparse or self.qat
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide what is learnt: equal for a run and its resumption."""
+        left_out = NOT_IDENTITY if self.compresses else (*NOT_IDENTITY, *COMPRESSING)
+        settings = {**self.to_json(), "lr": self.peak_lr}
+        return {k: v for k, v in settings.items() if k not in left_out}

@@ -1,0 +1,377 @@
+"""The losses and the one training loop.
+
+Everything random is a function of (seed, epoch, step): the order, the mirroring, and torch's own
+generator, which is seeded anew at every step.  So a run that was killed anywhere and resumed from
+its last checkpoint takes exactly the same steps, bit for bit on a CPU, and no generator state has
+to be saved.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from timm.utils.model_ema import ModelEmaV3
+from torch.utils.tensorboard import SummaryWriter
+
+from ..core.errors import TrainingError
+from ..core.files import writing
+from ..core.progress import track
+from ..formats.cards import StudentCard
+from ..formats.student import (
+    CHECKPOINT,
+    LOG,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+    write_metrics,
+)
+from ..models.compression.sparsity import Masks, hold, hold_gradients
+from ..models.torch_embedder import memory_layout, to_input
+from .batches import _ahead, _step_seed, batch_count, epoch_batches
+from .losses import distillation_loss
+from .optimizer import learning_rate, make_optimizer
+from .options import DistillOptions
+from .validation import TrainingData, Validator
+
+FINITE_CHECK_STEPS = 10
+"""Steps between checks that the loss is finite (reading it makes a GPU wait); the state is only
+saved at such a step, so that nothing bad is ever saved."""
+
+LARGEST_WEIGHT = 1e18
+"""Weights beyond this are as good as infinite: their squares overflow float32."""
+
+
+@dataclass
+class TrainingState:
+    """Everything that a resumed run needs besides the model.
+
+    Attributes:
+        epoch: epochs finished.
+        step: steps done of the next epoch.
+        loss_sum: of those steps, weighted by images; `seen` images.
+        history: a row an epoch.
+        best: validation cosine of the best epoch so far.
+        best_epoch: which that was; -1 before the first.
+        best_model: its weights.
+        before: what was measured before training (see `Trainer`).
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    seen: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: float = -math.inf
+    best_epoch: int = -1
+    best_model: dict[str, torch.Tensor] = field(default_factory=dict)
+    before: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`."""
+        return [*self.before, *self.history]
+
+
+class Trainer:
+    """One training run: `Trainer(...).run()`.
+
+    Args:
+        accelerator: device, precision and processes.
+        network: with its initial weights.
+        data: what is learnt from.
+        card: what is trained.
+        out: the student's folder.
+        options: how to train.
+        masks: weights that are held at zero (2:4 sparsity).
+        before: what was measured before training, a row a state of the network.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        network: torch.nn.Module,
+        data: TrainingData,
+        card: StudentCard,
+        out: Path,
+        options: DistillOptions,
+        *,
+        masks: Masks | None = None,
+        before: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        self.accelerator = accelerator
+        self.data = data
+        self.card = card
+        self.out = out
+        self.options = options
+        self.device = accelerator.device
+        self.masks = self._here(masks or {})
+        self.validator = Validator(accelerator, data, card.preprocess, options.batch_size)
+        self.layout = memory_layout(network)
+        network = network.to(self.device).to(memory_format=self.layout)
+        self.ema = self._make_ema(network)
+        optimizer = make_optimizer(network, options)
+        self.network, self.optimizer = accelerator.prepare(network, optimizer)
+        self.state = TrainingState(before=list(before))
+        self.steps = batch_count(len(data.train), options.batch_size, accelerator.num_processes)
+        self.writer: SummaryWriter | None = None
+        self._saved = time.monotonic()
+
+    def run(self) -> TrainingState:
+        """Train to the end (or go on from the checkpoint in the output folder).
+
+        Raises:
+            TrainingError: the loss is no longer finite.
+        """
+        self._resume()
+        if self.accelerator.is_main_process:
+            with writing(self.out / LOG):
+                self.writer = SummaryWriter(str(self.out / LOG), purge_step=self.state.epoch)
+        try:
+            total = self.options.num_epochs * len(self.data.train)
+            before = self.state.epoch * len(self.data.train) + self.state.seen
+            with track("distil", total, "images", done=before) as step:
+                while self.state.epoch < self.options.num_epochs:
+                    self._epoch(step)
+        finally:
+            if self.writer is not None:
+                with writing(self.out / LOG):
+                    self.writer.close()
+        if self.accelerator.is_main_process:
+            save_weights(self.out, self.state.best_model)
+            write_metrics(self.out, self.state.rows)
+        self.accelerator.wait_for_everyone()
+        return self.state
+
+    def _epoch(self, progress: Any) -> None:
+        state, options = self.state, self.options
+        self.network.train()
+        start, first = time.monotonic(), state.seen
+        running = torch.zeros((), device=self.device)
+        for step, pixels, targets, fine, size in self._batches():
+            done, total = state.epoch * self.steps + step, options.num_epochs * self.steps
+            rate = learning_rate(options, done, total)
+            loss = self._step(step, rate, pixels, targets, fine, size)
+            running += loss.detach() * size
+            state.step, state.seen = step + 1, state.seen + size
+            progress(size, self._note())
+            last = state.step == self.steps
+            if state.step % FINITE_CHECK_STEPS == 0 or last:
+                self._add_finite(running, rate)
+                running = torch.zeros((), device=self.device)
+                if self._due() and not last:
+                    self._check_weights(rate)
+                    self._save()
+        images = state.seen - first
+        self._finish_epoch(images / max(1e-9, time.monotonic() - start), rate)
+
+    def _step(
+        self,
+        step: int,
+        rate: float,
+        pixels: torch.Tensor,
+        targets: torch.Tensor,
+        fine: torch.Tensor,
+        size: int,
+    ) -> torch.Tensor:
+        """One optimiser step; returns this step's mean loss over all processes' images."""
+        rank = self.accelerator.process_index
+        torch.manual_seed(_step_seed(self.options.seed, self.state.epoch, step, rank))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.accelerator.autocast():
+            output = self.network(pixels)
+        loss = distillation_loss(self.options.criterion, output, targets, fine)
+        # Processes average their gradients; shares of unequal size are weighted to the true mean.
+        world = self.accelerator.num_processes
+        weighted = loss * (len(pixels) * world / size)
+        self.accelerator.backward(weighted)
+        plain = self.accelerator.unwrap_model(self.network)
+        hold_gradients(plain, self.masks)
+        if self.options.grad_clip > 0:
+            self.accelerator.clip_grad_norm_(self.network.parameters(), self.options.grad_clip)
+        self.optimizer.step()
+        hold(plain, self.masks)
+        if self.ema is not None:
+            whole = self.state.epoch * self.steps + step
+            self.ema.update(plain, step=whole)
+            hold(self.ema.module, self.masks)
+        mean: torch.Tensor = weighted.detach()
+        return self.accelerator.reduce(mean, "mean") if world > 1 else mean
+
+    def _batches(self) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor, int]]:
+        """This process's share of the epoch's remaining batches, loaded ahead in a thread."""
+        options, state = self.options, self.state
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        batches, mirrors = epoch_batches(
+            self.data.train, options.batch_size, options.seed, state.epoch, world
+        )
+
+        def load(step: int) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor, int]:
+            rows = np.array_split(batches[step], world)[rank]
+            mirror = np.array_split(mirrors[step], world)[rank] & options.flip
+            pixels, fine = self.data.pixels.gather(rows)
+            pixels[mirror] = pixels[mirror, :, ::-1]
+            targets = np.asarray(self.data.targets[rows], dtype=np.float32)
+            arrays = (pixels, targets, fine.astype(np.float32))
+            tensors = [torch.from_numpy(array) for array in arrays]
+            if self.device.type == "cuda":
+                tensors = [tensor.pin_memory() for tensor in tensors]
+            return step, tensors[0], tensors[1], tensors[2], len(batches[step])
+
+        for step, *tensors, size in _ahead(load, range(state.step, len(batches))):
+            pixels, targets, fine = (t.to(self.device, non_blocking=True) for t in tensors)
+            ready = to_input(pixels, self.card.preprocess).contiguous(memory_format=self.layout)
+            yield step, ready, targets, fine, size
+
+    def _add_finite(self, running: torch.Tensor, rate: float) -> None:
+        """Add the losses since the last check, or stop.
+
+        Raises:
+            TrainingError: they are not finite.
+        """
+        value = float(running)
+        if not math.isfinite(value):
+            raise self._not_finite("The loss", rate)
+        self.state.loss_sum += value
+
+    def _check_weights(self, rate: float) -> None:
+        """Check the weights before they are saved: the last step may have spoilt them.
+
+        Raises:
+            TrainingError: they are not finite.
+        """
+        state = self.accelerator.unwrap_model(self.network).state_dict().values()
+        # (NaN is not below anything.)
+        if not all(bool((value.abs() < LARGEST_WEIGHT).all()) for value in state):
+            raise self._not_finite("The network", rate)
+
+    def _not_finite(self, what: str, rate: float) -> TrainingError:
+        kept = self.out / CHECKPOINT
+        where = f"The last good state is kept in {kept}." if kept.is_file() else "None was saved."
+        return TrainingError(
+            f"{what} is no longer finite in epoch {self.state.epoch + 1}, step {self.state.step} "
+            f"(learning rate {rate:.2g}, criterion {self.options.criterion}). {where} Try a lower "
+            "--lr, --grad-clip 1 or --precision fp32, with another output folder and "
+            "--init-checkpoint to start from what was learnt."
+        )
+
+    def _finish_epoch(self, rate: float, lr: float) -> None:
+        state = self.state
+        loss = state.loss_sum / max(1, state.seen)
+        row: dict[str, Any] = {
+            "epoch": state.epoch + 1,
+            "loss": loss,
+            "lr": lr,
+            "images_per_second": rate,
+        }
+        self._check_weights(lr)
+        row.update(self.validator(self._kept_network()))
+        if not math.isfinite(row.get("val_cosine", 0.0)):
+            raise self._not_finite("The network's output", lr)
+        # Without held-out pictures the last epoch is the best there is.
+        score = row.get("val_cosine", float(state.epoch))
+        if score > state.best:
+            state.best, state.best_epoch = score, state.epoch
+            state.best_model = {
+                name: value.detach().to("cpu", copy=True).contiguous()
+                for name, value in self._kept_network().state_dict().items()
+            }
+        state.history.append(row)
+        if self.writer is not None:
+            with writing(self.out / LOG):
+                for name, value in row.items():
+                    if name != "epoch":
+                        self.writer.add_scalar(name, value, state.epoch)
+        state.epoch, state.step, state.loss_sum, state.seen = state.epoch + 1, 0, 0.0, 0
+        last = state.epoch == self.options.num_epochs
+        if last or self._due():
+            self._save()
+
+    def _kept_network(self) -> torch.nn.Module:
+        """The network that is validated and kept: the moving average where there is one."""
+        if self.ema is not None:
+            averaged: torch.nn.Module = self.ema.module
+            return averaged
+        network: torch.nn.Module = self.accelerator.unwrap_model(self.network)
+        return network
+
+    def _here(self, masks: Masks) -> Masks:
+        return {name: mask.to(self.device) for name, mask in masks.items()}
+
+    def _make_ema(self, network: torch.nn.Module) -> ModelEmaV3 | None:
+        if self.options.ema_decay <= 0:
+            return None
+        return ModelEmaV3(network, decay=self.options.ema_decay, use_warmup=True)
+
+    def _note(self) -> str:
+        state = self.state
+        parts = [f"epoch {state.epoch + 1}/{self.options.num_epochs}"]
+        if state.history:
+            row = state.history[-1]
+            measured = (("cosine", "val_cosine"), ("agreement", "val_agreement"))
+            parts += [f"{name} {row[key]:.3f}" for name, key in measured if key in row]
+        return ", ".join(parts)
+
+    def _due(self) -> bool:
+        return time.monotonic() - self._saved >= self.options.checkpoint_seconds
+
+    def _save(self) -> None:
+        """Write checkpoint and metrics; every process calls this."""
+        self._saved = time.monotonic()
+        if not self.accelerator.is_main_process:
+            return
+        state = self.state
+        scaler = self.accelerator.scaler
+        save_checkpoint(
+            self.out,
+            {
+                "model": self.accelerator.unwrap_model(self.network).state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "epoch": state.epoch - 1,  # the older scripts': the last finished epoch, from 0
+                "step": state.step,
+                "loss_sum": state.loss_sum,
+                "seen": state.seen,
+                "ema": None if self.ema is None else self.ema.module.state_dict(),
+                "scaler": None if scaler is None else scaler.state_dict(),
+                "history": state.history,
+                "before": state.before,
+                "masks": self.masks,
+                "best": {"score": state.best, "epoch": state.best_epoch, "model": state.best_model},
+                "card": self.card.to_json(),
+            },
+        )
+        write_metrics(self.out, state.rows)
+
+    def _resume(self) -> None:
+        path = self.out / CHECKPOINT
+        if not path.is_file():
+            return
+        saved = load_checkpoint(path)
+        self.accelerator.unwrap_model(self.network).load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.ema is not None and saved["ema"] is not None:
+            self.ema.module.load_state_dict(saved["ema"])
+        if self.accelerator.scaler is not None and saved["scaler"]:
+            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        self.masks = self._here(saved.get("masks", {}))
+        best = saved["best"]
+        self.state = TrainingState(
+            epoch=saved["epoch"] + 1,
+            step=saved["step"],
+            loss_sum=saved["loss_sum"],
+            seen=saved["seen"],
+            history=saved["history"],
+            best=best["score"],
+            best_epoch=best["epoch"],
+            best_model=best["model"],
+            before=saved.get("before", []),
+        )

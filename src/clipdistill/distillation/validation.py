@@ -1,0 +1,96 @@
+"""How near a network is to its teacher on held-out pictures, without labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from numpy.typing import NDArray
+
+from ..formats.text import TextEmbeddings
+from ..images.pixels import PixelCache
+from ..images.preprocess import Preprocess
+from ..models.torch_embedder import memory_layout, to_input
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What is learnt from.
+
+    Attributes:
+        pixels: the pictures, by row.
+        targets: float (N, D), the teacher's embeddings of the same rows, as stored.
+        train: int, rows to learn from.
+        val: int, rows held out (may be empty).
+        text: class list for the agreement with the teacher; None: not measured.
+    """
+
+    pixels: PixelCache
+    targets: NDArray[np.floating]
+    train: NDArray[np.intp]
+    val: NDArray[np.intp]
+    text: TextEmbeddings | None
+
+
+class Validator:
+    """Measures networks on the held-out rows: `Validator(...)(network)`."""
+
+    def __init__(
+        self, accelerator: Accelerator, data: TrainingData, preprocess: Preprocess, batch_size: int
+    ) -> None:
+        self.accelerator = accelerator
+        self.data = data
+        self.preprocess = preprocess
+        self.batch_size = batch_size
+        self.device = accelerator.device
+        self._text: torch.Tensor | None = None
+        if data.text is not None:
+            self._text = torch.from_numpy(data.text.vectors).to(self.device)
+
+    def __call__(self, network: torch.nn.Module) -> dict[str, float]:
+        """Measure a network, which is put into eval mode; all processes call this.
+
+        Returns:
+            "val_cosine": mean cosine with the teacher's embeddings; with a class list also
+            "val_agreement": how often both choose the same label.  Empty without held-out rows.
+        """
+        if not len(self.data.val):
+            return {}
+        network.eval()
+        if self.accelerator.num_processes > 1:
+            # Each process has batch norm statistics of its own; the first one's are kept.
+            for buffer in network.buffers():
+                broadcast(buffer)
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        mine = self.data.val[self.accelerator.process_index :: self.accelerator.num_processes]
+        size = max(1, self.batch_size)
+        for start in range(0, len(mine), size):
+            sums += self._batch(network, mine[start : start + size])
+        if self.accelerator.num_processes > 1:
+            sums = self.accelerator.reduce(sums, "sum")
+        count, cosine, same = sums.tolist()
+        result = {"val_cosine": cosine / max(1, count)}
+        if self._text is not None:
+            result["val_agreement"] = same / max(1, count)
+        return result
+
+    @torch.inference_mode()
+    def _batch(self, network: torch.nn.Module, rows: NDArray[np.intp]) -> torch.Tensor:
+        pixels, fine = self.data.pixels.gather(rows)
+        inputs = to_input(torch.from_numpy(pixels).to(self.device), self.preprocess)
+        with self.accelerator.autocast():
+            output = network(inputs.contiguous(memory_format=memory_layout(network)))
+        mask = torch.from_numpy(fine).to(self.device)
+        student = F.normalize(output.float(), dim=-1)[mask]
+        stored = np.asarray(self.data.targets[rows], dtype=np.float32)
+        teacher = F.normalize(torch.from_numpy(stored).to(self.device), dim=-1)[mask]
+        cosine = (student * teacher).sum(dim=-1).double().sum()
+        same = torch.zeros_like(cosine)
+        if self._text is not None:
+            choices = (student @ self._text.T).argmax(1), (teacher @ self._text.T).argmax(1)
+            same = (choices[0] == choices[1]).double().sum()
+        return torch.stack([mask.double().sum(), cosine, same])

@@ -1,0 +1,1 @@
+"""Measuring models: accuracy, agreement, calibration, speed and memory."""

@@ -1,0 +1,404 @@
+"""benchmark: what every model costs and gives in every runtime, in one table."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cyclopts import Parameter
+
+from ..core import metrics
+from ..core.charts import check_available
+from ..core.errors import ClipDistillError, InputError, OutputError
+from ..core.files import ensure_folder, write_bytes
+from ..core.progress import track
+from ..core.zeroshot import top_k
+from ..formats.cards import TeacherCard
+from ..formats.classifier import OnnxCard
+from ..formats.engine import load_engine_card
+from ..formats.measurements import BenchmarkRow
+from ..formats.onnx_wire import read_onnx
+from ..formats.text import TextEmbeddings
+from ..images.preprocess import Preprocess
+from ..images.sources import ImageItem, list_images
+from ..models.embedder import EmbedderSpec
+from ..models.open import RUNTIMES, installed_runtimes, kind_of, open_embedder, split_runtime
+from .race.child import Child, children
+from .race.pictures import Pictures, PictureShelf
+from .race.race import race
+from .race.report import BenchmarkResult, chart, distinct_ends, machine
+from .race.verdicts import Raced, verdicts
+from .task import Embedded, Reference, against, choose_text, scores_of, true_classes
+
+TIMED_PICTURES = 32
+"""Different pictures that the clock sees; larger batches repeat them."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions:
+    """How to measure.
+
+    Attributes:
+        batch: pictures at once, for throughput; latency is always at 1.
+        rounds: how often everyone is timed, in turns.
+        threads: of the processor that a model may use; the runtime's own choice unless given.
+        device: auto, cpu, cuda ...; "auto" is every runtime's own choice.
+        limit: pictures of --images to embed for agreement and cosine, spread over the folder.
+        out: write the table to this .md file.
+        plot: draw accuracy (or agreement) against latency into this .svg file.
+        arch: timm's model name, only for checkpoints that do not tell (the older scripts').
+        image_size: side of the input in pixels, likewise.
+    """
+
+    batch: str = "1,8,32"
+    rounds: int = 10
+    threads: int | None = None
+    device: str = "auto"
+    limit: int = 500
+    out: Path | None = None
+    plot: Path | None = None
+    arch: str | None = None
+    image_size: int | None = None
+
+
+@dataclass
+class _Entry:
+    """A model in a runtime, from its process to its row.
+
+    Attributes:
+        model: without the runtime.
+        runtime: that runs it.
+        row: what is known so far; its `reason` tells why there is no more.
+        about: what its process said of it; empty when it could not open it.
+        held: pictures decoded for it.
+        started: its process.
+    """
+
+    model: str
+    runtime: str
+    row: BenchmarkRow
+    about: dict[str, Any] = field(default_factory=dict)
+    held: dict[str, Pictures] = field(default_factory=dict)
+    started: Child | None = None
+
+    @property
+    def command(self) -> str:
+        """As `open_embedder` takes it."""
+        return f"{self.runtime}:{self.model}"
+
+    @property
+    def child(self) -> Child:
+        """Its process."""
+        assert self.started is not None, "its process is started with the others"
+        return self.started
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What its input expects."""
+        return Preprocess.from_json(self.about["preprocess"])
+
+    def spec(self) -> EmbedderSpec:
+        """As its process described it."""
+        about = self.about
+        teacher = None if about["teacher"] is None else TeacherCard.from_json(about["teacher"])
+        return EmbedderSpec(
+            self.model,
+            about["runtime"],
+            about["role"],
+            teacher,
+            about["dim"],
+            self.preprocess,
+            about["size_bytes"],
+            about["arch"],
+            about["precision"],
+            about["device"],
+        )
+
+    def note(self, **known: Any) -> None:
+        """Put figures into its row."""
+        self.row = replace(self.row, **known)
+
+
+def benchmark(
+    *models: str,
+    images: Path | None = None,
+    labelled: Path | None = None,
+    text: Path | None = None,
+    options: BenchmarkOptions = BenchmarkOptions(),
+) -> BenchmarkResult:
+    """Measure what models cost and give: speed, memory, accuracy, in every runtime installed.
+
+    An ONNX file is run in ONNX Runtime and in OpenVINO, an engine in TensorRT, a student or a
+    teacher in torch; "openvino:FILE.onnx" asks for one runtime.  Each runs alone in a process of
+    its own, and they are timed in turns, so that a machine that drifts hurts all alike.  It says
+    so when something is slower than FP32, and when sparsity did nothing on this device.
+
+    Agreement and cosine compare with the first teacher among MODELS, else with the first MODEL.
+
+    Args:
+        models: .onnx or .engine files, students' folders or checkpoints (.pth), teachers
+            (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER).
+        images: folder of pictures; those of --labelled unless given.
+        labelled: folder with one folder of pictures a class, for accuracy.
+        text: text embeddings from `clipdistill embed-text`; not needed when a MODEL carries its
+            own.
+        options: see `BenchmarkOptions`.
+
+    Raises:
+        InputError: nothing to measure, or none of the models can be opened.
+        MismatchError: the models are not of one teacher.
+    """
+    batches = _check_arguments(models, images, labelled, options)
+    entries = _entries(models)
+    names = [entry.command for entry in entries]
+    with (
+        tempfile.TemporaryDirectory(prefix="clipdistill-") as folder,
+        children(names, options.threads) as started,
+    ):
+        for entry, child in zip(entries, started, strict=True):
+            entry.started = child
+        _open_all(entries, options)
+        opened = [entry for entry in entries if entry.about]
+        classes = choose_text([(entry.spec(), _carried(entry.model)) for entry in opened], text)
+        shelf = PictureShelf(Path(folder))
+        plain = _spread(list_images(images or labelled or Path()), options.limit)
+        _prepare_all(opened, shelf, "images", plain)
+        _time_all(opened, batches, options.rounds)
+        reference = _compare_all(opened, classes, shelf)
+        if labelled is not None:
+            _add_accuracy(opened, classes, shelf, labelled)
+    result = BenchmarkResult(
+        tuple(entry.row for entry in entries),
+        reference,
+        tuple(_verdicts(opened)),
+        shelf.count.get("images", 0),
+        shelf.count.get("labelled", 0),
+        batches,
+        options.rounds,
+        options.threads,
+        machine(),
+        tuple(shelf.failures.values()),
+        options.out,
+        options.plot,
+    )
+    _write(result)
+    return result
+
+
+def _check_arguments(
+    models: Sequence[str], images: Path | None, labelled: Path | None, options: BenchmarkOptions
+) -> tuple[int, ...]:
+    """Returns the batches: 1 first."""
+    if not models:
+        raise InputError("No models given. Expected: benchmark MODEL ... --images FOLDER")
+    if images is None and labelled is None:
+        raise InputError("No pictures given. Add --images FOLDER, or --labelled FOLDER.")
+    if options.rounds < 1 or options.limit < 1 or (options.threads or 1) < 1:
+        raise InputError("--rounds, --limit and --threads should be 1 or more.")
+    parts = options.batch.replace(" ", "").split(",")
+    if not all(part.isdecimal() and 0 < int(part[:6]) <= 4096 for part in parts):
+        raise InputError(f"--batch {options.batch!r}: expected numbers like 1,8,32, up to 4096.")
+    for path, ending in ((options.out, ".md"), (options.plot, ".svg")):
+        if path is not None:
+            if path.suffix.lower() != ending:
+                raise InputError(f"{path}: expected a name that ends in {ending}.")
+            ensure_folder(path.parent)
+            if path.is_dir():
+                raise OutputError(f"{path} should become a file, but is a folder.")
+    if options.plot is not None:
+        check_available()
+    return tuple(sorted({1, *map(int, parts)}))
+
+
+def _entries(models: Sequence[str]) -> list[_Entry]:
+    """Every model in every runtime that can run it and is installed."""
+    entries = []
+    for model in models:
+        runtime, name = split_runtime(model)
+        kind = kind_of(name)
+        if kind is None or (runtime and runtime not in RUNTIMES[kind]):
+            open_embedder(model)  # it says what is wrong
+            raise InputError(f"{model}: no such model.")
+        able = (runtime,) if runtime else installed_runtimes(kind) or RUNTIMES[kind][:1]
+        entries += [_Entry(name, one, BenchmarkRow(name, one)) for one in able]
+    return entries
+
+
+def _open_all(entries: Sequence[_Entry], options: BenchmarkOptions) -> None:
+    """Let every process open its model, all at once.
+
+    Raises:
+        InputError: none could.
+    """
+    for entry in entries:
+        entry.child.send(
+            "open",
+            model=entry.command,
+            device=options.device,
+            threads=options.threads,
+            arch=options.arch,
+            image_size=options.image_size,
+        )
+    with track("opening", len(entries), "models") as step:
+        for entry in entries:
+            try:
+                about = entry.child.receive()
+                entry.about = about
+                entry.note(
+                    device=about["device"],
+                    role=about["role"],
+                    arch=about["arch"],
+                    precision=about["precision"],
+                    sparse=about["sparse"],
+                    size_mb=about["size_bytes"] / 1e6,
+                )
+            except ClipDistillError as error:
+                entry.note(reason=str(error))
+            step()
+    if not any(entry.about for entry in entries):
+        raise InputError(f"None of the models can be opened: {_reasons(entries)}")
+
+
+def _reasons(entries: Sequence[_Entry]) -> str:
+    # Once for a file that no runtime can open, however many tried.
+    told = dict.fromkeys(f"{entry.model}: {entry.row.reason}" for entry in entries)
+    return "; ".join(list(told)[:3])
+
+
+def _carried(model: str) -> TextEmbeddings | None:
+    """The classes in a file, without a runtime."""
+    path = Path(model)
+    kind = kind_of(model)
+    if kind == "onnx":
+        return OnnxCard.from_metadata(path, read_onnx(path).metadata).text
+    return load_engine_card(path).onnx.text if kind == "engine" else None
+
+
+def _spread(items: list[ImageItem], most: int) -> list[ImageItem]:
+    """At most `most` items, evenly over the list."""
+    if len(items) <= most:
+        return items
+    return [items[index] for index in np.linspace(0, len(items) - 1, most).astype(int)]
+
+
+def _prepare_all(
+    entries: Sequence[_Entry], shelf: PictureShelf, what: str, items: Sequence[ImageItem]
+) -> None:
+    """Have the pictures decoded for everyone."""
+    for entry in entries:
+        pictures = shelf.prepare(what, items, entry.preprocess)
+        entry.held[what] = pictures
+        if what == "images":
+            entry.note(preprocess_ms=pictures.prepare_ms)
+
+
+def _time_all(entries: Sequence[_Entry], batches: Sequence[int], rounds: int) -> None:
+    """The race; then every process's peak memory."""
+    for entry in entries:
+        pictures = entry.held["images"]
+        count = min(TIMED_PICTURES, len(pictures.rows))
+        _ask(entry, "load", path=str(pictures.path), count=count)
+    ready = [entry for entry in entries if not entry.row.reason]
+    with track("timing", len(ready) * (rounds + 1), "turns") as step:
+        timings = race([entry.child for entry in ready], batches, rounds, step)
+    for entry, timing in zip(ready, timings, strict=True):
+        if timing.failure:
+            entry.note(reason=timing.failure)
+            continue
+        entry.note(
+            latency_ms=1000 * timing.median(1),
+            latency_p90_ms=1000 * timing.percentile(1, 0.9),
+            throughput={str(batch): batch / timing.median(batch) for batch in batches},
+            round_ms=tuple(1000 * second for second in timing.round_medians(1)),
+        )
+        peak = _ask(entry, "memory").get("peak_bytes")
+        entry.note(peak_mb=None if peak is None else peak / 1e6)
+
+
+def _compare_all(entries: Sequence[_Entry], classes: TextEmbeddings, shelf: PictureShelf) -> str:
+    """Everyone's agreement and cosine with the reference; returns who that is.
+
+    Raises:
+        InputError: no model could be measured.
+    """
+    embedded: dict[int, Embedded] = {}
+    with track("embedding", len(entries), "models") as step:
+        for index, entry in enumerate(entries):
+            own = _embed(entry, shelf, "images", index)
+            if own is not None:
+                embedded[index] = own
+            step()
+    if not embedded:
+        raise InputError(f"None of the models could be measured: {_reasons(entries)}")
+    teachers = [index for index in embedded if entries[index].about["role"] == "teacher"]
+    chosen = (teachers or list(embedded))[0]
+    name = f"{entries[chosen].model} in {entries[chosen].runtime}"
+    for index, own in embedded.items():
+        scores = scores_of(own.vectors, classes)
+        agreement, cosine = against(own, scores, Reference(name, embedded[chosen]), classes)
+        entries[index].note(agreement=agreement, cosine=cosine, images=len(own.rows))
+    return name
+
+
+def _add_accuracy(
+    entries: Sequence[_Entry], classes: TextEmbeddings, shelf: PictureShelf, labelled: Path
+) -> None:
+    items = list_images(labelled)
+    truth, _ = true_classes(labelled, items, classes.labels)
+    _prepare_all(entries, shelf, "labelled", items)
+    for index, entry in enumerate(entries):
+        own = _embed(entry, shelf, "labelled", index)
+        if own is not None:
+            predicted = top_k(scores_of(own.vectors, classes), 1)[:, 0]
+            entry.note(accuracy=metrics.accuracy(predicted, truth[own.rows]))
+
+
+def _embed(entry: _Entry, shelf: PictureShelf, what: str, index: int) -> Embedded | None:
+    """Let a process embed its pictures; None, and the reason in its row, where it cannot."""
+    pictures, out = entry.held[what], shelf.folder / f"{what}-{index}.npy"
+    _ask(entry, "embed", path=str(pictures.path), count=len(pictures.rows), out=str(out))
+    if entry.row.reason:
+        return None
+    return Embedded(pictures.rows, np.load(out, allow_pickle=False))
+
+
+def _ask(entry: _Entry, do: str, **arguments: Any) -> dict[str, Any]:
+    """Ask its process, unless it failed before; a failure is noted, and answered with nothing."""
+    if entry.row.reason:
+        return {}
+    try:
+        return entry.child.ask(do, **arguments)
+    except ClipDistillError as error:
+        entry.note(reason=str(error))
+        return {}
+
+
+def _verdicts(entries: Sequence[_Entry]) -> list[str]:
+    measured = [entry for entry in entries if entry.row.round_ms]
+    names = distinct_ends([entry.model for entry in measured])  # the sentences name the runtime
+    return verdicts(
+        [
+            Raced(
+                name,
+                (entry.about["arch"], entry.about["role"], entry.preprocess.size),
+                entry.runtime,
+                entry.about["device"],
+                entry.about["precision"],
+                entry.about["sparse"],
+                entry.row.round_ms,
+            )
+            for name, entry in zip(names, measured, strict=True)
+        ]
+    )
+
+
+def _write(result: BenchmarkResult) -> None:
+    if result.out is not None:
+        write_bytes(result.out, result.markdown().encode())
+    if result.plot is not None:
+        write_bytes(result.plot, chart(result).encode())

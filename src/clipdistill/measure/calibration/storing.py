@@ -1,0 +1,127 @@
+"""Calibrating a student where its answers are measured, and storing what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ...core.errors import InputError
+from ...core.wording import percent
+from ...core.zeroshot import Calibration, normalized, top_k
+from ...formats.text import TextEmbeddings, pair_of, save_text
+from ...models.embedder import Embedder, carried_text
+from ..task import Embedded, Reference, Task, scores_of
+from .fitting import calibrate
+
+
+def where_to_store(
+    opened: Sequence[Embedder],
+    classes: TextEmbeddings,
+    text: Path | None,
+    labelled: Path | None,
+    reference: Reference | None,
+) -> tuple[Path, ...]:
+    """The files that a calibration will be stored in.
+
+    Raises:
+        InputError: not exactly one student, nothing to fit to, or no file that could hold it.
+    """
+    students = [embedder for embedder in opened if embedder.spec.role == "student"]
+    if len(students) != 1:
+        raise InputError(
+            f"--calibrate fits one student, found {len(students)} among the models. Give one "
+            "student or classifier (and its teacher, to compare with)."
+        )
+    if labelled is None and reference is None:
+        raise InputError(
+            "--calibrate needs something to fit to. Add --labelled FOLDER, the teacher as another "
+            "MODEL, or its --embeddings of the same pictures."
+        )
+    student = students[0]
+    file = Path(student.spec.name)
+    found = [] if text is None else [_described(text)]
+    own = carried_text(student)
+    if own is not None and own.labels == classes.labels:
+        if file.suffix != ".onnx":
+            raise InputError(
+                f"{file}: an engine's temperature is built in. Calibrate the .onnx it was built "
+                "from, then build it again with: clipdistill engine"
+            )
+        found.append(file)
+    if not found:
+        raise InputError(
+            f"{student.spec.name} carries no labels: a calibration is stored beside them. Add "
+            "--text with text embeddings, or calibrate a classifier."
+        )
+    return tuple(found)
+
+
+def calibrated(
+    embedder: Embedder, embedded: Embedded, reference: Reference | None, task: Task
+) -> Task:
+    """The task with classes that are calibrated for this student."""
+    text = replace(task.text, calibration=None)
+    cosines = normalized(embedded.vectors) @ text.vectors.T
+    if task.truth is not None:
+        right = task.truth[embedded.rows]
+        target = np.eye(len(text.labels), dtype=np.float32)[right]
+    else:
+        assert reference is not None
+        _, mine, theirs = np.intersect1d(
+            embedded.rows, reference.embedded.rows, return_indices=True
+        )
+        cosines = cosines[mine]
+        target = scores_of(reference.embedded.vectors[theirs], text)
+        right = top_k(target, 1)[:, 0]
+    found = calibrate(
+        cosines,
+        target,
+        right,
+        text.teacher.logits,
+        method="teacher" if task.truth is None else "labels",
+        model=embedder.spec.name,
+    )
+    return replace(task, text=replace(text, calibration=found))
+
+
+def store(files: Sequence[Path], text: TextEmbeddings) -> None:
+    """Store classes with their calibration in text embeddings and classifiers."""
+    for file in files:
+        if file.suffix == ".npy":
+            save_text(file, text)
+        else:
+            from ...deploy.graph import change_classes
+
+            change_classes(file, text, file)
+
+
+def describe_calibration(found: Calibration, files: Sequence[Path]) -> list[str]:
+    """What was fitted and where it is kept, in sentences."""
+    to = "true labels" if found.method == "labels" else "the teacher's probabilities"
+    bias = "" if found.logits.bias is None else f", bias {found.logits.bias:.2f}"
+    return [
+        f"Calibrated on {found.images} images against {to}: scale {found.logits.scale:.1f}{bias}; "
+        f"expected calibration error {percent(found.ece_before)} before, "
+        f"{percent(found.ece_after)} after.",
+        f'Below a probability of {found.threshold:.3f} the answer is "unknown": '
+        f"{percent(1 - found.coverage)} of these images.",
+        f"Stored in: {', '.join(map(str, files))}",
+    ]
+
+
+def _described(text: Path) -> Path:
+    """The `.npy` of text embeddings that have a description, where a calibration has its place.
+
+    Raises:
+        InputError: a bare `.npy` of the older scripts.
+    """
+    array, card = pair_of(text)
+    if not card.is_file():
+        raise InputError(
+            f"{text} has no .json beside it, where the calibration would be stored. Make the text "
+            "embeddings with: clipdistill embed-text"
+        )
+    return array

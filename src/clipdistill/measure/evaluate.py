@@ -1,0 +1,399 @@
+"""evaluate: how good models are, with labels or without, side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core import metrics
+from ..core.errors import InputError, MismatchError
+from ..core.files import ensure_folder
+from ..core.results import Table, list_some
+from ..core.wording import percent
+from ..core.zeroshot import Calibration, top_k
+from ..formats.cards import TeacherCard
+from ..formats.embeddings import Failure, load_embeddings, match_rows
+from ..formats.opinions import MOST_RANKED, ModelOpinions, Opinions, Picture, save_opinions
+from ..formats.text import TextEmbeddings
+from ..images.loading import default_workers, load_one, stack
+from ..images.sources import list_images
+from ..models.embedder import Embedder, carried_text
+from ..models.open import open_embedder
+from ..models.recognizer import logits_for
+from .calibration import calibrated, describe_calibration, store, where_to_store
+from .task import (
+    Embedded,
+    Reference,
+    Task,
+    against,
+    choose_text,
+    embed,
+    latency_ms,
+    scores_of,
+    short_names,
+    true_classes,
+)
+
+TABLE_MODELS, TABLE_CLASSES = 4, 40
+"""Largest per-class table that is shown to a person; the JSON always has everything."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one model did.
+
+    Measures that do not apply are None: accuracies without labels, agreement and cosine without a
+    reference.
+
+    Attributes:
+        model: its name.
+        runtime: "torch", "onnxruntime", "openvino" or "tensorrt".
+        role: "teacher" or "student".
+        accuracy: zero-shot top-1, a share.
+        top5: zero-shot top-5, a share.
+        agreement: share of images whose best label is the reference's.
+        cosine: mean cosine with the reference's embeddings.
+        confidence: mean probability of the best label.
+        size_mb: weights, in 10^6 bytes.
+        latency_ms: median of 20 embeddings of one picture at batch size 1, from resized pixels
+            (decoding and the choice of a label are not in it).
+        images: how many were measured.
+        per_class: label -> accuracy; None for classes without images.
+        counts: label -> how many images it was given to.
+        confusion: images by true class (row) and predicted class (column), in label order.
+        labels: in order.
+    """
+
+    model: str
+    runtime: str
+    role: str
+    accuracy: float | None
+    top5: float | None
+    agreement: float | None
+    cosine: float | None
+    confidence: float
+    size_mb: float
+    latency_ms: float
+    images: int
+    per_class: dict[str, float | None]
+    counts: dict[str, int]
+    confusion: list[list[int]]
+    labels: list[str]
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What `evaluate` measured.
+
+    Attributes:
+        rows: one a model, in the order given.
+        reference: whom agreement and cosine compare with; None without a teacher.
+        labelled: whether the images had labels.
+        images: how many were found.
+        empty_folders: class folders without images.
+        failures: images that could not be used, each with its reason.
+        calibration: what was fitted; None unless asked for.
+        calibrated: the files it was stored in.
+    """
+
+    rows: tuple[Evaluation, ...]
+    reference: str | None
+    labelled: bool
+    images: int
+    empty_folders: tuple[str, ...]
+    failures: tuple[Failure, ...]
+    calibration: Calibration | None = None
+    calibrated: tuple[Path, ...] = ()
+
+    def summary(self) -> list[str | Table]:
+        """See `Result.summary`."""
+        lines: list[str | Table] = [_models_table(self)]
+        if self.reference is not None:
+            lines.append(f"Agreement and cosine compare with {self.reference}.")
+        if self.labelled and len(self.rows) <= TABLE_MODELS:
+            lines += _class_table(self.rows)
+        elif not self.labelled:
+            lines.append(_counts_table(self.rows))
+        if self.calibration is not None:
+            lines += describe_calibration(self.calibration, self.calibrated)
+        lines += list_some("Class folders without images:", self.empty_folders)
+        lines += list_some("Not used:", [f"{f.image_path}: {f.reason}" for f in self.failures])
+        return lines
+
+
+def evaluate(
+    *models: str,
+    labelled: Path | None = None,
+    images: Path | None = None,
+    embeddings: Path | None = None,
+    text: Path | None = None,
+    calibrate: bool = False,
+    opinions: Path | None = None,
+    batch_size: int = 64,
+    num_workers: int | None = None,
+    device: str = "auto",
+    arch: str | None = None,
+    image_size: int | None = None,
+) -> EvaluateResult:
+    """Measure teachers, students, ONNX files and engines on the same pictures.
+
+    With --labelled: zero-shot top-1 and top-5 accuracy, per class, and the confusion matrix.  With
+    --images there are no labels, and the teacher is the measure.  Agreement (share of pictures
+    with the same best label) and cosine compare with the teacher: its stored --embeddings, or a
+    teacher among MODELS.
+
+    With --calibrate the student among MODELS learns to know how sure it is: its temperature is
+    fitted to the labels, or without them to the teacher's probabilities, and so is the probability
+    below which the answer is "unknown" (95% of the right answers stay above).  Both are stored in
+    --text, and in the student's file when it is an .onnx classifier; predict and demo use them.
+
+    Latency is the median time of one embedding at batch size 1, from resized pixels: decoding is
+    not in it.
+
+    Args:
+        models: .onnx or .engine files, students' folders or checkpoints (.pth), teachers
+            (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER); "openvino:FILE.onnx" runs a file
+            in OpenVINO.
+        labelled: folder with one folder of pictures a class, named like the labels.
+        images: folder of pictures without labels.
+        embeddings: the teacher's embeddings of the same folder, from `clipdistill embed`.
+        text: text embeddings from `clipdistill embed-text`; not needed when a MODEL carries
+            its own.
+        calibrate: fit temperature and "unknown" threshold of the one student among MODELS, and
+            store them.
+        opinions: write what every model says of every picture to this .json, for a report.
+        batch_size: pictures a model sees at once.
+        num_workers: threads for decoding; one a processor unless given.
+        device: auto, cpu, cuda, cuda:1 ...; tensorrt for ONNX Runtime's TensorRT.
+        arch: timm's model name, only for checkpoints that do not tell (the older scripts').
+        image_size: side of the input in pixels, likewise.
+
+    Raises:
+        InputError: nothing to measure, a class folder that is no label, or nothing to calibrate.
+        MismatchError: models, text and embeddings are not of one teacher.
+        OutputError: opinions or the calibration cannot be written.
+    """
+    folder = _check_arguments(models, labelled, images, batch_size)
+    text = None if text is None else Path(text)
+    if opinions is not None:
+        ensure_folder(Path(opinions).parent)
+    opened = [
+        open_embedder(model, arch=arch, image_size=image_size, device=device) for model in models
+    ]
+    classes = choose_text([(one.spec, carried_text(one)) for one in opened], text)
+    items = list_images(folder)
+    truth: NDArray[np.intp] | None = None
+    empty: tuple[str, ...] = ()
+    if labelled is not None:
+        truth, empty = true_classes(labelled, items, classes.labels)
+    workers = default_workers() if num_workers is None else num_workers
+    task = Task(items, truth, classes, batch_size, workers)
+    done: dict[int, Embedded] = {}
+    reference = _find_reference(opened, embeddings, task, done)
+    files = where_to_store(opened, classes, text, labelled, reference) if calibrate else ()
+    rows, said, failures = [], [], {}
+    for index, embedder in enumerate(opened):
+        embedded = done.pop(index) if index in done else embed(embedder, task)
+        failures.update({failure.image_path: failure for failure in embedded.failures})
+        if calibrate and embedder.spec.role == "student":
+            task = calibrated(embedder, embedded, reference, task)
+        rows.append(_measure(embedder, embedded, reference, task))
+        if opinions is not None:
+            said.append(_opinion(embedder, embedded, reference, task))
+    if calibrate:
+        store(files, task.text)
+    if opinions is not None:
+        save_opinions(Path(opinions), Opinions(classes.labels, _pictures(task), tuple(said)))
+    return EvaluateResult(
+        tuple(rows),
+        None if reference is None else reference.name,
+        labelled is not None,
+        len(items),
+        empty,
+        tuple(failures.values()),
+        task.text.calibration if calibrate else None,
+        files,
+    )
+
+
+def _check_arguments(
+    models: Sequence[str], labelled: Path | None, images: Path | None, batch_size: int
+) -> Path:
+    """Returns the folder of pictures."""
+    if not models:
+        raise InputError("No models given. Expected: evaluate MODEL ... --labelled FOLDER")
+    if labelled is not None and images is not None:
+        raise InputError("--labelled and --images exclude each other; give one folder.")
+    folder = labelled or images
+    if folder is None:
+        raise InputError(
+            "No pictures given. Add --labelled FOLDER (one folder a class) or --images FOLDER."
+        )
+    if batch_size < 1:
+        raise InputError("--batch-size should be 1 or more.")
+    return folder
+
+
+def _find_reference(
+    opened: Sequence[Embedder], embeddings: Path | None, task: Task, done: dict[int, Embedded]
+) -> Reference | None:
+    """Stored embeddings if given, else the first teacher among the models (kept in `done`)."""
+    if embeddings is not None:
+        stored = load_embeddings(embeddings)
+        for embedder in opened:
+            embedder.spec.check_space(stored.teacher, embeddings)
+        _check_text(task.text, stored.teacher, embeddings)
+        found = match_rows(stored, [item.key for item in task.items])
+        if not found:
+            raise MismatchError(
+                f"{embeddings}: none of the {len(task.items)} images is embedded there (looked "
+                f"for {task.items[0].key}, for one). Embed the same folder: clipdistill embed"
+            )
+        rows = [index for index, item in enumerate(task.items) if item.key in found]
+        vectors = stored.vectors[[found[task.items[index].key] for index in rows]]
+        embedded = Embedded(np.array(rows, dtype=np.intp), vectors.astype(np.float32))
+        return Reference(f"the embeddings in {embeddings}", embedded)
+    for index, embedder in enumerate(opened):
+        if embedder.spec.role == "teacher":
+            done[index] = embed(embedder, task)
+            return Reference(embedder.spec.name, done[index])
+    return None
+
+
+def _check_text(text: TextEmbeddings, teacher: TeacherCard, where: Path) -> None:
+    teacher.check_same(text.teacher, where, "the text embeddings")
+
+
+def _measure(
+    embedder: Embedder, embedded: Embedded, reference: Reference | None, task: Task
+) -> Evaluation:
+    """Turn a model's embeddings into its row."""
+    labels = task.text.labels
+    scores = scores_of(embedded.vectors, task.text, logits_for(embedder, task.text))
+    predicted = top_k(scores, 1)[:, 0]
+    truth = None if task.truth is None else task.truth[embedded.rows]
+    counts = None if truth is None else metrics.confusion(predicted, truth, len(labels))
+    agreement, cosine = against(embedded, scores, reference, task.text)
+    sample = load_one(task.items[embedded.rows[0]], embedder.spec.preprocess)
+    given = np.bincount(predicted, minlength=len(labels)).tolist()
+    return Evaluation(
+        model=embedder.spec.name,
+        runtime=embedder.spec.runtime,
+        role=embedder.spec.role,
+        accuracy=None if truth is None else metrics.accuracy(predicted, truth),
+        top5=None if truth is None else metrics.top_k_accuracy(scores, truth, 5),
+        agreement=agreement,
+        cosine=cosine,
+        confidence=float(scores.max(axis=1).mean(dtype=np.float64)),
+        size_mb=embedder.spec.size_bytes / 1e6,
+        latency_ms=latency_ms(embedder, stack([sample])),
+        images=len(scores),
+        per_class={} if counts is None else _per_class(counts, labels),
+        counts=dict(zip(labels, given, strict=True)),
+        confusion=[] if counts is None else counts.tolist(),
+        labels=list(labels),
+    )
+
+
+def _pictures(task: Task) -> tuple[Picture, ...]:
+    truth = [None] * len(task.items) if task.truth is None else task.truth.tolist()
+    return tuple(
+        Picture(str(item.path.resolve()), item.key, true)
+        for item, true in zip(task.items, truth, strict=True)
+    )
+
+
+def _opinion(
+    embedder: Embedder, embedded: Embedded, reference: Reference | None, task: Task
+) -> ModelOpinions:
+    """What a model says of every picture of the task."""
+    scores = scores_of(embedded.vectors, task.text, logits_for(embedder, task.text))
+    ranked: list[tuple[tuple[int, float], ...] | None] = [None] * len(task.items)
+    for row, best, shares in zip(embedded.rows, top_k(scores, MOST_RANKED), scores, strict=True):
+        ranked[row] = tuple((int(index), float(shares[index])) for index in best)
+    cosine: list[float | None] = [None] * len(task.items)
+    if reference is not None:
+        rows, mine, theirs = np.intersect1d(
+            embedded.rows, reference.embedded.rows, return_indices=True
+        )
+        values = metrics.cosines(embedded.vectors[mine], reference.embedded.vectors[theirs])
+        for row, value in zip(rows, values, strict=True):
+            cosine[row] = float(value)
+    spec = embedder.spec
+    return ModelOpinions(spec.name, spec.runtime, spec.role, tuple(ranked), tuple(cosine))
+
+
+def _per_class(counts: NDArray[np.int64], labels: Sequence[str]) -> dict[str, float | None]:
+    shares = metrics.class_accuracy(counts).tolist()
+    return {
+        label: None if math.isnan(share) else share
+        for label, share in zip(labels, shares, strict=True)
+    }
+
+
+def _models_table(result: EvaluateResult) -> Table:
+    first = (">accuracy", ">top-5") if result.labelled else (">confidence",)
+    columns = ("model", "runtime", *first, ">agreement", ">cosine", ">MB", ">ms", ">images")
+    rows = []
+    for name, row in zip(_short_names(result.rows), result.rows, strict=True):
+        shares = (row.accuracy, row.top5) if result.labelled else (row.confidence,)
+        cosine = "-" if row.cosine is None else f"{row.cosine:.4f}"
+        rows.append(
+            (
+                name,
+                row.runtime,
+                *map(percent, shares),
+                percent(row.agreement),
+                cosine,
+                f"{row.size_mb:.1f}",
+                f"{row.latency_ms:.2f}",
+                str(row.images),
+            )
+        )
+    title = f"{len(result.rows[0].labels)} labels, {result.images} images"
+    return Table(f"{title}; ms: one embedding at batch size 1", columns, tuple(rows))
+
+
+def _class_table(rows: Sequence[Evaluation]) -> list[Table]:
+    """Accuracy of each class, the worst first."""
+    labels = [label for label in rows[0].labels if rows[0].per_class.get(label) is not None]
+    if not 0 < len(labels) <= TABLE_CLASSES:
+        return []
+    labels.sort(key=lambda label: rows[0].per_class[label] or 0.0)
+    lines = tuple(
+        (
+            label,
+            str(sum(rows[0].confusion[rows[0].labels.index(label)])),
+            *(percent(row.per_class[label]) for row in rows),
+            _mistaken(rows[0], label),
+        )
+        for label in labels
+    )
+    names = (f">{name}" for name in _short_names(rows))
+    most = "mostly taken for"
+    return [Table("Accuracy of each class", ("label", ">images", *names, most), lines)]
+
+
+def _mistaken(row: Evaluation, label: str) -> str:
+    """The wrong label that the class's images were given to most often."""
+    index = row.labels.index(label)
+    wrong = [(count, other) for other, count in enumerate(row.confusion[index]) if other != index]
+    count, other = max(wrong, key=lambda pair: pair[0], default=(0, 0))
+    return f"{row.labels[other]} ({count})" if count else ""
+
+
+def _counts_table(rows: Sequence[Evaluation]) -> Table:
+    """How often each label was given, the commonest first."""
+    labels = sorted(rows[0].labels, key=lambda label: -rows[0].counts[label])[:TABLE_CLASSES]
+    lines = tuple((label, *(str(row.counts[label]) for row in rows)) for label in labels)
+    names = (f">{name}" for name in _short_names(rows))
+    return Table("Images given to each label", ("label", *names), lines)
+
+
+def _short_names(rows: Sequence[Evaluation]) -> list[str]:
+    return short_names([row.model for row in rows], [row.runtime for row in rows])

@@ -1,0 +1,111 @@
+"""The parent's side of a worker: starting it, asking it, and saying why it died."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import ClipDistillError
+
+
+class Child:
+    """One model in one runtime, alone in a process.
+
+    Attributes:
+        model: as `open_embedder` takes it.
+    """
+
+    def __init__(self, model: str, threads: int | None) -> None:
+        self.model = model
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "clipdistill.measure.race.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._complaints,
+            env=_environment(threads),
+            text=True,
+            encoding="utf-8",
+        )
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Ask, and wait for the answer; see `send` and `receive`."""
+        self.send(do, **arguments)
+        return self.receive()
+
+    def send(self, do: str, **arguments: Any) -> None:
+        """Ask; `receive` has to follow before the next question."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died: `receive` says why
+            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self._process.stdin.flush()
+
+    def receive(self) -> dict[str, Any]:
+        """Wait for the answer.
+
+        Raises:
+            ClipDistillError: it is an error, or the process died.
+        """
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise ClipDistillError(f"its process died ({self._reason()})")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise ClipDistillError(str(answer["error"]))
+        return answer
+
+    def time(self, batch: int, runs: int) -> list[float]:
+        """Seconds of each of `runs` passes of `batch` pictures."""
+        return [float(second) for second in self.ask("time", batch=batch, runs=runs)["seconds"]]
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._complaints.close()
+
+    def _reason(self) -> str:
+        code = self._process.wait()
+        self._complaints.seek(0)
+        lines = self._complaints.read().decode(errors="replace").strip().splitlines()
+        return f"exit code {code}{': ' + lines[-1][:200] if lines else ''}"
+
+
+@contextlib.contextmanager
+def children(models: list[str], threads: int | None) -> Iterator[list[Child]]:
+    """Start a child for each model; all are ended, whatever happens."""
+    started: list[Child] = []
+    try:
+        for model in models:
+            started.append(Child(model, threads))
+        yield started
+    finally:
+        for child in started:
+            child.close()
+
+
+def _environment(threads: int | None) -> dict[str, str]:
+    """This process's, with this very package, and with the number of threads."""
+    source = str(Path(__file__).parents[2])
+    paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    if threads is not None:
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            own[name] = str(threads)
+    return own

@@ -1,0 +1,231 @@
+"""The figures of a benchmark: a row a model and runtime, as a table, a page and a chart."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...core.charts import Point, scatter
+from ...core.results import Table, list_some
+from ...core.wording import percent
+from ...formats.embeddings import Failure
+from ...formats.measurements import BenchmarkRow
+from .verdicts import is_sparse
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """What `benchmark` measured.
+
+    Attributes:
+        rows: one a model and runtime.
+        reference: whom agreement and cosine compare with.
+        verdicts: what is slower than FP32, and what sparsity did.
+        images: on which agreement and cosine were measured.
+        labelled: on which accuracy was.
+        batches: pictures at once.
+        rounds: how often everyone was timed.
+        threads: each could use; None: its own choice.
+        machine: where.
+        failures: images that could not be used, each with its reason.
+        out: the markdown file, if one was written.
+        plot: the chart, likewise.
+    """
+
+    rows: tuple[BenchmarkRow, ...]
+    reference: str
+    verdicts: tuple[str, ...]
+    images: int
+    labelled: int
+    batches: tuple[int, ...]
+    rounds: int
+    threads: int | None
+    machine: str
+    failures: tuple[Failure, ...]
+    out: Path | None = None
+    plot: Path | None = None
+
+    def summary(self) -> list[str | Table]:
+        """See `Result.summary`."""
+        failed = self._failed()
+        written = [f"Written: {path}" for path in (self.out, self.plot) if path is not None]
+        return [
+            *_narrow_tables(self),
+            *self.notes(),
+            *list_some("In plain words:", self.verdicts, most=40),
+            *list_some("Not measured, or not to the end:", failed),
+            *list_some("Not used:", [f"{f.image_path}: {f.reason}" for f in self.failures]),
+            *written,
+        ]
+
+    def _failed(self) -> list[str]:
+        return [f"{row.model} in {row.runtime}: {row.reason}" for row in self.rows if row.reason]
+
+    def notes(self) -> list[str]:
+        """How the figures came about."""
+        threads = "their own number of" if self.threads is None else str(self.threads)
+        apart = {f"{row.preprocess_ms:.1f}" for row in self.rows if row.preprocess_ms is not None}
+        return [
+            f"Agreement and cosine compare with {self.reference}, on {self.images} pictures"
+            + (f"; accuracy is of {self.labelled} labelled ones." if self.labelled else "."),
+            f"Latency: one picture, ready for the network; median and 90th percentile of "
+            f"{self.rounds} rounds in turns, {threads} threads each. Preprocessing comes on top: "
+            f"{' or '.join(sorted(apart, key=float)) or '-'} ms a picture on one thread.",
+            "Memory: largest resident set of a process that ran this model alone, with Python and "
+            "the runtime in it; a GPU's own memory is not.",
+            f"Machine: {self.machine}.",
+        ]
+
+    def markdown(self) -> str:
+        """The table and its notes as a markdown page."""
+        table = _table(self)
+        heads = [column.removeprefix(">") for column in table.columns]
+        rule = ["---:" if column.startswith(">") else "---" for column in table.columns]
+        rows = [[cell.replace("|", r"\|") for cell in row] for row in table.rows]
+        lines = ["| " + " | ".join(cells) + " |" for cells in (heads, rule, *rows)]
+        failed = self._failed()
+        parts = ["# Benchmark", "", *lines, ""]
+        for line in (*self.verdicts, *(f"Not measured to the end: {one}" for one in failed)):
+            parts.append(f"- {line}")
+        return "\n".join([*parts, "", *(f"{note}  " for note in self.notes()), ""])
+
+
+def chart(result: BenchmarkResult) -> str:
+    """Accuracy (or agreement) against latency as SVG text.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    what = "accuracy" if result.labelled else "agreement"
+    points = []
+    for row in result.rows:
+        share = row.accuracy if result.labelled else row.agreement
+        if share is not None and row.latency_ms is not None:
+            label = f"{Path(row.model).name} {_kind(row)}"
+            points.append(Point(row.latency_ms, 100 * share, label, row.runtime))
+    return scatter(
+        points,
+        title=f"{what.capitalize()} against latency",
+        log_x=True,
+        x_label="milliseconds a picture, batch 1 (left is better)",
+        y_label=f"{what}, %",
+    )
+
+
+def machine() -> str:
+    """This machine in one line."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        found = [
+            line.partition(":")[2].strip()
+            for line in cpuinfo.read_text(errors="replace").splitlines()
+            if line.startswith("model name")
+        ]
+        name = found[0] if found else name
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores, {platform.system()}, Python {platform.python_version()}"
+
+
+def _table(result: BenchmarkResult) -> Table:
+    """Everything in one table, for a page."""
+    accuracy = (">accuracy",) if result.labelled else ()
+    speeds = tuple(f">img/s @{batch}" for batch in result.batches)
+    columns = (
+        "model",
+        "runtime",
+        "precision",
+        ">MB",
+        ">ms",
+        ">p90",
+        *speeds,
+        ">peak MB",
+        *accuracy,
+        ">agreement",
+        ">cosine",
+    )
+    lines = []
+    for name, row in zip(_names(result), result.rows, strict=True):
+        share = (percent(row.accuracy),) if accuracy else ()
+        lines.append(
+            (
+                name,
+                row.runtime,
+                _kind(row),
+                _figure(row.size_mb, 1),
+                *_speeds(row, result.batches),
+                _figure(row.peak_mb, 0),
+                *share,
+                percent(row.agreement),
+                _figure(row.cosine, 4),
+            )
+        )
+    return Table("Models, runtimes, what they cost and give", columns, tuple(lines))
+
+
+def _narrow_tables(result: BenchmarkResult) -> list[Table]:
+    """The same in two tables that fit a terminal; models as they are typed."""
+    names = [f"{row.runtime}:{name}" for name, row in zip(_names(result), result.rows, strict=True)]
+    speeds = tuple(f">@{batch}/s" for batch in result.batches)
+    quick = tuple(
+        (name, *_speeds(row, result.batches), _figure(row.peak_mb, 0))
+        for name, row in zip(names, result.rows, strict=True)
+    )
+    good = tuple(
+        (
+            name,
+            _kind(row),
+            _figure(row.size_mb, 1),
+            *((percent(row.accuracy),) if result.labelled else ()),
+            percent(row.agreement),
+            _figure(row.cosine, 4),
+        )
+        for name, row in zip(names, result.rows, strict=True)
+    )
+    accuracy = (">accuracy",) if result.labelled else ()
+    return [
+        Table(
+            "Milliseconds a picture (median, 90th percentile), pictures a second at batch N",
+            ("model", ">ms", ">p90", *speeds, ">peak MB"),
+            quick,
+        ),
+        Table(
+            "What they are, and how good",
+            ("model", "precision", ">MB", *accuracy, ">agreement", ">cosine"),
+            good,
+        ),
+    ]
+
+
+def _names(result: BenchmarkResult) -> list[str]:
+    return distinct_ends([row.model for row in result.rows])
+
+
+def distinct_ends(models: Sequence[str]) -> list[str]:
+    """The ends of models' paths, as short as they are distinct."""
+    parts = [Path(model).parts for model in models]
+    for length in range(1, max(map(len, parts), default=0)):
+        ends = ["/".join(some[-length:]) for some in parts]
+        if len(set(ends)) == len(set(models)):
+            return ends
+    return list(models)
+
+
+def _speeds(row: BenchmarkRow, batches: Sequence[int]) -> tuple[str, ...]:
+    return (
+        _figure(row.latency_ms, 2),
+        _figure(row.latency_p90_ms, 2),
+        *(_figure(row.throughput.get(str(batch)), 0) for batch in batches),
+    )
+
+
+def _kind(row: BenchmarkRow) -> str:
+    """Such as "int8 2:4"."""
+    return " ".join(filter(None, [row.precision, "2:4" if is_sparse(row.sparse) else ""])) or "-"
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,202 @@
+"""Measuring models on pictures: what `evaluate` and `benchmark` share."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core import metrics
+from ..core.errors import InputError, did_you_mean
+from ..core.progress import track
+from ..core.zeroshot import LogitScale, normalized, probabilities
+from ..formats.embeddings import Failure
+from ..formats.text import TextEmbeddings, load_text
+from ..images.loading import batched, load_pixels, stack
+from ..images.sources import ImageItem
+from ..models.embedder import Embedder, EmbedderSpec
+
+WARM_UP_RUNS, TIMED_RUNS = 3, 20
+"""Runs before and under the clock for a latency; the median of 20 is steady to a few percent."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """The same for every model: pictures, their true classes, the classes, and how to read."""
+
+    items: list[ImageItem]
+    truth: NDArray[np.intp] | None
+    text: TextEmbeddings
+    batch_size: int
+    workers: int
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What a model made of the pictures: `rows` int (N,) of the items, `vectors` (N, D)."""
+
+    rows: NDArray[np.intp]
+    vectors: NDArray[np.float32]
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Whom to compare with."""
+
+    name: str
+    embedded: Embedded
+
+
+def choose_text(
+    opened: Sequence[tuple[EmbedderSpec, TextEmbeddings | None]], text: Path | None
+) -> TextEmbeddings:
+    """The classes: those given, else those of the first model that carries some.
+
+    Raises:
+        InputError: there are none.
+        MismatchError: a model does not share their space.
+    """
+    own = [(spec.name, carried) for spec, carried in opened if carried is not None]
+    if text is not None:
+        source, classes = str(text), load_text(text)
+    elif own:
+        source, classes = own[0]
+    else:
+        raise InputError(
+            "No labels to choose from. Add --text with text embeddings, made by: "
+            "clipdistill embed-text"
+        )
+    for spec, _ in opened:
+        spec.check_space(classes.teacher, source)
+    return classes
+
+
+def true_classes(
+    root: Path, items: Sequence[ImageItem], labels: Sequence[str]
+) -> tuple[NDArray[np.intp], tuple[str, ...]]:
+    """The true class of each picture (int (N,)), and the class folders without pictures.
+
+    Raises:
+        InputError: pictures lie outside class folders, or a folder is no label.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: expected a folder with one folder of images a class.")
+    loose = [item.key for item in items if "/" not in item.key]
+    if loose:
+        raise InputError(
+            f"{root}: {loose[0]} lies in no class folder. Expected FOLDER/<class>/<image>; for "
+            "images without labels use --images."
+        )
+    known = {label: index for index, label in reversed(list(enumerate(labels)))}
+    loosely = {_plain(label): index for label, index in known.items()}
+    here = sorted(
+        path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
+    used = [item.key.partition("/")[0] for item in items]
+    index_of: dict[str, int] = {}
+    for name in sorted({*here, *used}):
+        index = known.get(name, loosely.get(_plain(name)))
+        if index is None:
+            raise InputError(
+                f"{root / name}: this folder's name is none of the {len(labels)} labels."
+                f"{did_you_mean(name, labels)} Rename the folder, or use text embeddings "
+                "that have this label."
+            )
+        index_of[name] = index
+    empty = tuple(name for name in here if name not in set(used))
+    return np.array([index_of[name] for name in used], dtype=np.intp), empty
+
+
+def _plain(name: str) -> str:
+    """Spell a label for comparison: any case; `_`, `-` and spaces are the same."""
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
+def embed(embedder: Embedder, task: Task) -> Embedded:
+    """One pass over the pictures with the model's own preprocessing.
+
+    Raises:
+        InputError: not one picture could be read.
+    """
+    index_of = {(item.path, item.key): index for index, item in enumerate(task.items)}
+    loaded = load_pixels(task.items, embedder.spec.preprocess, workers=task.workers)
+    rows: list[int] = []
+    vectors: list[NDArray[np.float32]] = []
+    failures: list[Failure] = []
+    with track(
+        f"embedding with {Path(embedder.spec.name).name}", len(task.items), "images"
+    ) as step:
+        for good, failed in batched(loaded, task.batch_size):
+            failures += [Failure(one.item.key, one.reason) for one in failed]
+            if good:
+                rows += [index_of[one.item.path, one.item.key] for one in good]
+                vectors.append(embedder.embed_pixels(stack(good)))
+            step(len(good) + len(failed))
+    if not vectors:
+        raise none_readable(len(task.items), failures)
+    return Embedded(np.array(rows, dtype=np.intp), np.concatenate(vectors), tuple(failures))
+
+
+def none_readable(count: int, failures: Sequence[Failure]) -> InputError:
+    """The error when not one picture could be read."""
+    reasons = "; ".join(f"{one.image_path}: {one.reason}" for one in failures[:3])
+    return InputError(f"None of {count} images could be read: {reasons}.")
+
+
+def scores_of(
+    vectors: NDArray[np.float32], text: TextEmbeddings, logits: LogitScale | None = None
+) -> NDArray[np.float32]:
+    """Probabilities float32 (N, C) of embeddings (N, D) of any length.
+
+    `logits`: a calibrated scale; None: the teacher's own.
+    """
+    return probabilities(normalized(vectors), text.vectors, logits or text.teacher.logits)
+
+
+def against(
+    embedded: Embedded,
+    scores: NDArray[np.float32],
+    reference: Reference | None,
+    text: TextEmbeddings,
+) -> tuple[float | None, float | None]:
+    """Agreement and mean cosine on the pictures that both have; None where there is nothing."""
+    if reference is None:
+        return None, None
+    _, mine, theirs = np.intersect1d(embedded.rows, reference.embedded.rows, return_indices=True)
+    if not len(mine):
+        return None, None
+    vectors = reference.embedded.vectors[theirs]
+    return (
+        metrics.agreement(scores[mine], scores_of(vectors, text)),
+        metrics.mean_cosine(embedded.vectors[mine], vectors),
+    )
+
+
+def latency_ms(embedder: Embedder, pixels: NDArray[np.uint8]) -> float:
+    """Median milliseconds of `embed_pixels` on uint8 (1, S, S, 3), after a warm-up."""
+    for _ in range(WARM_UP_RUNS):
+        embedder.embed_pixels(pixels)
+    times = []
+    for _ in range(TIMED_RUNS):
+        started = time.perf_counter()
+        embedder.embed_pixels(pixels)
+        times.append(time.perf_counter() - started)
+    return 1000 * float(np.median(times))
+
+
+def short_names(models: Sequence[str], runtimes: Sequence[str]) -> list[str]:
+    """The last part of each model's path, or more of it where those are not distinct."""
+    for names in (
+        [Path(model).name for model in models],
+        list(models),
+        [f"{Path(m).name} ({r})" for m, r in zip(models, runtimes, strict=True)],
+    ):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{model} ({runtime})" for model, runtime in zip(models, runtimes, strict=True)]

@@ -1,0 +1,126 @@
+"""timm's networks as students: names, building, sizes, preprocessing."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+
+from ..core.errors import InputError, ModelNotFoundError, did_you_mean
+from ..images.preprocess import Preprocess
+
+
+def check_arch(arch: str) -> None:
+    """Check a timm model name.
+
+    Raises:
+        ModelNotFoundError: timm does not know it; near matches are named.
+    """
+    if arch.startswith("hf-hub:") or timm.is_model(arch):
+        return
+    raise ModelNotFoundError(
+        f"Unknown student {arch!r}.{did_you_mean(arch, timm.list_models())} "
+        f"timm knows {len(timm.list_models())} models: see timm.list_models()."
+    )
+
+
+def build_student(
+    arch: str, dim: int, *, image_size: int | None = None, pretrained: bool = False
+) -> torch.nn.Module:
+    """Build the network: float32 (N, 3, S, S) -> (N, dim).
+
+    Args:
+        arch: timm's model name.
+        dim: length of the embedding.
+        image_size: side of the input, for networks that must know it (ViT, Swin ...).
+        pretrained: start from timm's ImageNet weights (needs the hub or its cache).
+
+    Raises:
+        ModelNotFoundError: unknown name, or the weights cannot be fetched.
+        InputError: the network cannot be built for this image size.
+    """
+    check_arch(arch)
+    extra: dict[str, Any] = {}
+    if image_size is not None and _wants_size(arch):
+        extra["img_size"] = image_size
+    try:
+        network: torch.nn.Module = timm.create_model(
+            arch, pretrained=pretrained, num_classes=dim, **extra
+        )
+        return network
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AssertionError,
+        ImportError,
+        LookupError,
+        AttributeError,
+        SafetensorError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        if pretrained or arch.startswith("hf-hub:"):
+            raise ModelNotFoundError(
+                f"Student {arch}: its pretrained weights could not be fetched ({first}). Tried the "
+                "model hub and the local hub cache. Without a network: --student-weights FILE "
+                "takes a .safetensors or .pth, or leave --pretrained away to start from scratch."
+            ) from error
+        raise InputError(f"Student {arch} cannot be built at {image_size} px: {first}") from error
+
+
+def check_size(network: torch.nn.Module, arch: str, image_size: int) -> None:
+    """Try two black pictures: some networks are built at a size that they then cannot take.
+
+    Raises:
+        InputError: the forward pass fails.
+    """
+    try:
+        with torch.inference_mode():
+            network.eval()(torch.zeros(2, 3, image_size, image_size))
+    except (RuntimeError, AssertionError, ValueError, TypeError, LookupError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        own = default_preprocess(arch, None, None).size
+        raise InputError(
+            f"Student {arch} cannot take images of {image_size} px ({first}). Choose another "
+            f"--image-size (its own is {own}), or another student."
+        ) from error
+
+
+def _wants_size(arch: str) -> bool:
+    """Whether the model's builder takes `img_size` (its positional embedding depends on it)."""
+    config = timm.get_pretrained_cfg(arch, allow_unregistered=True)
+    return bool(config is not None and config.fixed_input_size)
+
+
+def default_preprocess(arch: str, image_size: int | None, teacher: Preprocess | None) -> Preprocess:
+    """The preprocessing of a new student.
+
+    Resizing and cropping are the teacher's, so that both see the same part of a picture; mean and
+    std are those of timm's weights; the size is the model's own unless given.
+    """
+    config = timm.get_pretrained_cfg(arch, allow_unregistered=True)
+    own = config.input_size[-1] if config is not None and config.input_size else 224
+    mean = config.mean if config is not None else None
+    std = config.std if config is not None else None
+    base = teacher or Preprocess(own, interpolation="bilinear")
+    return Preprocess(
+        size=image_size or own,
+        mean=_rgb(mean) if mean else base.mean,
+        std=_rgb(std) if std else base.std,
+        interpolation=base.interpolation,
+        resize_mode=base.resize_mode,
+        fill_color=base.fill_color,
+    )
+
+
+def _rgb(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue

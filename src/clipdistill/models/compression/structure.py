@@ -1,0 +1,174 @@
+"""What a network is made of, seen by running it once: its layers, its batch norms, its adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.layers.squeeze_excite import EffectiveSEModule, SEModule
+from timm.models._efficientnet_blocks import SqueezeExcite
+from torch.utils._python_dispatch import TorchDispatchMode
+
+LAYERS = (torch.nn.Conv2d, torch.nn.Linear)
+"""What is pruned and quantised."""
+NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
+GATES = (SqueezeExcite, SEModule, EffectiveSEModule)
+"""Squeeze-and-excitation: they weigh channels by pooled pictures."""
+PICTURES = 2
+"""Pictures in the run; more than one, so that no size of the batch passes for a broadcast."""
+
+_ADDS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or a linear layer.
+
+    Attributes:
+        name: of the module.
+        module: itself.
+        macs: multiplications a picture.
+        gate: whether it is part of a squeeze-and-excitation.
+        head: whether it is the projection into the teacher's space.
+    """
+
+    name: str
+    module: torch.nn.Module
+    macs: int
+    gate: bool
+    head: bool
+
+    @property
+    def weight(self) -> torch.nn.Parameter:
+        """Its weight: (out, in) or (out, in / groups, H, W)."""
+        weight: torch.nn.Parameter = self.module.weight  # type: ignore[assignment]
+        return weight
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What one run showed.
+
+    Attributes:
+        layers: in the order in which they ran.
+        folds: (layer, batch norm) pairs of names where the norm's input is the layer's output.
+        adds: how often two feature maps of one shape were added: the residual adds.
+    """
+
+    layers: tuple[Layer, ...]
+    folds: tuple[tuple[str, str], ...]
+    adds: int
+
+
+def read_structure(network: torch.nn.Module, image_size: int) -> Structure:
+    """Run the network once on noise and note what happens.
+
+    Args:
+        network: a timm network with a classifier; its mode and state are left as they are.
+        image_size: side of its input.
+    """
+    macs: dict[str, int] = {}
+    runs: dict[str, int] = {}
+    outputs: dict[int, tuple[str, torch.Tensor]] = {}
+    folds: list[tuple[str, str]] = []
+
+    def after_layer(name: str) -> Callable[..., None]:
+        def note(module: torch.nn.Module, _: Any, output: torch.Tensor) -> None:
+            weight = module.weight
+            assert isinstance(weight, torch.Tensor)
+            macs[name] = output.numel() // len(output) * weight[0].numel()
+            runs[name] = runs.get(name, 0) + 1
+            outputs[id(output)] = name, output  # kept, so that its id is not given away again
+
+        return note
+
+    def before_norm(name: str) -> Callable[..., None]:
+        def note(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            runs[name] = runs.get(name, 0) + 1
+            if id(inputs[0]) in outputs:
+                folds.append((outputs[id(inputs[0])][0], name))
+
+        return note
+
+    handles = []
+    for name, module in network.named_modules():
+        if isinstance(module, LAYERS):
+            handles.append(module.register_forward_hook(after_layer(name)))
+        elif isinstance(module, NORMS) and module.running_mean is not None:
+            handles.append(module.register_forward_pre_hook(before_norm(name)))
+    adds = AddWatcher()
+    try:
+        with adds:
+            run_once(network, image_size)
+    finally:
+        for handle in handles:
+            handle.remove()
+    inside = _inside_gates(network)
+    head = _head_name(network)
+    layers = tuple(
+        Layer(name, network.get_submodule(name), count, name in inside, name == head)
+        for name, count in macs.items()
+    )
+    once = tuple(pair for pair in folds if all(runs[name] == 1 for name in pair))
+    return Structure(layers, once, len(adds.seen))
+
+
+class AddWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the adds of two feature maps: tensors of one shape with a batch and positions.
+
+    Attributes:
+        seen: the two inputs of every such add.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _ADDS and all(torch.is_tensor(value) for value in args[:2]):
+            first, second = args[:2]
+            if first.shape == second.shape and first.ndim >= 3 and len(first) == PICTURES:
+                self.seen.append((first, second))
+        return func(*args, **(kwargs or {}))
+
+
+def run_once(network: torch.nn.Module, image_size: int) -> torch.Tensor:
+    """Run the network in eval mode on seeded noise; returns float32 (2, D)."""
+    example = next(network.parameters())
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(PICTURES, 3, image_size, image_size, generator=generator)
+    with evaluating(network), torch.no_grad():
+        output: torch.Tensor = network(noise.to(example.device))
+    return output
+
+
+@contextmanager
+def evaluating(network: torch.nn.Module) -> Iterator[None]:
+    """Eval mode for a while, and then each module's own mode again."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _inside_gates(network: torch.nn.Module) -> set[str]:
+    return {
+        f"{name}.{inner}"
+        for name, module in network.named_modules()
+        if isinstance(module, GATES)
+        for inner, _ in module.named_modules()
+    }
+
+
+def _head_name(network: torch.nn.Module) -> str:
+    """Name of timm's classifier, which is our projection."""
+    head = network.get_classifier()  # type: ignore[operator]
+    return next((name for name, module in network.named_modules() if module is head), "")

@@ -1,0 +1,267 @@
+"""Opening any MODEL as an Embedder: an ONNX file, an engine, a student, a teacher.
+
+An ONNX file needs only numpy and onnxruntime, an engine only numpy and TensorRT; torch and its
+friends are imported when a student or a teacher is opened, not before.
+
+Which runtime?  The file says: `.onnx` runs in ONNX Runtime, `.engine` in TensorRT, the rest in
+torch.  `openvino:classifier.onnx` names another one.  It is written with the MODEL, not as an
+option, because several MODELs are compared in one command.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ..core.errors import InputError, MissingExtraError, ModelNotFoundError, did_you_mean
+from ..formats.engine import ENGINE
+from ..formats.student import CARD, CHECKPOINT
+from .embedder import Embedder
+from .runtimes.ort import OnnxEmbedder
+
+if TYPE_CHECKING:
+    from ..formats.cards import StudentCard
+    from .torch_embedder import Precision
+
+__all__ = ["OnnxEmbedder", "kind_of", "open_embedder"]
+
+Kind = Literal["onnx", "engine", "student", "teacher"]
+
+CHECKPOINT_ENDINGS = (".pth", ".pt")
+TEACHER_CONFIG = "open_clip_config.json"
+TRAIN_MODULES = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "open_clip": "open_clip_torch",
+    "safetensors": "safetensors",
+}
+"""Module -> package of the extra "train" that students and teachers need."""
+RUNTIMES: dict[Kind, tuple[str, ...]] = {
+    "onnx": ("onnxruntime", "openvino"),
+    "engine": ("tensorrt",),
+    "student": ("torch",),
+    "teacher": ("torch",),
+}
+"""What can run each kind of MODEL, the default first; each is the name of its module, too."""
+
+
+def split_runtime(model: str) -> tuple[str, str]:
+    """Split "openvino:classifier.onnx" into ("openvino", "classifier.onnx"); "" is none."""
+    name, colon, rest = model.partition(":")
+    known = {runtime for runtimes in RUNTIMES.values() for runtime in runtimes}
+    return (name, rest) if colon and name in known else ("", model)
+
+
+def kind_of(model: str) -> Kind | None:
+    """Tell what MODEL stands for from its name and what lies there; None when it is nothing."""
+    model = split_runtime(model)[1]
+    path = Path(model)
+    if model.startswith(("local-dir:", "hf-hub:")):
+        return "teacher"
+    if path.suffix.lower() == ".onnx":
+        return "onnx"
+    if path.suffix.lower() == ENGINE:
+        return "engine"
+    if path.is_dir():
+        if (path / CARD).is_file() or (path / CHECKPOINT).is_file():
+            return "student"
+        return "teacher" if (path / TEACHER_CONFIG).is_file() else None
+    if path.suffix.lower() in CHECKPOINT_ENDINGS:
+        return "student"
+    return "teacher" if _names_teacher(model) else None
+
+
+def installed_runtimes(kind: Kind) -> tuple[str, ...]:
+    """The runtimes that can run a kind of MODEL and are installed here, the default first."""
+    return tuple(name for name in RUNTIMES[kind] if importlib.util.find_spec(name) is not None)
+
+
+def open_embedder(
+    model: str,
+    *,
+    arch: str | None = None,
+    image_size: int | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    threads: int | None = None,
+) -> Embedder:
+    """Open a MODEL.
+
+    Args:
+        model: an `.onnx` file; an `.engine` file; a student's folder or checkpoint (`.pth`,
+            `.pt`); a teacher as NAME/PRETRAINED, "hf-hub:ORG/REPO", "local-dir:FOLDER" or a folder
+            in open_clip's format. A runtime may stand before it: "openvino:classifier.onnx".
+        arch: timm's name, only for checkpoints that do not tell (the older scripts').
+        image_size: side of the input in pixels, likewise.
+        device: "auto", "cpu", "cuda", "cuda:1"; "tensorrt" for ONNX Runtime's TensorRT.
+        precision: of a torch model's forward pass.
+        threads: of the processor for one picture; the runtime's own choice unless given. torch
+            knows one number for the whole process.
+
+    Raises:
+        InputError: MODEL is none of these, or is not there.
+        FormatError: it is there but damaged or foreign.
+        MismatchError: an engine of another TensorRT or GPU.
+        ModelNotFoundError: a teacher whose weights cannot be had.
+        MissingExtraError: torch, timm, open_clip, OpenVINO or TensorRT is needed and not installed.
+    """
+    runtime, name = split_runtime(model)
+    kind = kind_of(name)
+    if kind is None or (kind in ("onnx", "engine") and _unknown_runtime(name)):
+        raise _no_such_model(name)
+    if runtime and runtime not in RUNTIMES[kind]:
+        raise InputError(_cannot_run(runtime, name, kind))
+    if kind == "onnx":
+        if runtime == "openvino":
+            from .runtimes.openvino import OpenVinoEmbedder
+
+            return OpenVinoEmbedder(Path(name), device=device, threads=threads)
+        return OnnxEmbedder(Path(name), device=device, threads=threads)
+    if kind == "engine":
+        from .runtimes.tensorrt import open_engine
+
+        return open_engine(Path(name), device=device)
+    return _open_torch(name, kind, arch, image_size, device, precision, threads)
+
+
+def _open_torch(
+    model: str,
+    kind: Kind,
+    arch: str | None,
+    image_size: int | None,
+    device: str,
+    precision: Precision,
+    threads: int | None,
+) -> Embedder:
+    """A student or a teacher, in torch."""
+    if kind == "student":
+        with needs_training_extra("A student that is not an ONNX file"):
+            from .student import load_student
+        card, embedder = load_student(
+            Path(model), arch=arch, image_size=image_size, device=device, precision=precision
+        )
+        named, stored = card.arch, _stored_precision(card)
+    else:
+        with needs_training_extra("A teacher"):
+            from .teacher import load_teacher
+        name, pretrained = teacher_name(model)
+        embedder = load_teacher(name, pretrained, device=device, precision=precision).images
+        named, stored = embedder.spec.name, ""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    embedder.spec = dataclasses.replace(
+        embedder.spec,
+        arch=named,
+        precision=stored or embedder.precision,
+        device=str(embedder.device),
+    )
+    return embedder
+
+
+def _stored_precision(card: StudentCard) -> str:
+    """Say "int8" for a student that was trained so; else the forward pass decides."""
+    compression = getattr(card, "compression", None)
+    return "int8" if compression is not None and compression.int8 is not None else ""
+
+
+def _unknown_runtime(model: str) -> str:
+    """The word before a colon, where that is no file's name and no drive's letter."""
+    prefix, colon, _ = model.partition(":")
+    return (
+        prefix
+        if colon and prefix.isalnum() and len(prefix) > 1 and not Path(model).exists()
+        else ""
+    )
+
+
+def _no_such_model(model: str) -> InputError:
+    prefix = _unknown_runtime(model)
+    if prefix:
+        known = sorted({name for names in RUNTIMES.values() for name in names})
+        return InputError(
+            f"{model}: unknown runtime {prefix!r}.{did_you_mean(prefix, known)} "
+            f"Known: {', '.join(known)}."
+        )
+    return InputError(
+        f"{model}: {'no model in it' if Path(model).exists() else 'no such model'}. MODEL may be "
+        "an .onnx file, an .engine file, a student's folder or checkpoint (.pth, .pt), or a "
+        "teacher: NAME/PRETRAINED (such as ViT-B-32/laion2b_s34b_b79k), hf-hub:ORG/REPO, "
+        "local-dir:FOLDER." + _near_teachers(model)
+    )
+
+
+def _cannot_run(runtime: str, model: str, kind: Kind) -> str:
+    able = " or ".join(RUNTIMES[kind])
+    if runtime == "tensorrt":
+        remedy = (
+            "Build an engine of it first (clipdistill engine), or use ONNX Runtime's TensorRT: "
+            f"--device tensorrt with {model}."
+            if kind == "onnx"
+            else "Export it first (clipdistill export), then build an engine (clipdistill engine)."
+        )
+    elif kind in ("student", "teacher"):
+        remedy = "Export it first: clipdistill export"
+    else:
+        remedy = f"Leave {runtime}: away."
+    return f"{runtime}:{model}: {runtime} cannot run this, {able} can. {remedy}"
+
+
+@contextmanager
+def needs_training_extra(purpose: str) -> Iterator[None]:
+    """Turn a missing package of the extra "train" into a `MissingExtraError`."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in TRAIN_MODULES:
+            raise
+        raise MissingExtraError(TRAIN_MODULES[module], "train", purpose) from error
+
+
+def teacher_name(model: str) -> tuple[str, str]:
+    """MODEL -> open_clip's model name and weights tag (empty where the name says it all)."""
+    if model.startswith(("local-dir:", "hf-hub:")):
+        return model, ""
+    if Path(model).is_dir():
+        return f"local-dir:{model}", ""
+    name, _, pretrained = model.partition("/")
+    if not pretrained:
+        raise ModelNotFoundError(
+            f"Teacher {model!r} does not say which weights. Write it as {model}/PRETRAINED, such "
+            "as ViT-B-32/laion2b_s34b_b79k; `open_clip.list_pretrained()` lists them."
+        )
+    return name, pretrained
+
+
+def _names_teacher(model: str) -> bool:
+    return model.partition("/")[0] in _open_clip_models(model)
+
+
+def _near_teachers(model: str) -> str:
+    """' Did you mean ...?' when MODEL looks like a misspelt open_clip name."""
+    name, _, pretrained = model.partition("/")
+    by_fold = {known.lower(): known for known in _open_clip_models(model)}
+    near = difflib.get_close_matches(name.lower(), by_fold, n=3, cutoff=0.7)
+    tail = f"/{pretrained or 'PRETRAINED'}"
+    return f" Did you mean {', '.join(by_fold[found] + tail for found in near)}?" if near else ""
+
+
+def _open_clip_models(model: str) -> list[str]:
+    """open_clip's names; none when MODEL looks like a path, or open_clip is not installed."""
+    if model.startswith((".", "/", "~")) or "\\" in model or Path(model).exists():
+        return []
+    if Path(model).suffix and "/" not in model:
+        return []
+    try:
+        import open_clip
+    except ImportError:
+        return []
+    return list(open_clip.list_models())

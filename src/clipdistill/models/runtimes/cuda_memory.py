@@ -1,0 +1,188 @@
+"""Memory on a GPU for TensorRT: by cuda-python, or by torch where only that is installed.
+
+Both are wrapped in the four things that are needed, so that the engine's code knows neither.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...core.errors import ClipDistillError, InputError, MissingExtraError
+from ...formats.engine import Gpu
+
+
+class Memory(Protocol):
+    """What is needed of a GPU."""
+
+    @property
+    def gpu(self) -> Gpu:
+        """Which it is."""
+
+    @property
+    def stream(self) -> int:
+        """Handle of the stream that everything runs on."""
+
+    def buffer(self, name: str, nbytes: int) -> int:
+        """Address of a buffer of at least that many bytes; one a name, kept."""
+
+    def upload(self, name: str, values: NDArray[Any]) -> None:
+        """Copy to a buffer that is large enough."""
+
+    def download(self, name: str, values: NDArray[Any]) -> None:
+        """Copy from a buffer into `values`, and wait until everything on the stream is done."""
+
+
+def open_memory(device: str) -> Memory:
+    """Open a GPU: "auto" and "cuda" are the first one.
+
+    Raises:
+        InputError: no such device, or no GPU or driver.
+        MissingExtraError: neither cuda-bindings nor torch is installed.
+    """
+    kind, _, number = device.partition(":")
+    if kind not in ("auto", "cuda") or not (number.isdecimal() or ":" not in device):
+        raise InputError(
+            f"Device {device!r} cannot be used with TensorRT, which runs on NVIDIA's GPUs only. "
+            "Use --device cuda or --device cuda:1."
+        )
+    index = int(number or 0)
+    runtime = _cuda_python()
+    if runtime is not None:
+        return CudaPythonMemory(runtime, index)
+    try:
+        return TorchMemory(index)
+    except ImportError as error:
+        raise MissingExtraError("cuda-bindings", "tensorrt", "TensorRT") from error
+
+
+def _cuda_python() -> Any:
+    """CUDA's runtime API: `cuda.bindings` of cuda-python 12.6 and later, else `cuda.cudart`."""
+    try:
+        from cuda.bindings import runtime
+    except ImportError:
+        try:
+            from cuda import cudart as runtime
+        except ImportError:
+            return None
+    return runtime
+
+
+class CudaPythonMemory:
+    """By cuda-python: no torch on the device."""
+
+    def __init__(self, runtime: Any, index: int) -> None:
+        self._cuda = runtime
+        self._buffers: dict[str, tuple[int, int]] = {}
+        count = self._call("cudaGetDeviceCount")
+        if index >= count:
+            raise InputError(f"Device cuda:{index} is not there: CUDA sees {count} GPU(s).")
+        self._call("cudaSetDevice", index)
+        told = self._call("cudaGetDeviceProperties", index)
+        name = told.name.decode(errors="replace").strip("\0")
+        self._gpu = Gpu(name, f"{told.major}.{told.minor}")
+        self._stream = self._call("cudaStreamCreate")
+
+    @property
+    def gpu(self) -> Gpu:
+        """See `Memory.gpu`."""
+        return self._gpu
+
+    @property
+    def stream(self) -> int:
+        """See `Memory.stream`."""
+        return int(self._stream)
+
+    def buffer(self, name: str, nbytes: int) -> int:
+        """See `Memory.buffer`."""
+        address, size = self._buffers.get(name, (0, 0))
+        if size < nbytes:
+            if address:
+                self._call("cudaFree", address)
+            address = int(self._call("cudaMalloc", nbytes))
+            self._buffers[name] = (address, nbytes)
+        return address
+
+    def upload(self, name: str, values: NDArray[Any]) -> None:
+        """See `Memory.upload`."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        address = self._buffers[name][0]
+        self._call(
+            "cudaMemcpyAsync", address, values.ctypes.data, values.nbytes, kind, self._stream
+        )
+
+    def download(self, name: str, values: NDArray[Any]) -> None:
+        """See `Memory.download`."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        address = self._buffers[name][0]
+        self._call(
+            "cudaMemcpyAsync", values.ctypes.data, address, values.nbytes, kind, self._stream
+        )
+        self._call("cudaStreamSynchronize", self._stream)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        """Call CUDA: it answers (error, value ...)."""
+        status, *values = getattr(self._cuda, name)(*arguments)
+        if int(status) != 0:
+            text = self._cuda.cudaGetErrorString(status)[1]
+            reason = text.decode() if isinstance(text, bytes) else str(text)
+            kind = InputError if name == "cudaGetDeviceCount" else ClipDistillError
+            raise kind(
+                f"CUDA cannot be used here: {name} says {reason!r}. Check that the machine has an "
+                "NVIDIA GPU, a driver that is new enough, and memory left."
+            )
+        return values[0] if values else None
+
+
+class TorchMemory:
+    """By torch's tensors."""
+
+    def __init__(self, index: int) -> None:
+        import torch
+
+        if not torch.cuda.is_available() or index >= torch.cuda.device_count():
+            raise InputError(
+                f"Device cuda:{index} is not there: torch sees {torch.cuda.device_count()} GPU(s)."
+            )
+        self._torch = torch
+        self._device = torch.device("cuda", index)
+        torch.cuda.set_device(self._device)
+        told = torch.cuda.get_device_properties(self._device)
+        self._gpu = Gpu(told.name, f"{told.major}.{told.minor}")
+        self._own: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._buffers: dict[str, Any] = {}
+
+    @property
+    def gpu(self) -> Gpu:
+        """See `Memory.gpu`."""
+        return self._gpu
+
+    @property
+    def stream(self) -> int:
+        """See `Memory.stream`."""
+        return int(self._own.cuda_stream)
+
+    def buffer(self, name: str, nbytes: int) -> int:
+        """See `Memory.buffer`."""
+        held = self._buffers.get(name)
+        if held is None or held.numel() < nbytes:
+            held = self._torch.empty(nbytes, dtype=self._torch.uint8, device=self._device)
+            # The allocation may still wait on the default stream.
+            self._torch.cuda.synchronize(self._device)
+            self._buffers[name] = held
+        return int(held.data_ptr())
+
+    def upload(self, name: str, values: NDArray[Any]) -> None:
+        """See `Memory.upload`."""
+        with self._torch.cuda.stream(self._own):
+            source = self._torch.from_numpy(values.reshape(-1).view(np.uint8))
+            self._buffers[name][: values.nbytes].copy_(source, non_blocking=True)
+
+    def download(self, name: str, values: NDArray[Any]) -> None:
+        """See `Memory.download`."""
+        with self._torch.cuda.stream(self._own):
+            target = self._torch.from_numpy(values.reshape(-1).view(np.uint8))
+            target.copy_(self._buffers[name][: values.nbytes])
+        self._own.synchronize()

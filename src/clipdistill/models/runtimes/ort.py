@@ -1,0 +1,139 @@
+"""ONNX Runtime: CPU, CUDA, TensorRT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from ...core.errors import FormatError, InputError
+from ...formats.classifier import INPUT, OnnxCard
+from ...formats.onnx_wire import file_size, read_onnx
+from ..embedder import EmbedderSpec
+from .carded import CardedEmbedder, check_graph, first_line
+
+_ORT_ERRORS = (
+    ort_errors.EPFail,
+    ort_errors.EngineError,
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoModel,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+"""ONNX Runtime's errors; they share no base class but Exception."""
+_CPU, _CUDA, _TENSORRT = (
+    "CPUExecutionProvider",
+    "CUDAExecutionProvider",
+    "TensorrtExecutionProvider",
+)
+_CHAINS = {"cuda": (_CUDA,), "tensorrt": (_TENSORRT, _CUDA)}
+"""Device -> providers, best first; the CPU takes what they leave."""
+
+
+class OnnxEmbedder(CardedEmbedder):
+    """An Embedder around an ONNX file made by `clipdistill export`, run by ONNX Runtime.
+
+    Args:
+        path: the file.
+        device: "auto" and "cpu" run on the CPU; "cuda", "cuda:1", "tensorrt", "tensorrt:1" on a
+            GPU, with a package of ONNX Runtime that can.
+        threads: for one operator; as many as cores unless given.
+
+    Raises:
+        InputError: no such file, or the device is not there.
+        FormatError: truncated, too large, pointing elsewhere, or not made by `clipdistill export`.
+    """
+
+    def __init__(self, path: Path, *, device: str = "auto", threads: int | None = None) -> None:
+        size, facts = file_size(path), read_onnx(path)
+        providers = _providers(device)
+        self._session = _open_session(path, providers, threads)
+        _check_device(device, providers, self._session.get_providers())
+        card = OnnxCard.from_metadata(path, facts.metadata)
+        check_graph(
+            path, card, _shapes(self._session.get_inputs()), _shapes(self._session.get_outputs())
+        )
+        spec = EmbedderSpec(
+            str(path),
+            "onnxruntime",
+            card.role,
+            card.teacher,
+            card.dim,
+            card.preprocess,
+            size,
+            card.arch,
+            facts.precision,
+            "cpu" if device == "auto" else device,
+        )
+        super().__init__(spec, card)
+
+    def compute(self, output: str, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `CardedEmbedder.compute`."""
+        try:
+            result: NDArray[np.float32] = self._session.run([output], {INPUT: pixels})[0]
+        except _ORT_ERRORS as error:
+            raise FormatError(
+                f"{self.spec.name}: ONNX Runtime cannot run it ({_reason(error)}). "
+                "Make it again with: clipdistill export"
+            ) from error
+        return result
+
+
+def _providers(device: str) -> list[tuple[str, dict[str, str]]]:
+    """ONNX Runtime's execution providers with their options, best first."""
+    kind, _, number = device.partition(":")
+    if device in ("auto", "cpu"):
+        return [(_CPU, {})]
+    known = onnxruntime.get_available_providers()
+    chain = _CHAINS.get(kind, ())
+    if not chain or chain[0] not in known or not (number.isdecimal() or ":" not in device):
+        raise InputError(
+            f"Device {device!r} cannot be used with an ONNX file here: ONNX Runtime offers "
+            f"{', '.join(known)}. Use --device cpu, or install onnxruntime-gpu for cuda and "
+            "tensorrt."
+        )
+    options = {"device_id": number or "0"}
+    return [*((name, options) for name in chain if name in known), (_CPU, {})]
+
+
+def _check_device(device: str, wanted: list[tuple[str, dict[str, str]]], active: list[str]) -> None:
+    """ONNX Runtime falls back to the CPU with a log line only; here that is an error."""
+    if wanted[0][0] not in active:
+        raise InputError(
+            f"Device {device!r} cannot be used: ONNX Runtime has {wanted[0][0]}, but it did not "
+            f"start (active: {', '.join(active)}). Check the GPU's driver and that CUDA, cuDNN and "
+            "TensorRT are of the versions it wants, or use --device cpu."
+        )
+
+
+def _open_session(
+    path: Path, providers: list[tuple[str, dict[str, str]]], threads: int | None
+) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; a warning about a stranger's graph helps nobody
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except _ORT_ERRORS as error:
+        raise FormatError(
+            f"{path}: not a readable ONNX file, it is truncated or of another kind "
+            f"({_reason(error)})."
+        ) from error
+
+
+def _shapes(items: Any) -> dict[str, list[object]]:
+    types = {"tensor(float)": "float32"}
+    return {item.name: [types.get(item.type, item.type), *item.shape[1:]] for item in items}
+
+
+def _reason(error: Exception) -> str:
+    return first_line(error).removeprefix("[ONNXRuntimeError] : ")

@@ -1,0 +1,169 @@
+"""Measuring the teacher's ceiling from stored embeddings, and saying what it means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core import metrics
+from ..core.results import Table, list_some
+from ..core.wording import percent
+from ..core.zeroshot import top_k
+from ..formats.ceiling import Ceiling
+from ..formats.embeddings import Embeddings, load_embeddings, match_rows
+from ..formats.text import TextEmbeddings, load_text
+from ..images.sources import list_images
+from ..measure.task import scores_of, true_classes
+
+NEAR = 0.98
+"""Cosine of two labels' text embeddings above which a teacher hardly tells them apart."""
+BLURRED = 0.5
+"""Share of two labels' pictures for which both are nearly as likely, likewise."""
+NEARLY = 0.5
+"""The second label is nearly as likely when its probability is above this share of the first's."""
+LEAST_BLURRED = 10
+"""Pictures of two labels that have to be blurred before anything is said."""
+BLOCK = 8192
+"""Pictures scored at a time."""
+MOST_ROWS = 40
+"""Labels in the table."""
+
+
+@dataclass(frozen=True)
+class _Best:
+    """Of each picture the two best labels, int (N, 2), and their probabilities, float32 (N, 2)."""
+
+    labels: NDArray[np.intp]
+    shares: NDArray[np.float32]
+
+
+def measure(
+    embeddings: Path, text: Path, labelled: Path | None, labelled_embeddings: Path
+) -> Ceiling:
+    """How well the teacher separates the classes.
+
+    Args:
+        embeddings: of the unlabelled pictures.
+        text: the class list.
+        labelled: folder of labelled pictures; None without.
+        labelled_embeddings: of those.
+
+    Raises:
+        InputError: something is missing.
+        FormatError: something is damaged.
+    """
+    classes, stored = load_text(text), load_embeddings(embeddings)
+    best = _best(stored, classes)
+    counts = np.bincount(best.labels[:, 0], minlength=len(classes.labels))
+    accuracy, per_class, images = (
+        (None, {}, 0) if labelled is None else _accuracy(labelled, labelled_embeddings, classes)
+    )
+    return Ceiling(
+        teacher=str(stored.teacher),
+        labelled=labelled is not None,
+        images=len(best.labels),
+        labelled_images=images,
+        accuracy=accuracy,
+        confidence=float(best.shares[:, 0].mean(dtype=np.float64)),
+        margin=float((best.shares[:, 0] - best.shares[:, 1]).mean(dtype=np.float64)),
+        counts=dict(zip(classes.labels, counts.tolist(), strict=True)),
+        per_class=per_class,
+        overlapping=_overlapping(classes, best),
+        empty=tuple(np.array(classes.labels, dtype=object)[counts == 0].tolist()),
+    )
+
+
+def _best(stored: Embeddings, classes: TextEmbeddings) -> _Best:
+    labels, shares = [], []
+    for start in range(0, len(stored.vectors), BLOCK):
+        scores = scores_of(stored.vectors[start : start + BLOCK].astype(np.float32), classes)
+        if scores.shape[1] == 1:  # the only label has no rival
+            scores = np.concatenate([scores, np.zeros_like(scores)], axis=1)
+        first = top_k(scores, 2)
+        labels.append(first)
+        shares.append(np.take_along_axis(scores, first, axis=1))
+    return _Best(np.concatenate(labels), np.concatenate(shares))
+
+
+def _accuracy(
+    labelled: Path, embeddings: Path, classes: TextEmbeddings
+) -> tuple[float, dict[str, float], int]:
+    """Accuracy, accuracy of each class, and on how many pictures."""
+    items = list_images(labelled)
+    truth, _ = true_classes(labelled, items, classes.labels)
+    stored = load_embeddings(embeddings)
+    rows = match_rows(stored, [item.key for item in items])
+    read = [index for index, item in enumerate(items) if item.key in rows]
+    vectors = stored.vectors[[rows[items[index].key] for index in read]].astype(np.float32)
+    predicted = top_k(scores_of(vectors, classes), 1)[:, 0]
+    right = truth[read]
+    shares = metrics.class_accuracy(metrics.confusion(predicted, right, len(classes.labels)))
+    known = {
+        label: float(share)
+        for label, share in zip(classes.labels, shares, strict=True)
+        if not np.isnan(share)
+    }
+    return metrics.accuracy(predicted, right), known, len(read)
+
+
+def _overlapping(classes: TextEmbeddings, best: _Best) -> tuple[tuple[str, str, float], ...]:
+    """Pairs of labels that the teacher hardly tells apart, by their texts or on the pictures."""
+    cosines = classes.vectors @ classes.vectors.T
+    count = len(classes.labels)
+    pairs = np.zeros((count, count), dtype=np.int64)
+    near = best.shares[:, 1] > NEARLY * best.shares[:, 0]
+    first, second = best.labels[near].T if count > 1 else np.zeros((2, 0), dtype=np.intp)
+    np.add.at(pairs, (np.minimum(first, second), np.maximum(first, second)), 1)
+    mine = np.bincount(best.labels[:, 0], minlength=count)[:count]
+    both = mine[:, None] + mine[None, :]
+    blurred = (pairs >= LEAST_BLURRED) & (pairs > BLURRED * np.maximum(both, 1))
+    found = np.argwhere(np.triu((cosines > NEAR) | blurred, k=1))
+    named = [(classes.labels[i], classes.labels[j], float(cosines[i, j])) for i, j in found]
+    return tuple(sorted(named, key=lambda pair: -pair[2]))
+
+
+def table(ceiling: Ceiling) -> Table:
+    """Pictures and accuracy of each label, the fewest pictures first."""
+    labels = sorted(ceiling.counts, key=lambda label: ceiling.counts[label])
+    more = len(labels) - MOST_ROWS
+    columns = ("label", ">pictures", *((">accuracy",) if ceiling.labelled else ()))
+    rows = [
+        (
+            label,
+            str(ceiling.counts[label]),
+            *((percent(ceiling.per_class.get(label)),) if ceiling.labelled else ()),
+        )
+        for label in labels[:MOST_ROWS]
+    ]
+    title = "What the teacher itself takes the pictures for"
+    return Table(title + (f" ({more} more labels)" if more > 0 else ""), columns, tuple(rows))
+
+
+def sentence(ceiling: Ceiling) -> str:
+    """The ceiling in one line."""
+    sure = (
+        f"on {ceiling.images} pictures its best label has a mean probability of "
+        f"{percent(ceiling.confidence)}, {100 * ceiling.margin:.1f} points above the second"
+    )
+    if ceiling.accuracy is None:
+        return f"The teacher's ceiling: {sure}."
+    return (
+        f"The teacher's ceiling: {percent(ceiling.accuracy)} accuracy on "
+        f"{ceiling.labelled_images} labelled pictures; {sure}."
+    )
+
+
+def warnings(ceiling: Ceiling) -> list[str]:
+    """What the user should look at before hours of training; empty when all is well."""
+    pairs = [f"{a} ~ {b} (cosine of the texts {near:.3f})" for a, b, near in ceiling.overlapping]
+    return [
+        *list_some("The teacher hardly tells these labels apart; reword or join them:", pairs, 5),
+        *list_some(
+            "The teacher sees none of these among the pictures; add some, or reword:",
+            ceiling.empty,
+            5,
+        ),
+    ]

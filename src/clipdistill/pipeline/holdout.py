@@ -1,0 +1,80 @@
+"""Holding pictures out: a list of those to learn from, and a folder of links to the others."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..core.errors import InputError
+from ..core.files import ensure_folder, write_bytes, writing
+from ..formats.run import RunFolder
+from ..formats.selection import listable
+from ..images.sources import ImageItem
+
+MOST = 5000
+"""Pictures that are held out; more measure no better, and nothing is learnt from them."""
+
+
+def hold_out(items: Sequence[ImageItem], share: float, seed: int, folder: RunFolder) -> int:
+    """Choose pictures to hold out, by their names, and write list and links.
+
+    A picture's lot does not depend on the others, so pictures that are added move none.
+
+    Args:
+        items: all pictures.
+        share: of them to hold out, 0 to 0.5.
+        seed: other seeds hold out others.
+        folder: of the run.
+
+    Returns:
+        How many are held out.
+
+    Raises:
+        InputError: that leaves nothing to learn from, or nothing to measure on.
+        OutputError: the links cannot be written.
+    """
+    lots = {item.key: _lot(item.key, seed) for item in items}
+    limit = min(share, MOST / len(items))
+    held = [item for item in items if lots[item.key] < limit and listable(item.key)]
+    if not held and len(items) > 1:
+        held = [min(items, key=lambda item: lots[item.key])]
+    names = {item.key for item in held}
+    learnt = [item.key for item in items if item.key not in names and listable(item.key)]
+    if not held or not learnt:
+        raise InputError(
+            f"{len(items)} pictures are too few to hold some out. Add pictures, or measure on "
+            "labelled ones: --labelled FOLDER"
+        )
+    with writing(folder.holdout):
+        shutil.rmtree(folder.holdout, ignore_errors=True)
+        for item in held:
+            _link(item, ensure_parent(folder.holdout / item.key))
+    write_bytes(folder.training_list, "".join(f"{key}\n" for key in learnt).encode())
+    return len(held)
+
+
+def ensure_parent(path: Path) -> Path:
+    """Make the folder of a file."""
+    if not path.parent.is_dir():
+        ensure_folder(path.parent)
+    return path
+
+
+def _lot(key: str, seed: int) -> float:
+    """A number from 0 to 1, for a name."""
+    digest = hashlib.blake2b(f"{seed}\n{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _link(item: ImageItem, path: Path) -> None:
+    """A link to a picture; a copy where it lies in a tar, or where there are no links."""
+    if item.offset is None:
+        try:
+            os.symlink(os.path.abspath(item.path), path)
+            return
+        except (OSError, NotImplementedError):
+            pass
+    write_bytes(path, item.read())

@@ -1,0 +1,97 @@
+"""What the user brought, looked at once: prompts, pictures, labelled pictures, the teacher's files.
+
+Whatever is wrong with them is said here, before hours of work.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.errors import InputError, MissingExtraError
+from ..formats.prompts import Prompts, load_prompts
+from ..formats.run import RunFolder
+from ..images.sources import ImageItem, list_images
+from ..measure.task import true_classes
+from ..models.open import RUNTIMES, installed_runtimes
+from . import fingerprints
+from .options import RunOptions
+
+LEAST_PICTURES = 4
+"""`distill` cannot do with fewer."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from.
+
+    Attributes:
+        prompts: the classes.
+        items: the pictures; None where they have yet to be found.
+        labelled: the labelled pictures; None without.
+        digests: "prompts", "pictures", "labelled", "teacher files" -> fingerprint.
+        runtimes: installed here that run ONNX files.
+    """
+
+    prompts: Prompts
+    items: Sequence[ImageItem] | None
+    labelled: Sequence[ImageItem] | None
+    digests: dict[str, str]
+    runtimes: tuple[str, ...]
+
+    @property
+    def measured(self) -> int:
+        """Labelled pictures."""
+        return len(self.labelled or ())
+
+
+def look_at(prompts: Path, folder: RunFolder, options: RunOptions) -> Inputs:
+    """Read the prompts and list the pictures.
+
+    Raises:
+        InputError: something is missing, empty, or a labelled folder is no label.
+        FormatError: the prompts are not UTF-8 text.
+        MissingExtraError: an option needs a package that is not installed.
+    """
+    if options.qat and importlib.util.find_spec("modelopt") is None:
+        raise MissingExtraError("nvidia-modelopt", "compress", "--qat")
+    classes = load_prompts(prompts)
+    items = _pictures(folder, options)
+    labelled = _labelled(options.labelled, classes.labels)
+    digests = {
+        "prompts": fingerprints.of_prompts(classes),
+        "pictures": "" if items is None else fingerprints.of_pictures(items),
+        "labelled": "" if labelled is None else fingerprints.of_pictures(labelled),
+        "teacher files": fingerprints.of_teacher(options.teacher_name()[0]),
+    }
+    runtimes = tuple(name for name in RUNTIMES["onnx"] if name in installed_runtimes("onnx"))
+    return Inputs(classes, items, labelled, digests, runtimes)
+
+
+def _pictures(folder: RunFolder, options: RunOptions) -> Sequence[ImageItem] | None:
+    if options.images is None:
+        return _downloaded(folder)
+    items = list_images(options.images)
+    if len(items) < LEAST_PICTURES:
+        raise InputError(
+            f"{options.images}: only {len(items)} pictures in it; expected {LEAST_PICTURES} or "
+            "more, and some hundred a class to learn anything."
+        )
+    return items
+
+
+def _downloaded(folder: RunFolder) -> Sequence[ImageItem] | None:
+    try:
+        return list_images(folder.images)
+    except InputError:
+        return None  # nothing yet
+
+
+def _labelled(root: Path | None, labels: Sequence[str]) -> Sequence[ImageItem] | None:
+    if root is None:
+        return None
+    items = list_images(root)
+    true_classes(root, items, labels)
+    return items

@@ -1,0 +1,143 @@
+"""A short probe of teacher and student on this machine, for estimates of time and disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import InputError
+from ..formats.probe import Probe
+from ..images.loading import default_workers, load_pixels, stack
+from ..images.preprocess import Preprocess
+from ..images.sources import ImageItem
+from ..images.synthetic import smooth_pixels
+from .fingerprints import of_value
+from .options import RunOptions
+
+PICTURES = 32
+"""Looked at, spread over the folder."""
+BATCH = 16
+"""Pictures that the teacher sees at once."""
+PATIENCE, MOST_RUNS = 2.0, 6
+"""Seconds, and runs, after which each of the two measurements stops."""
+UNKNOWN_RATE = 1e6
+"""Of decoding pictures that are not there yet: it costs nothing in the estimate."""
+
+
+def what_is_probed(options: RunOptions) -> str:
+    """A fingerprint of everything that speed depends on, but for the pictures."""
+    chosen = (options.teacher, options.student, options.image_size, options.batch_size)
+    return of_value([*chosen, options.device])
+
+
+def probe(items: Sequence[ImageItem] | None, options: RunOptions) -> Probe:
+    """Let the teacher embed a few pictures, and train the student for a few steps.
+
+    Args:
+        items: the pictures; None: drawn ones stand for them.
+        options: of the run.
+
+    Raises:
+        ModelNotFoundError: teacher or student is unknown, or its weights cannot be had.
+        InputError: the device is not there, or no picture can be read.
+        MissingExtraError: the extra `train` is not installed.
+    """
+    start = time.monotonic()
+    from ..models.teacher import load_teacher
+
+    model_name, pretrained = options.teacher_name()
+    teacher = load_teacher(model_name, pretrained, device=options.device)
+    loaded = time.monotonic() - start
+    pixels, decode_rate = _decode(items, teacher.card.preprocess, options.num_workers)
+    some = pixels[:BATCH]
+    teacher_rate = _rate(lambda: teacher.images.embed_pixels(some), len(some))
+    side, parameters, training_rate = _training_rate(options, teacher.card.dim)
+    device = str(teacher.images.device)
+    return Probe(
+        what_is_probed(options),
+        time.monotonic() - start,
+        loaded,
+        decode_rate,
+        teacher_rate,
+        training_rate,
+        teacher.card.dim,
+        side,
+        parameters,
+        device,
+    )
+
+
+def _decode(
+    items: Sequence[ImageItem] | None, preprocess: Preprocess, num_workers: int | None
+) -> tuple[NDArray[np.uint8], float]:
+    """A few pictures, and how many are decoded a second.
+
+    Raises:
+        InputError: none of them can be read.
+    """
+    if items is None:
+        return smooth_pixels(PICTURES, preprocess.size), UNKNOWN_RATE
+    workers = default_workers() if num_workers is None else num_workers
+    spread = np.linspace(0, len(items) - 1, min(PICTURES, len(items))).astype(int)
+    some = [items[index] for index in spread]
+    start = time.monotonic()
+    loaded = list(load_pixels(some, preprocess, workers=workers))
+    rate = len(some) / max(1e-6, time.monotonic() - start)
+    good = [one for one in loaded if one.pixels is not None]
+    if not good:
+        raise InputError(
+            f"None of {len(some)} pictures that were tried can be read, such as "
+            f"{loaded[0].item.key}: {loaded[0].reason}."
+        )
+    return stack(good), rate
+
+
+def _rate(run: Callable[[], object], pictures: int) -> float:
+    """Pictures a second of a function, at its fastest: a probe this short is easily disturbed.
+
+    The first run warms up, and counts if it is the only one.
+    """
+    seconds: list[float] = []
+    while len(seconds) < MOST_RUNS and sum(seconds) < PATIENCE:
+        start = time.monotonic()
+        run()
+        seconds.append(time.monotonic() - start)
+    return pictures / max(1e-6, min(seconds[1:] or seconds))
+
+
+def _training_rate(options: RunOptions, dim: int) -> tuple[int, int, float]:
+    """Side of the student's input, its parameters, pictures a second of training steps."""
+    import torch
+
+    from ..distillation.losses import distillation_loss
+    from ..distillation.optimizer import make_optimizer
+    from ..distillation.options import DistillOptions
+    from ..models.student import build_student, check_arch, check_size, default_preprocess
+    from ..models.torch_embedder import autocast, memory_layout, resolve_device, resolve_precision
+
+    check_arch(options.student)
+    size = default_preprocess(options.student, options.image_size, None).size
+    network = build_student(options.student, dim, image_size=size)
+    check_size(network, options.student, size)
+    device = resolve_device(options.device)
+    precision = resolve_precision("auto", device, training=True)
+    layout = memory_layout(network)
+    network = network.to(device).to(memory_format=layout).train()
+    optimizer = make_optimizer(network, DistillOptions())
+    batch = options.batch_size
+    pixels = torch.rand(batch, 3, size, size, device=device).contiguous(memory_format=layout)
+    target = torch.nn.functional.normalize(torch.rand(batch, dim, device=device), dim=-1)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(device, precision):
+            output = network(pixels)
+        loss = distillation_loss("cosine", output, target, torch.ones(batch, device=device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        float(loss.detach())  # waits for a GPU
+
+    return size, sum(p.numel() for p in network.parameters()), _rate(step, batch)

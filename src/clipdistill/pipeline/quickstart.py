@@ -1,0 +1,255 @@
+"""quickstart: the whole road on a toy world, offline, in minutes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from ..core.errors import MissingExtraError, OutputError
+from ..core.files import ensure_folder, read_json, write_bytes, write_json
+from ..core.progress import message, track
+from ..core.results import Table, from_json, to_json
+from ..formats.run import RunFolder
+from ..measure.evaluate import EvaluateResult
+from ..measure.race.report import BenchmarkResult
+from .options import RunOptions
+from .record import existing_record
+from .run import Row, results_table, rows_of, run
+from .toy.world import FIRST_USER_SEED, KINDS, prompts, render
+
+ARCH = "test_resnet"
+"""0.4 M parameters, timm's smallest ResNet: it trains in a minute on two cores."""
+IMAGE_SIZE = 64
+LEARNING_RATE = 6e-3
+"""From scratch on 4000 pictures for 16 epochs: 98.6% of the teacher's accuracy, for 12 epochs 97%;
+2e-3 gave 93% (2 cores, 2026-11)."""
+FINE_TUNING_EPOCHS = 2
+ROUNDS = 3
+SHOWN = 4
+PORT = 17320
+"""Tried first, so that URLs, and with them names and order of the pictures, are the same in every
+run."""
+
+
+@dataclass(frozen=True)
+class QuickstartResult:
+    """What `quickstart` did.
+
+    Attributes:
+        out: the folder that holds everything.
+        seconds: of the whole run.
+        rows: teacher, student in torch, student in ONNX Runtime.
+        predictions: (picture, label, probability) of a few held-out pictures.
+        benchmark: every file in the runtime that it is for.
+        report: all of it on one page; None where the extra for it is missing.
+    """
+
+    out: Path
+    seconds: float
+    rows: tuple[Row, ...]
+    predictions: tuple[tuple[str, str, float], ...]
+    benchmark: BenchmarkResult
+    report: Path | None
+
+    def summary(self) -> list[str | Table]:
+        """See `Result.summary`."""
+        out = self.out
+        page = [f"  {self.report}      all of it, to be read"] if self.report is not None else []
+        return [
+            results_table(
+                f"Zero-shot on held-out pictures (student: {ARCH}, trained without labels)",
+                self.rows,
+            ),
+            Table(
+                "A few pictures, classified by classifier.onnx",
+                ("picture", "label", ">probability"),
+                tuple((name, label, f"{100 * p:.1f}%") for name, label, p in self.predictions),
+            ),
+            *self.benchmark.summary(),
+            f"Everything lies in {out} ({self.seconds:.0f} s):",
+            f"  {out / 'world'}             pictures, as if they lay somewhere on the web",
+            f"  {out / 'image_urls.txt'}    what a search by the prompts found there",
+            f"  {out / 'images'}            the pictures that were downloaded, without labels",
+            f"  {out / 'embeddings'}        what the teacher said of them",
+            f"  {out / 'student'}           the distilled network",
+            f"  {out / 'classifier.onnx'}   the classifier, with labels and preprocessing",
+            f"  {out / 'student-*'}         the same, 2:4 sparse, INT8, and both",
+            f"  {out / 'cpu'}, {out / 'trt'}   files of all four, for ONNX Runtime and for "
+            "TensorRT or OpenVINO",
+            f"  {out / 'run.json'}          how each of these was made, with the commands",
+            f"  {out / 'summary.json'}      the tables above",
+            *page,
+            "Next:",
+            f"  clipdistill predict {out}/classifier.onnx {out}/held-out/cat",
+            f"  clipdistill evaluate {out}/student {out}/classifier.onnx --labelled {out}/held-out "
+            f"--text {out}/text.npy",
+            "  clipdistill run YOUR_PROMPTS.txt runs/yours --images YOUR_PHOTOS",
+        ]
+
+
+def quickstart(
+    *,
+    out: Path = Path("runs/quickstart"),
+    num_images: int = 4000,
+    num_epochs: int = 16,
+    seed: int = FIRST_USER_SEED,
+) -> QuickstartResult:
+    """Distil a classifier for a toy world, offline, from a search for pictures to the ONNX file.
+
+    Pictures are drawn and served on loopback; the rest is `clipdistill run` with a search, which
+    keeps what an earlier run of it finished.
+
+    Args:
+        out: folder for everything.
+        num_images: pictures to draw, among which those to learn from are searched.
+        num_epochs: passes over them.
+        seed: of the toy world; 10 or more (the toy teacher was trained on other seeds).
+
+    Raises:
+        OutputError: `out` cannot be written to, or holds a run with other settings.
+    """
+    start = time.monotonic()
+    out = ensure_folder(Path(out))
+    if seed < FIRST_USER_SEED:
+        raise OutputError(
+            f"--seed {seed}: expected {FIRST_USER_SEED} or more; lower seeds drew the pictures the "
+            "toy teacher was trained and measured on."
+        )
+    _check_settings(out / "settings.json", {"num_images": num_images, "seed": seed})
+    world, held_out = out / "world", out / "held-out"
+    _draw(world, num_images, seed, labelled=False)
+    _draw(held_out, 25 * len(KINDS), seed + 1, labelled=True)
+    lines = [f"{kind}\t{prompt}\n" for kind, prompt in zip(KINDS, prompts(), strict=True)]
+    write_bytes(out / "prompts.txt", "".join(lines).encode())
+    folder = RunFolder(out)
+    with as_file(files("clipdistill.pipeline.toy") / "toy_teacher") as place:
+        teacher = f"local-dir:{place}"
+        with _served(folder, teacher, world) as url:
+            done = run(
+                folder.prompts, out, _options(url, teacher, held_out, num_images, num_epochs)
+            )
+    result = QuickstartResult(
+        out=out,
+        seconds=time.monotonic() - start,
+        rows=_first_rows(done.evaluation),
+        predictions=_classify(folder, held_out),
+        benchmark=from_json(BenchmarkResult, read_json(folder.benchmark, "the benchmark")),
+        report=done.report,
+    )
+    write_json(out / "summary.json", to_json(result))
+    return result
+
+
+def _options(
+    url: str, teacher: str, held_out: Path, num_images: int, num_epochs: int
+) -> RunOptions:
+    """Everything that `run` shall make; without ModelOpt what needs it is left out."""
+    qat = importlib.util.find_spec("modelopt") is not None
+    if not qat:
+        message(f"Left out: {MissingExtraError('nvidia-modelopt', 'compress', 'INT8 training')}")
+    return RunOptions(
+        search="knn",
+        url=url,
+        num_images=max(1, num_images // len(KINDS)),
+        # Pictures of one kind look alike to this teacher, and are wanted all the same.
+        deduplicate=False,
+        allow_private=True,
+        teacher=teacher,
+        student=ARCH,
+        image_size=IMAGE_SIZE,
+        num_epochs=num_epochs,
+        lr=LEARNING_RATE,
+        sparse=True,
+        qat=qat,
+        compare=True,
+        fine_tuning_epochs=FINE_TUNING_EPOCHS,
+        classifier="dense",
+        labelled=held_out,
+        rounds=ROUNDS,
+    )
+
+
+def _check_settings(path: Path, settings: dict[str, int]) -> None:
+    """Remember what is drawn; pictures of other settings are not mixed with these.
+
+    Raises:
+        OutputError: the folder holds a run with other settings.
+    """
+    if path.is_file():
+        found = read_json(path, "the quickstart's settings")
+        for name, value in settings.items():
+            if found.get(name) != value:
+                raise OutputError(
+                    f"{path.parent} holds a run with --{name.replace('_', '-')} {found.get(name)}, "
+                    f"not {value}. Choose another --out, or delete that folder."
+                )
+    write_json(path, settings)
+
+
+def _draw(folder: Path, count: int, seed: int, *, labelled: bool) -> None:
+    with track("draw held-out" if labelled else "draw", count, "pictures") as step:
+        render(folder, count, seed=seed, labelled=labelled, on_picture=step)
+
+
+@contextlib.contextmanager
+def _served(folder: RunFolder, teacher: str, world: Path) -> Iterator[str]:
+    """The world's pictures behind a search service on loopback; yields its address.
+
+    Once everything is downloaded, the address that they came from is enough.
+    """
+    from ..collect.pool import open_pool
+    from ..collect.serve import ServeOptions, build_service
+    from ..core.serving import running_service
+    from ..distillation.embed import embed
+
+    record = existing_record(folder)
+    known = {} if record is None else record.known()
+    if "download" in known:
+        yield str(known["search"].settings["url"])
+        return
+    message("serve: the world's pictures become a pool that can be searched, on loopback")
+    embed(world, folder.out / "pool", model_name=teacher)
+    service = build_service(open_pool(folder.out / "pool"), world, ServeOptions(device="cpu"))
+    with running_service(service, port=_free_port()) as url:
+        yield url
+
+
+def _free_port() -> int:
+    """`PORT`, or 0 (any) when somebody else is at it."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", PORT))
+        except OSError:
+            return 0
+    return PORT
+
+
+def _first_rows(evaluation: EvaluateResult | None) -> tuple[Row, ...]:
+    """Teacher, student in torch, student in ONNX Runtime; the benchmark tells of the others."""
+    if evaluation is None:
+        raise AssertionError("run measured nothing although labels and teacher were given")
+    return rows_of(evaluation)[:3]
+
+
+def _classify(folder: RunFolder, held_out: Path) -> tuple[tuple[str, str, float], ...]:
+    """Classify the first picture of a few kinds with the finished file alone."""
+    from ..show.predict import predict
+
+    some = [next(iter(sorted((held_out / kind).glob("*.jpg")))) for kind in _spread(KINDS, SHOWN)]
+    result = predict(str(folder.classifier), *[str(path) for path in some], top_k=1)
+    return tuple(
+        (path.relative_to(folder.out).as_posix(), *row.ranked[0])
+        for path, row in zip(some, result.predictions, strict=True)
+    )
+
+
+def _spread(names: Sequence[str], count: int) -> list[str]:
+    """`count` names, evenly over the list."""
+    return [names[index * len(names) // count] for index in range(count)]

@@ -1,0 +1,494 @@
+"""demo: a classifier at work, live: a camera, a video, a folder, or a page in the browser."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from ..core.errors import ClipDistillError, InputError
+from ..core.progress import message, screen
+from ..core.results import Table, list_some
+from ..models.open import kind_of, needs_training_extra, teacher_name
+from ..models.recognizer import Recognizer, open_recognizer
+
+if TYPE_CHECKING:
+    from ..formats.text import TextEmbeddings
+    from ..models.teacher import Teacher
+    from .live.frames import Source
+    from .live.loop import Loop, View
+    from .live.reader import Reader
+    from .live.recorder import Recorder
+
+    Encode = Callable[[Sequence[str]], TextEmbeddings]
+
+PICTURES_PER_SECOND = 2.0
+"""Default pace of --images where somebody looks at them: in a window, in a recording."""
+EXAMPLES = 8
+"""Pictures of --images that the page offers."""
+TABLE_LABELS = 10
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """What to look at, and how to show it.
+
+    Attributes:
+        camera: number of a camera of this machine; 0 is the first.
+        video: a video file, or an http, https, rtsp or rtsps URL.
+        images: a folder of pictures; with --web, examples for the page.
+        web: a page in the browser, on this machine alone, instead of the terminal.
+        port: of the page.
+        window: show the pictures in a window as well; q or Esc closes it.
+        save: write the annotated video to this .mp4, as well.
+        every_frame: take every frame of a file, as fast as it goes, instead of playing it at its
+            own speed and dropping what the model has no time for. --save implies it.
+        fps: frames a second of --images and of --save. Default: the source's; for --images 2 with
+            --window or --save, else as fast as it goes.
+        text: text embeddings from `clipdistill embed-text`; a classifier's file carries its own,
+            and this overrides them.
+        prompts: the prompts file of a bare .npy (the older scripts'), for its labels.
+        teacher: with --web, a teacher (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER) beside
+            the model; it also turns new class names into text embeddings.
+        threshold: probability below which the answer is "unknown", 0 to 1. Default: the model's
+            own, if it was calibrated.
+        top_k: labels to show.
+        retries: attempts to get a vanished camera or stream back.
+        timeout: seconds without a frame after which it counts as gone.
+        font: font file for the labels in --window and --save, for scripts that OpenCV's lacks.
+        device: auto, cpu, cuda, cuda:1 ...; tensorrt for ONNX Runtime's TensorRT.
+        arch: timm's model name, only for checkpoints that do not tell (the older scripts').
+        image_size: side of the input in pixels, likewise.
+    """
+
+    camera: Annotated[
+        int | None, Parameter(name=("--camera", "--camera-device", "--camera_device"))
+    ] = None
+    video: str | None = None
+    images: Path | None = None
+    web: bool = False
+    port: int = 7860
+    window: bool = False
+    save: Path | None = None
+    every_frame: bool = False
+    fps: float | None = None
+    text: Path | None = None
+    prompts: Path | None = None
+    teacher: str | None = None
+    threshold: float | None = None
+    top_k: int = 5
+    retries: int = 10
+    timeout: float = 10.0
+    font: Path | None = None
+    device: str = "auto"
+    arch: str | None = None
+    image_size: int | None = None
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What `demo` saw.
+
+    Attributes:
+        source: what it looked at.
+        model: the model.
+        runtime: what ran it.
+        ended: why it ended.
+        lost: it ended because the source was lost.
+        seconds: from the first answer to the last.
+        frames: that were classified.
+        dropped: that the model had no time for.
+        broken: that could not be used.
+        problems: what was wrong with the first of them.
+        reconnects: times that a lost source came back.
+        fps: answers a second.
+        decode_ms: median time of reading and decoding a frame.
+        preprocess_ms: of preprocessing it.
+        model_ms: of the model.
+        counts: label (or "unknown") -> how many frames were given it, the commonest first.
+        saved: the recording, if there is one.
+        saved_frames: frames in it.
+    """
+
+    source: str
+    model: str
+    runtime: str
+    ended: str
+    lost: bool
+    seconds: float
+    frames: int
+    dropped: int
+    broken: int
+    problems: tuple[str, ...]
+    reconnects: int
+    fps: float
+    decode_ms: float
+    preprocess_ms: float
+    model_ms: float
+    counts: dict[str, int]
+    saved: Path | None
+    saved_frames: int
+
+    @property
+    def exit_code(self) -> int:
+        """0; that of InputError when the source was lost."""
+        return InputError.exit_code if self.lost else 0
+
+    def summary(self) -> list[str | Table]:
+        """See `Result.summary`."""
+        lines: list[str | Table] = [
+            f"{self.frames} frames in {self.seconds:.1f} s, {self.fps:.1f} a second; "
+            f"{self.dropped} dropped, {self.broken} broken. {self.ended}.",
+        ]
+        if self.reconnects:
+            lines.append(f"{self.source} was lost and came back: {self.reconnects} times.")
+        if self.frames:
+            total = self.decode_ms + self.preprocess_ms + self.model_ms
+            lines += [
+                f"Median of a frame: {total:.1f} ms (decode {self.decode_ms:.1f}, preprocess "
+                f"{self.preprocess_ms:.1f}, model {self.model_ms:.1f}).",
+                _counts_table(self),
+            ]
+        lines += list_some("Broken:", self.problems)
+        if self.saved is not None:
+            lines.append(f"Saved: {self.saved} ({self.saved_frames} frames)")
+        return lines
+
+
+@dataclass(frozen=True)
+class WebDemoResult:
+    """What `demo --web` did until it was stopped.
+
+    Attributes:
+        model: the model.
+        port: of the page.
+    """
+
+    model: str
+    port: int
+
+    def summary(self) -> list[str | Table]:
+        """See `Result.summary`."""
+        return [f"Stopped showing {self.model} on port {self.port}."]
+
+
+def demo(model: str, /, *, options: DemoOptions = DemoOptions()) -> DemoResult | WebDemoResult:
+    """Watch a model at work on a camera, a video, a folder of pictures, or in the browser.
+
+    Give one of --camera, --video, --images, or --web. Ctrl-C ends it, which is a normal end. On a
+    terminal the answer is drawn anew as it changes; in a pipe there is a line a second, on stderr.
+
+    A camera is never waited for: frames that the model has no time for are dropped. One that
+    vanishes is looked for again, at growing intervals.
+
+    Args:
+        model: an .onnx or .engine file, a student's folder or checkpoint (.pth), or a teacher
+            (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER); "openvino:FILE.onnx" runs the
+            file in OpenVINO.
+        options: see `DemoOptions`.
+
+    Raises:
+        InputError: no source or several; it cannot be opened; no labels; no display.
+        MismatchError: the text embeddings, or the teacher, are not the model's.
+        MissingExtraError: OpenCV or gradio is not installed (extra `demo`).
+        OutputError: the recording cannot be written.
+    """
+    _check(options)
+    return _web(model, options) if options.web else _watch(model, options)
+
+
+def _check(options: DemoOptions) -> None:
+    """Refuse options that do not go together, before anything is loaded."""
+    given = [name for name in ("camera", "video", "images") if getattr(options, name) is not None]
+    if options.web:
+        _check_web(options, given)
+    elif len(given) != 1:
+        found = " and ".join(f"--{name}" for name in given) or "none"
+        raise InputError(
+            "Expected one source: --camera 0, --video FILE, --images FOLDER, or --web; found "
+            f"{found}."
+        )
+    elif options.teacher is not None:
+        raise InputError("--teacher is for --web, which shows it beside the model.")
+    if options.every_frame and options.camera is not None:
+        raise InputError(
+            "--every-frame is for files: a camera does not wait. Leave it away, or use --video."
+        )
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        raise InputError(f"--threshold {options.threshold:g}: expected a probability, 0 to 1.")
+    if options.fps is not None and not 0 < options.fps <= 1000:
+        raise InputError(f"--fps {options.fps:g}: expected more than 0, at most 1000.")
+    if options.top_k < 1 or options.retries < 0 or not options.timeout > 0:
+        raise InputError("--top-k should be 1 or more, --retries 0 or more, --timeout above 0.")
+
+
+def _check_web(options: DemoOptions, given: Sequence[str]) -> None:
+    wrong = [f"--{name}" for name in given if name != "images"]
+    wrong += [f"--{name}" for name in ("window", "save") if getattr(options, name)]
+    if wrong:
+        raise InputError(
+            f"--web and {' and '.join(wrong)} exclude each other: the page has the browser's "
+            "camera. Leave one away. (--images gives the page's examples.)"
+        )
+    if not 0 <= options.port <= 65535:
+        raise InputError(f"--port {options.port}: expected 0 to 65535.")
+
+
+def _watch(model: str, options: DemoOptions) -> DemoResult:
+    """Every source but the page."""
+    source = None if options.images is not None else _stream(options)
+    recognizer = _open(model, options)
+    source = source or _pictures(options, recognizer)
+    loop, reader, recorder = _assemble(source, recognizer, options)
+    stopped = False
+    with _terminated_as_ctrl_c():
+        try:
+            loop.run()
+        except KeyboardInterrupt:  # the way to end a camera
+            stopped = True
+    ended = reader.ended or "Closed"
+    return _result(loop, reader, recorder, recognizer, "Stopped" if stopped else ended)
+
+
+def _open(model: str, options: DemoOptions) -> Recognizer:
+    return open_recognizer(
+        model,
+        text=options.text,
+        prompts=options.prompts,
+        device=options.device,
+        arch=options.arch,
+        image_size=options.image_size,
+    )
+
+
+def _stream(options: DemoOptions) -> Source:
+    from .live.opencv import camera, video
+
+    if options.video is not None:
+        return video(options.video, timeout=options.timeout)
+    return camera(options.camera or 0)
+
+
+def _pictures(options: DemoOptions, recognizer: Recognizer) -> Source:
+    from .live.frames import pictures
+
+    assert options.images is not None
+    looked_at = options.window or options.save is not None
+    fps = options.fps or (PICTURES_PER_SECOND if looked_at else 0.0)
+    return pictures(options.images, at_least=recognizer.preprocess.size, fps=fps)
+
+
+def _assemble(
+    source: Source, recognizer: Recognizer, options: DemoOptions
+) -> tuple[Loop, Reader, Recorder | None]:
+    """Everything that runs, connected but not started."""
+    from .live.frames import Frame
+    from .live.handoff import Handoff
+    from .live.loop import Loop
+    from .live.reader import Patience, Reader
+    from .live.threads import Pipeline
+
+    whole = not source.live and (options.every_frame or options.save is not None)
+    waits = whole or options.images is not None
+    frames: Handoff[Frame] = Handoff(2 if waits else 1, newest=not waits)
+    patience = Patience(stall=options.timeout, retries=options.retries)
+    # A folder is shown at its pace, unless it is only recorded.
+    paced = options.window or not whole
+    reader = Reader(source, frames, paced=paced, patience=patience)
+    views, recorder = _views(source, options)
+    loop = Loop(
+        reader,
+        Pipeline(recognizer, frames),
+        recognizer,
+        threshold=recognizer.threshold if options.threshold is None else options.threshold,
+        top_k=options.top_k,
+        views=views,
+    )
+    return loop, reader, recorder
+
+
+def _views(source: Source, options: DemoOptions) -> tuple[list[View], Recorder | None]:
+    from .live.terminal import PlainLines, Terminal
+
+    views: list[View] = []
+    recorder = None
+    if options.window or options.save is not None:
+        from .live.letters import find_letters
+
+        letters = find_letters(options.font)
+        if options.save is not None:
+            from .live.recorder import Recorder
+
+            recorder = Recorder(options.save, letters, fps=options.fps or 0.0)
+            views.append(recorder)
+        if options.window:
+            from .live.window import Window
+
+            views.append(Window(f"clipdistill: {source.name}", letters))
+    drawn_on = screen()
+    views.append(PlainLines() if drawn_on is None else Terminal(drawn_on))
+    return views, recorder
+
+
+@contextlib.contextmanager
+def _terminated_as_ctrl_c() -> Iterator[None]:
+    """Take SIGTERM as Ctrl-C, so that a recording is finished; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _result(
+    loop: Loop, reader: Reader, recorder: Recorder | None, recognizer: Recognizer, ended: str
+) -> DemoResult:
+    speed = loop.overall.speed()
+    saved = recorder is not None and recorder.frames > 0
+    return DemoResult(
+        source=reader.source.name,
+        model=recognizer.name,
+        runtime=recognizer.runtime,
+        ended=ended,
+        lost=reader.lost,
+        seconds=loop.seconds,
+        frames=loop.shown,
+        dropped=reader.frames.dropped,
+        broken=reader.broken,
+        problems=tuple(reader.problems),
+        reconnects=reader.reconnects,
+        fps=speed.fps,
+        decode_ms=1000 * speed.decode,
+        preprocess_ms=1000 * speed.preprocess,
+        model_ms=1000 * speed.model,
+        counts=dict(loop.counts.most_common()),
+        saved=recorder.path if saved and recorder else None,
+        saved_frames=recorder.frames if recorder else 0,
+    )
+
+
+def _counts_table(result: DemoResult) -> Table:
+    shown = list(result.counts.items())[:TABLE_LABELS]
+    rows = tuple((label, str(n), f"{100 * n / result.frames:.1f}%") for label, n in shown)
+    more = len(result.counts) - len(shown)
+    title = "Answers" + (f" (and {more} more labels)" if more else "")
+    return Table(title, ("label", ">frames", ">share"), rows)
+
+
+def _web(model: str, options: DemoOptions) -> WebDemoResult:
+    """The page in the browser."""
+    from .web.server import serve_page
+
+    student = _open(model, options)
+    loaded = _load_teacher(student, options)
+    beside = None
+    if loaded is not None and options.teacher is not None:
+        beside = Recognizer(loaded.images, student.text, own=False)
+    encode = None if loaded is None else _encoder(loaded, student)
+    with _terminated_as_ctrl_c(), contextlib.suppress(KeyboardInterrupt):
+        serve_page(
+            student,
+            teacher=beside,
+            encode=encode,
+            examples=_examples(options.images),
+            port=options.port,
+            threshold=options.threshold,
+        )
+    return WebDemoResult(student.name, options.port)
+
+
+def _load_teacher(student: Recognizer, options: DemoOptions) -> Teacher | None:
+    """The teacher that was named, else the model's own if it lies here; None: it does not.
+
+    Raises:
+        MismatchError: the named one is not the model's.
+    """
+    if options.teacher is not None:
+        if kind_of(options.teacher) != "teacher":
+            raise InputError(
+                f"--teacher {options.teacher}: expected NAME/PRETRAINED, hf-hub:ORG/REPO or "
+                "local-dir:FOLDER."
+            )
+        with needs_training_extra("A teacher"):
+            from ..models.teacher import load_teacher
+        loaded = load_teacher(*teacher_name(options.teacher), device=options.device)
+        student.embedder.spec.check_space(loaded.card, f"--teacher {options.teacher}")
+        return loaded
+    card = student.embedder.spec.teacher
+    if card is None or card.fingerprint is None:
+        return None
+    try:
+        with _no_downloads():
+            from ..models.teacher import load_teacher
+
+            loaded = load_teacher(card.model_name, card.pretrained, device=options.device)
+        student.embedder.spec.check_space(loaded.card, "the teacher")
+    except (ClipDistillError, ModuleNotFoundError):
+        message(
+            f"The classes cannot be edited on the page: the teacher, {card}, is not on this "
+            "machine. Name it with --teacher if it is elsewhere."
+        )
+        return None
+    return loaded
+
+
+@contextlib.contextmanager
+def _no_downloads() -> Iterator[None]:
+    """Keep the model hub's client off the network: nobody asked for this teacher."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(ModuleNotFoundError):
+                from huggingface_hub import constants
+
+                # It read the environment when it was first imported, which may be long ago.
+                stack.callback(setattr, constants, "HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)
+                constants.HF_HUB_OFFLINE = True
+            yield
+    finally:
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before
+
+
+def _encoder(teacher: Teacher, student: Recognizer) -> Encode:
+    """Class names -> text embeddings, in the templates of the model's own classes."""
+    from ..formats.prompts import Prompts
+    from ..models.teacher import embed_classes
+
+    templates = student.text.templates or ("{}",)
+
+    def encode(names: Sequence[str]) -> TextEmbeddings:
+        labels = tuple(names)
+        return embed_classes(teacher, Prompts(labels, tuple((name,) for name in labels)), templates)
+
+    return encode
+
+
+def _examples(folder: Path | None) -> list[Path]:
+    """Some pictures, spread over a folder; only files of their own."""
+    if folder is None:
+        return []
+    from ..images.sources import list_images
+
+    files = [item.path for item in list_images(folder) if item.offset is None]
+    step = max(1, len(files) // EXAMPLES)
+    return files[::step][:EXAMPLES]

@@ -1,0 +1,146 @@
+"""The answer on the terminal: drawn anew as it changes, or one plain line a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ...core.progress import message
+from ...models.recognizer import UNKNOWN
+from .answer import Verdict
+from .loop import Seen, Speed, Status
+
+REFRESH = 0.2
+"""Seconds between two drawings: nobody reads faster, and drawing takes the model's time."""
+LINE = 1.0
+"""Seconds between two plain lines."""
+
+
+class Terminal:
+    """A live display: label, bars, speed, source and model.
+
+    Args:
+        console: to draw on.
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._clock, self._drawn = clock, float("-inf")
+        self._verdict: Verdict | None = None
+        self._started = False
+
+    def show(self, seen: Seen) -> None:
+        """See `View.show`."""
+        self._verdict = seen.verdict
+
+    def tick(self, status: Status) -> bool:
+        """See `View.tick`."""
+        now = self._clock()
+        if now - self._drawn >= REFRESH:
+            if not self._started:
+                self._live.start()
+                self._started = True
+            self._drawn = now
+            self._live.update(picture(self._verdict, status), refresh=True)
+        return True
+
+    def close(self) -> None:
+        """See `View.close`."""
+        if self._started:
+            self._live.stop()
+
+
+class PlainLines:
+    """A line a second for pipes, logs and --debug; and one when something is wrong."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._said = clock, float("-inf")
+        self._note = ""
+        self._verdict: Verdict | None = None
+
+    def show(self, seen: Seen) -> None:
+        """See `View.show`."""
+        self._verdict = seen.verdict
+
+    def tick(self, status: Status) -> bool:
+        """See `View.tick`."""
+        if status.note != self._note:
+            self._note = status.note
+            if status.note:
+                message(status.note)
+        now = self._clock()
+        if self._verdict is not None and now - self._said >= LINE:
+            self._said = now
+            message(line(self._verdict, status))
+            self._verdict = None  # said once
+        return True
+
+    def close(self) -> None:
+        """See `View.close`."""
+
+
+def line(verdict: Verdict, status: Status) -> str:
+    """Such as "12.0 s  dog 93%  30.1 frames/s  4.2 ms  3 dropped"."""
+    parts = [f"{status.seconds:.1f} s", verdict.headline, *_speed(status.speed)]
+    return "  ".join([*parts, *_lost(status)])
+
+
+def picture(verdict: Verdict | None, status: Status) -> RenderableType:
+    """What the live display shows, as wide as the terminal."""
+    parts: list[RenderableType] = []
+    if verdict is None:
+        parts.append(Text(f"waiting for {status.source} ...", style="bold"))
+    else:
+        style = "bold yellow" if verdict.label == UNKNOWN else "bold green"
+        parts += [
+            Text(verdict.headline, style=style, no_wrap=True, overflow="ellipsis"),
+            _bars(verdict),
+        ]
+        fps, total, *each = _speed(status.speed, parts=True)
+        line_of_speed = f"{fps}  {total} ({', '.join(each)})"
+        parts.append(Text("  ".join([line_of_speed, *_lost(status)])))
+    if status.note:
+        parts.append(Text(status.note, style="bold red"))
+    about = f"{status.source} → {status.model} ({status.runtime}); Ctrl-C stops"
+    parts.append(Text(about, style="dim"))
+    return Group(*parts)
+
+
+def _bars(verdict: Verdict) -> Table:
+    """Label, bar and percentage; a long label leaves the bar half of the width."""
+    table = Table.grid(padding=(0, 2, 0, 0), expand=True)
+    table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column(ratio=2)
+    table.add_column(width=6, justify="right", no_wrap=True)
+    for index, (label, share) in enumerate(verdict.ranked):
+        style = "bold" if index == 0 and verdict.label == label else ""
+        bar = ProgressBar(total=1.0, completed=share, complete_style="cyan", finished_style="cyan")
+        table.add_row(Text(label, style=style), bar, Text(f"{100 * share:.1f}%", style=style))
+    return table
+
+
+def _speed(speed: Speed, *, parts: bool = False) -> list[str]:
+    """Frames a second, latency, and with `parts` what it is made of."""
+    fps = f"{speed.fps:.1f}" if speed.fps else "-"  # of one answer there is none
+    said = [f"{fps} frames/s", f"{1000 * speed.latency:.1f} ms"]
+    if parts:
+        steps = (("decode", speed.decode), ("resize", speed.preprocess), ("model", speed.model))
+        said += [f"{name} {1000 * seconds:.1f}" for name, seconds in steps]
+    return said
+
+
+def _lost(status: Status) -> list[str]:
+    """What was not shown."""
+    said = []
+    if status.dropped:
+        said.append(f"{status.dropped} dropped")
+    if status.broken:
+        said.append(f"{status.broken} broken")
+    return said

@@ -1,0 +1,150 @@
+"""A run as one HTML file that asks for nothing else: no script, no font, no picture from outside.
+
+Strangers' strings (labels, file names, addresses, authors) are escaped by jinja2's autoescaping;
+only http and https addresses become links; the page's own policy forbids everything but inline
+style and pictures that lie in it.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any
+
+from ...core import wording as words
+from ...core.errors import MissingExtraError
+from ...measure.race.verdicts import is_sparse
+from . import figures, missing
+from .classes import classes_of
+from .gallery import gallery_of
+from .gather import Gathered
+from .naming import RUNTIMES, TITLES, model_name
+from .reliability import reliability_of
+from .standing import chosen_kind, shown_student, standings, teacher_of
+from .summary import findings_of, sentence_of, teacher_name, tiles_of, title_of
+
+MOST_CREDITS = 300
+"""Authors that are listed; a page for people, the ledger has them all."""
+MOST_ROWS = 40
+"""Rows of a long table: prompts, failures."""
+MOST_CLASSES = 1000
+
+
+def render(run: Gathered) -> str:
+    """The whole page.
+
+    The same run gives the same page.
+
+    Raises:
+        MissingExtraError: jinja2 or matplotlib is not installed.
+    """
+    environment = _environment()
+    from markupsafe import Markup
+
+    def drawing(found: figures.Figure) -> Markup:
+        return Markup(found.svg)
+
+    environment.filters["drawing"] = drawing
+    page = environment.get_template("report.html.jinja").render(_context(run))
+    return "\n".join(line.rstrip() for line in page.splitlines() if line.strip()) + "\n"
+
+
+def _environment() -> Any:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingExtraError("jinja2", "report", "A report in HTML") from error
+
+    def load(name: str) -> str:
+        return (files(__package__) / "templates" / name).read_text(encoding="utf-8")
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(load),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: words.clean(value) if type(value) is str else value,
+    )
+    environment.filters |= {
+        name: getattr(words, name)
+        for name in (
+            "percent",
+            "milliseconds",
+            "megabytes",
+            "size",
+            "duration",
+            "many",
+            "short",
+            "web_address",
+            "moment",
+        )
+    }
+    environment.filters["runtime"] = lambda name: RUNTIMES.get(name, name)
+    return environment
+
+
+def _context(run: Gathered) -> dict[str, Any]:
+    models, shown, teacher = standings(run), shown_student(run), teacher_of(run)
+    kind = chosen_kind(run) if shown is None else shown.name.kind
+    classes, believed = classes_of(run, shown), reliability_of(run, kind)
+    return {
+        "run": run,
+        "style": (files(__package__) / "templates" / "report.css").read_text(encoding="utf-8"),
+        "title": title_of(run),
+        "sentence": sentence_of(run),
+        "teacher_name": teacher_name(run),
+        "tiles": tiles_of(run, shown, teacher),
+        "findings": findings_of(run, shown, teacher, models, classes),
+        "models": models,
+        "shown": shown,
+        "runtimes": [name for name in RUNTIMES if any(name in one.latency_ms for one in models)],
+        "raced": _raced(run),
+        "trade_off": figures.trade_off(models, run.labelled),
+        "learning": figures.learning(run.students),
+        "classes": classes,
+        "per_class": figures.per_class(classes) if classes and classes.rows else None,
+        "confused": figures.confused(classes) if classes and classes.rows else None,
+        "gallery": gallery_of(run, kind),
+        "believed": believed,
+        "fitted_for": _fitted_for(run),
+        "reliability": None if believed is None else figures.reliability(believed),
+        "titles": TITLES,
+        "missing": missing.missing_of(run),
+        "settings": [(name, _setting(value)) for name, value in run.record.settings.items()],
+        "most": {"credits": MOST_CREDITS, "rows": MOST_ROWS, "classes": MOST_CLASSES},
+    }
+
+
+def _fitted_for(run: Gathered) -> str:
+    """The student that the calibration was made for."""
+    fitted = None if run.text is None else run.text.calibration
+    return "" if fitted is None else model_name(fitted.model, "student", run.classifier_of).title
+
+
+def _setting(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _raced(run: Gathered) -> list[dict[str, Any]]:
+    """The benchmark's rows as cells."""
+    cells = []
+    for row in () if run.raced is None else run.raced.rows:
+        name = model_name(row.model, row.role, run.classifier_of)
+        cells.append(
+            {
+                "model": name.file,
+                "runtime": RUNTIMES.get(row.runtime, row.runtime),
+                "precision": f"{row.precision} {'2:4' if is_sparse(row.sparse) else ''}".strip(),
+                "size": words.megabytes(row.size_mb),
+                "latency": words.milliseconds(row.latency_ms),
+                "slow": words.milliseconds(row.latency_p90_ms),
+                "rates": {batch: f"{rate:,.0f}" for batch, rate in row.throughput.items()},
+                "memory": "–" if row.peak_mb is None else f"{row.peak_mb:,.0f}",
+                "accuracy": words.percent(row.accuracy),
+                "agreement": words.percent(row.agreement),
+                "cosine": "–" if row.cosine is None else f"{row.cosine:.4f}",
+                "reason": row.reason,
+            }
+        )
+    return cells

@@ -1,0 +1,222 @@
+"""A run as a model card in markdown, as Hugging Face has it.
+
+What is not known (a licence, where pictures came from) is called unknown; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+
+from ...core.wording import (
+    clean,
+    listed,
+    many,
+    megabytes,
+    milliseconds,
+    moment,
+    percent,
+    web_address,
+)
+from .classes import classes_of
+from .gather import Gathered
+from .naming import RUNTIMES
+from .standing import Standing, chosen_kind, shown_student, standings, teacher_of
+from .summary import findings_of, sentence_of, teacher_name, title_of
+
+MOST_CLASSES = 60
+"""Labels that are written out."""
+CODE_LICENSE = "Apache-2.0"
+SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
+
+
+def render(run: Gathered) -> str:
+    """The whole card; the same run gives the same text."""
+    parts = [
+        _front_matter(run),
+        f"# {title_of(run)}",
+        plain(sentence_of(run)),
+        *_findings(run),
+        "## Intended use",
+        *_use(run),
+        "## How to use it",
+        *_commands(run),
+        "## Results",
+        *_results(run),
+        "## How it was made",
+        *_making(run),
+        "## Limits",
+        *_limits(run),
+        "## Licences",
+        *_licenses(run),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def plain(text: str) -> str:
+    """A stranger's string on one line of markdown that shows it as it is."""
+    return SPECIAL.sub(r"\\\1", clean(text)).strip()
+
+
+def _front_matter(run: Gathered) -> str:
+    kind = chosen_kind(run)
+    tags = ["clip", "open_clip", "knowledge-distillation", "zero-shot", "timm"]
+    tags += ["onnx"] if run.classifier_of else []
+    tags += ["2:4-sparse"] if "sparse" in kind else []
+    tags += ["int8"] if "int8" in kind else []
+    teacher = "" if run.teacher is None else run.teacher.model_name
+    hub = teacher.removeprefix("hf-hub:") if teacher.startswith("hf-hub:") else ""
+    lines = [
+        "license: unknown",
+        "library_name: clipdistill",
+        "pipeline_tag: zero-shot-image-classification",
+        f"tags: {json.dumps(tags)}",
+    ]
+    # JSON's strings are YAML's.
+    if hub:
+        lines.append(f"base_model: {json.dumps(clean(hub), ensure_ascii=False)}")
+    else:
+        lines.append("# base_model: not known by a name on the hub; see below")
+    lines.append("# datasets: unknown; see below")
+    return "\n".join(["---", *lines, "---"])
+
+
+def _findings(run: Gathered) -> Iterator[str]:
+    shown, models = shown_student(run), standings(run)
+    found = findings_of(run, shown, teacher_of(run), models, classes_of(run, shown))
+    if found:
+        yield "\n".join(f"- {plain(one.text)}" for one in found)
+
+
+def _use(run: Gathered) -> Iterator[str]:
+    if run.labels:
+        labels = ", ".join(f"“{plain(label)}”" for label in run.labels[:MOST_CLASSES])
+        more = len(run.labels) - MOST_CLASSES
+        tail = f" and {more:,} more" if more > 0 else ""
+        yield (
+            f"To tell these {many(len(run.labels), 'class')} apart in pictures like those it was "
+            f"made from: {labels}{tail}."
+        )
+        yield (
+            "It gives one of its classes to every picture, also to one that shows none of them, "
+            "unless its probability is below the threshold for “unknown”. Other classes need no "
+            "training: `clipdistill relabel` puts other text embeddings of the same teacher into "
+            "the file."
+        )
+    yield (
+        "Not for decisions about people, nor where a wrong answer does harm, without measurements "
+        "on pictures of the very place where it is used."
+    )
+
+
+def _commands(run: Gathered) -> Iterator[str]:
+    model = "classifier.onnx" if run.classifier_of else "student"
+    text = "" if run.classifier_of else " --text text.npy"
+    argument = "" if run.classifier_of else ', text="text.npy"'
+    yield f"```sh\npip install clipdistill\nclipdistill predict {model} picture.jpg{text}\n```"
+    yield (
+        "```python\nimport clipdistill\n\n"
+        f'result = clipdistill.predict("{model}", "picture.jpg"{argument})\n'
+        "label, probability = result.predictions[0].ranked[0]\n```"
+    )
+
+
+def _results(run: Gathered) -> Iterator[str]:
+    models = standings(run)
+    if not models:
+        yield "Nothing has been measured yet."
+        return
+    runtimes = [name for name in RUNTIMES if any(name in one.latency_ms for one in models)]
+    accuracy = ["Accuracy"] if run.labelled else []
+    heads = ["Model", *accuracy, "Agreement", "Cosine", "MB"]
+    heads += [f"{RUNTIMES[name]}, ms" for name in runtimes]
+    rows = [_row(one, run, runtimes) for one in models]
+    rule = ["---", *(["---:"] * (len(heads) - 1))]
+    yield "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows))
+    images = run.evaluated.images if run.evaluated else None
+    on = "" if images is None else f" on {many(images, 'picture')}"
+    labels = "with labels, which served for measuring only" if run.labelled else "without labels"
+    yield (
+        f"Measured{on} {labels}. Agreement is how often a model gives the teacher's label, cosine "
+        "how near its embeddings come to the teacher's; milliseconds are for one picture, ready "
+        f"for the network, on: {plain(run.raced.machine if run.raced else run.record.machine)}."
+    )
+
+
+def _row(one: Standing, run: Gathered, runtimes: Sequence[str]) -> list[str]:
+    teacher = one.name.kind == "teacher"
+    title = f"**{plain(one.name.title)}**" if one.chosen else plain(one.name.title)
+    return [
+        title,
+        *([percent(one.accuracy)] if run.labelled else []),
+        "–" if teacher else percent(one.agreement),
+        "–" if teacher or one.cosine is None else f"{one.cosine:.3f}",
+        megabytes(one.size_mb),
+        *(milliseconds(one.latency_ms.get(name)) for name in runtimes),
+    ]
+
+
+def _making(run: Gathered) -> Iterator[str]:
+    yield (
+        f"By knowledge distillation with clipdistill: the teacher, {plain(teacher_name(run))}, "
+        "embedded unlabelled pictures, a small network learnt to give the same embeddings, and the "
+        "teacher's embeddings of the prompts make it a classifier. No label was used in training."
+    )
+    if run.record.steps:
+        commands = "\n".join(clean(step.command) for step in run.record.steps)
+        fence = "`" * max(3, max(map(len, re.findall("`+", commands)), default=0) + 1)
+        yield f"{fence}sh\n{commands}\n{fence}"
+    versions = ", ".join(f"{plain(a)} {plain(b)}" for a, b in run.record.versions.items())
+    yield f"Made {plain(moment(run.record.started))}" + (f" with {versions}." if versions else ".")
+
+
+def _limits(run: Gathered) -> Iterator[str]:
+    lines = [
+        "It sees as its teacher sees: what the teacher takes for another thing, and what it "
+        "learnt of the world from captions, biases included, comes with it.",
+        "It was fitted to one collection of pictures; on others it may be worse.",
+    ]
+    if not run.labelled:
+        lines.append("Its accuracy is unknown: there were no labelled pictures to measure on.")
+    if run.text is None or run.text.calibration is None:
+        lines.append("Its probabilities are not calibrated.")
+    classes = classes_of(run, shown_student(run))
+    weak = [row for row in classes.rows if row.student < 0.8] if classes else []
+    if weak:
+        told = listed([f"{row.label} ({percent(row.student, 0)})" for row in weak], 8)
+        lines.append(f"Weak classes: {plain(told)}.")
+    if run.ceiling is not None and run.ceiling.empty:
+        lines.append(f"No picture in training showed {plain(listed(run.ceiling.empty, 8))}.")
+    yield "\n".join(f"- {line}" for line in lines)
+
+
+def _licenses(run: Gathered) -> Iterator[str]:
+    dense = next((one for one in run.students if one.name == "dense"), None)
+    options = dense.card.training.get("options", {}) if dense else {}
+    start = "random weights"
+    if options.get("pretrained") or options.get("student_weights"):
+        start = "pretrained weights, whose licence is unknown here"
+    lines = [
+        f"Teacher ({plain(teacher_name(run))}): unknown here; see where its weights came from.",
+        f"Student: trained from {start}; the licence of the result is for those who publish it to "
+        "say.",
+        f"Code (clipdistill): {CODE_LICENSE}.",
+        f"Pictures: {_of_pictures(run)}",
+    ]
+    yield "\n".join(f"- {line}" for line in lines)
+    if run.data.credits:
+        yield f"{many(len(run.data.credits), 'author')} are named in the report and the ledger."
+
+
+def _of_pictures(run: Gathered) -> str:
+    if not run.data.licenses:
+        return "unknown; this run did not download them."
+    told = []
+    for one in run.data.licenses[:20]:
+        name = plain(one.name or one.url or "unknown")
+        address = web_address(one.url)
+        link = f"[{name}](<{address}>)" if address and not re.search(r"[<>\s]", address) else name
+        told.append(f"{link} ({one.images:,})")
+    more = len(run.data.licenses) - 20
+    return ", ".join(told) + (f" and {more:,} more" if more > 0 else "") + "."

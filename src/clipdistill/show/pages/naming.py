@@ -1,0 +1,82 @@
+"""Which of a run's models a name stands for, wherever the run lay when it was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...formats.run import STUDENTS, RunFolder
+
+TITLES = {
+    "teacher": "Teacher",
+    "dense": "Dense student",
+    "sparse": "2:4 sparse student",
+    "int8": "INT8 student",
+    "sparse-int8": "2:4 sparse INT8 student",
+}
+"""In the order in which models are shown."""
+RUNTIMES = {
+    "torch": "PyTorch",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "tensorrt": "TensorRT",
+}
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """One model of a run.
+
+    Attributes:
+        kind: a key of `TITLES`; of anything else, the name of its file.
+        file: below the run's folder, such as "cpu/int8.onnx"; of anything else, its name.
+        folder: "student" or the folder of a classifier ("cpu", "trt"); "" for all others.
+    """
+
+    kind: str
+    file: str
+    folder: str = ""
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return TITLES.get(self.kind, self.file)
+
+
+def model_name(model: str, role: str, classifier_of: str = "") -> ModelName:
+    """The model that `evaluate` or `benchmark` called `model`.
+
+    Only the end of its path counts: a run may have been moved since.
+
+    Args:
+        model: as it was measured.
+        role: "teacher" or "student".
+        classifier_of: which student `classifier.onnx` is, where that is known.
+    """
+    if role == "teacher":
+        return ModelName("teacher", short_teacher(model))
+    path = Path(model.rpartition(":")[2] if ":" in model else model)
+    folder = RunFolder(path.parent)
+    for name in STUDENTS:
+        if path == folder.student(name):
+            return ModelName(name, path.name, "student")
+        for target in ("onnxruntime", "tensorrt"):
+            export = RunFolder(path.parent.parent).export(name, target)
+            if path.with_suffix(".onnx") == export:
+                return ModelName(name, f"{path.parent.name}/{path.name}", path.parent.name)
+    if path == folder.classifier and classifier_of:
+        return ModelName(classifier_of, path.name)
+    return ModelName(path.name, path.name)
+
+
+def short_teacher(name: str) -> str:
+    """A teacher's name without the folders that lead to it, its hub, and its dimension."""
+    name = name.partition(" (")[0]
+    scheme, _, rest = name.partition(":")
+    return {"local-dir": Path(rest).name, "hf-hub": rest}.get(scheme, name)
+
+
+def kinds_in_order(kinds: set[str]) -> list[str]:
+    """Known kinds in their order, then others by name."""
+    known = [kind for kind in TITLES if kind in kinds]
+    return known + sorted(kinds - set(TITLES))

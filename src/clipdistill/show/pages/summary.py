@@ -1,0 +1,255 @@
+"""What can be said of a run at a glance: one sentence, the key figures, what stands out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ...core.wording import clean, listed, many, megabytes, milliseconds, percent, short, times
+from ...measure.race.verdicts import outcome
+from .classes import Classes
+from .gather import Gathered
+from .naming import RUNTIMES, short_teacher
+from .standing import Standing, chosen_kind
+
+ALIKE = 0.5
+"""Points: shares nearer than this are called equal; a picture or two, on some hundred."""
+MUCH = 5.0
+"""Points of loss that speak against a model."""
+FORMS = {"dense": "", "sparse": "2:4 sparse ", "int8": "INT8 ", "sparse-int8": "2:4 sparse INT8 "}
+WEAK = 0.8
+"""Share below which a class is called weak."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A key figure.
+
+    Attributes:
+        name: what it is.
+        value: the figure.
+        unit: behind it; may be empty.
+        note: what to compare it with.
+    """
+
+    name: str
+    value: str
+    unit: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to know before using the model.
+
+    Attributes:
+        warns: whether it speaks against it.
+        text: a sentence or two.
+    """
+
+    warns: bool
+    text: str
+
+
+def title_of(run: Gathered) -> str:
+    """What was made, in a few words."""
+    return f"A classifier for {many(len(run.labels), 'class')}" if run.labels else "A student"
+
+
+def sentence_of(run: Gathered) -> str:
+    """What was made, in one sentence."""
+    student = next((one for one in run.students if one.name == chosen_kind(run)), None)
+    of = f" that tells {listed(run.labels, 5)} apart" if run.labels else ""
+    if student is None:
+        return "No student has been trained yet" + (f" for {listed(run.labels, 5)}." if of else ".")
+    form = FORMS[student.name]
+    article = "An" if form.startswith("INT8") else "A"
+    size = student.card.preprocess.size
+    teacher = "" if run.teacher is None else f" from {teacher_name(run)}"
+    learnt = _learnt(run)
+    on = "" if learnt is None else f" on {many(learnt, 'unlabelled picture')}"
+    return (
+        f"{article} {form}{short(student.card.arch, 60)} at {size} px{of}, distilled{teacher}{on}."
+    )
+
+
+def teacher_name(run: Gathered) -> str:
+    """The teacher's name, short."""
+    if run.teacher is None:
+        return "an unknown teacher"
+    return clean(short_teacher(str(run.teacher)))
+
+
+def tiles_of(run: Gathered, shown: Standing | None, teacher: Standing | None) -> tuple[Tile, ...]:
+    """The key figures of the student that was asked for."""
+    tiles = [] if shown is None else [*_quality(run, shown, teacher), *_cost(shown, teacher)]
+    learnt = _learnt(run)
+    if learnt is not None:
+        tiles.append(Tile("Learnt from", f"{learnt:,}", "pictures", "without a single label"))
+    return tuple(tiles)
+
+
+def _quality(run: Gathered, shown: Standing, teacher: Standing | None) -> Iterator[Tile]:
+    if shown.accuracy is not None:
+        note = "" if teacher is None else f"teacher {percent(teacher.accuracy)}"
+        yield Tile("Accuracy", percent(shown.accuracy).removesuffix("%"), "%", note)
+    elif shown.agreement is not None:
+        yield Tile(
+            "Agreement", percent(shown.agreement).removesuffix("%"), "%", "the teacher's label"
+        )
+
+
+def _cost(shown: Standing, teacher: Standing | None) -> Iterator[Tile]:
+    if shown.size_mb:
+        note = ""
+        if teacher is not None and teacher.size_mb:
+            note = _than_teacher(teacher.size_mb, shown.size_mb, "smaller")
+        yield Tile("Size", megabytes(shown.size_mb), "MB", note)
+    if shown.fastest is not None:
+        runtime, latency = shown.fastest
+        note = f"in {RUNTIMES.get(runtime, runtime)}"
+        if teacher is not None and teacher.fastest is not None:
+            note += f", {_than_teacher(teacher.fastest[1], latency, 'faster')}"
+        yield Tile("A picture takes", milliseconds(latency), "ms", note)
+
+
+def _against(theirs: float, ours: float, word: str) -> str:
+    """Such as "3.1 times smaller" or "as fast"; `word` is "smaller" or "faster"."""
+    ratio = theirs / ours if ours else 1.0
+    if 0.95 <= ratio <= 1.05:
+        return {"smaller": "as large", "faster": "as fast"}[word]
+    if ratio < 1:
+        word = {"smaller": "larger", "faster": "slower"}[word]
+        ratio = 1 / ratio
+    return f"{times(ratio)} {word}"
+
+
+def _than_teacher(theirs: float, ours: float, word: str) -> str:
+    text = _against(theirs, ours, word)
+    return f"{text} {'as' if text.startswith('as ') else 'than'} the teacher"
+
+
+def findings_of(
+    run: Gathered,
+    shown: Standing | None,
+    teacher: Standing | None,
+    models: Sequence[Standing],
+    classes: Classes | None,
+) -> tuple[Finding, ...]:
+    """What stands out, the most important first."""
+    return (
+        *_against_teacher(shown, teacher),
+        *_compressed(run, models),
+        *_weak_classes(classes),
+        *_ceiling(run),
+        *_calibration(run),
+    )
+
+
+def _against_teacher(shown: Standing | None, teacher: Standing | None) -> Iterator[Finding]:
+    if shown is None or teacher is None or shown.accuracy is None or teacher.accuracy is None:
+        return
+    lost = 100 * (teacher.accuracy - shown.accuracy)
+    if abs(lost) <= ALIKE:
+        yield Finding(False, "The student is as accurate as its teacher.")
+        return
+    more = "more" if lost < 0 else "less"
+    yield Finding(
+        lost > MUCH,
+        f"The student is {abs(lost):.1f} points {more} accurate than its teacher, which reaches "
+        f"{percent(teacher.accuracy)}.",
+    )
+
+
+def _compressed(run: Gathered, models: Sequence[Standing]) -> Iterator[Finding]:
+    dense = next((one for one in models if one.name.kind == "dense"), None)
+    if dense is None:
+        return
+    for one in models:
+        before, after = dense.share(run.labelled), one.share(run.labelled)
+        if one.name.kind in ("sparse", "int8", "sparse-int8") and None not in (before, after):
+            assert before is not None
+            assert after is not None
+            change = 100 * (after - before)
+            facts = [f"{change:+.1f} points".replace("-", "\u2212")]
+            if dense.size_mb and one.size_mb:
+                facts.append(_against(dense.size_mb, one.size_mb, "smaller"))
+            facts += _speed(one, dense)
+            yield Finding(
+                change < -MUCH, f"{one.name.title} against the dense one: {', '.join(facts)}."
+            )
+
+
+def _speed(one: Standing, dense: Standing) -> Iterator[str]:
+    """What the benchmark's rounds agree on; 2:4 weights are left to its own verdicts."""
+    if one.name.kind == "sparse":
+        return
+    for name in RUNTIMES:
+        ours, theirs = one.rounds_ms.get(name), dense.rounds_ms.get(name)
+        if ours and theirs:
+            gain = _against(dense.latency_ms[name], one.latency_ms[name], "faster")
+            same = outcome(ours, theirs) == "same"
+            yield f"{'no faster' if same else gain} in {RUNTIMES[name]}"
+
+
+def _weak_classes(classes: Classes | None) -> Iterator[Finding]:
+    if classes is None or not classes.rows:
+        return
+    right = "named right" if classes.truth == "label" else "named as the teacher does"
+    weak = [row for row in classes.rows if row.student < WEAK]
+    if not weak:
+        row = classes.rows[0]
+        yield Finding(
+            False,
+            f"Every class is {right} in {percent(row.student, 0)} of its pictures or more; the "
+            f"weakest is “{short(row.label, 40)}”.",
+        )
+        return
+    told = [
+        f"“{short(row.label, 40)}” {percent(row.student, 0)}"
+        + (f" (taken for “{short(row.taken_for, 40)}”)" if row.taken_for else "")
+        for row in weak[:3]
+    ]
+    more = f" {many(len(weak), 'class')} in all below {percent(WEAK, 0)}." if weak[3:] else ""
+    yield Finding(True, f"Weak classes: {', '.join(told)}.{more}")
+
+
+def _ceiling(run: Gathered) -> Iterator[Finding]:
+    if run.ceiling is None:
+        return
+    if run.ceiling.empty:
+        yield Finding(
+            True,
+            f"The teacher finds no picture of {listed(run.ceiling.empty)}: the student has never "
+            "seen any.",
+        )
+    if run.ceiling.overlapping:
+        pairs = [
+            f"“{short(a, 40)}” and “{short(b, 40)}”" for a, b, _ in run.ceiling.overlapping[:3]
+        ]
+        yield Finding(
+            True,
+            f"To the teacher these prompts mean nearly the same: {', '.join(pairs)}. Say them "
+            "differently, or make them one class.",
+        )
+
+
+def _calibration(run: Gathered) -> Iterator[Finding]:
+    found = None if run.text is None else run.text.calibration
+    if found is not None:
+        yield Finding(
+            found.ece_after > 0.1,
+            f"Probabilities are off by {percent(found.ece_after)} on average "
+            f"({percent(found.ece_before)} before calibration). Below "
+            f"{percent(found.threshold, 0)} it answers “unknown”, to "
+            f"{percent(1 - found.coverage, 0)} of the pictures.",
+        )
+
+
+def _learnt(run: Gathered) -> int | None:
+    """Pictures that the dense student saw in training."""
+    for student in run.students:
+        if student.name == "dense":
+            count = student.card.training.get("train_images")
+            return count if isinstance(count, int) else run.data.embedded
+    return run.data.embedded

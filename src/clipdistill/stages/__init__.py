@@ -1,1 +1,0 @@
-"""The stages: one file, one public function, one verb of the command line each."""

@@ -1,0 +1,195 @@
+"""Every command: its name, the function behind it, its line of help and its examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command.
+
+    Attributes:
+        name: as it is typed; two words make it part of a group ("pool search").
+        target: "module:function", imported when the verb runs.
+        help: one line for the list of commands.
+        examples: command lines for the end of its help.
+    """
+
+    name: str
+    target: str
+    help: str
+    examples: tuple[str, ...]
+
+    def epilogue(self) -> str:
+        """The examples as they stand in the help."""
+        title = "Example:" if len(self.examples) == 1 else "Examples:"
+        return "\n".join([title, "", *(f"    {example}" for example in self.examples)])
+
+
+GROUPS = {"pool": "Work with a pool of embedded images."}
+"""First words of verbs of two words, with their line in the list of commands."""
+
+
+VERBS = (
+    Verb(
+        "quickstart",
+        "clipdistill.pipeline.quickstart:quickstart",
+        "See the whole road run offline, on drawn pictures, in minutes.",
+        ("clipdistill quickstart --out runs/quickstart",),
+    ),
+    Verb(
+        "run",
+        "clipdistill.pipeline.run:run",
+        "Go the whole road, from prompts and pictures to a classifier.",
+        (
+            "clipdistill run prompts.txt runs/pets --images photos",
+            "clipdistill run prompts.txt runs/pets --images photos --sparse --qat --dry-run",
+            "clipdistill run prompts.txt runs/pets --search commons --contact me@home.org",
+        ),
+    ),
+    Verb(
+        "search",
+        "clipdistill.collect.search:search",
+        "Search images for prompts, and write a list of URLs.",
+        (
+            "clipdistill search prompts.txt urls.txt --source commons --contact me@home.org",
+            "clipdistill search prompts.txt urls.txt --source knn --url http://server:1234",
+            'clipdistill search prompts.txt urls.txt --source parquet --tables "laion/*"',
+        ),
+    ),
+    Verb(
+        "download",
+        "clipdistill.collect.download:download",
+        "Download pictures from a list of URLs, carefully.",
+        (
+            "clipdistill download image_urls.txt images",
+            "clipdistill download image_urls.parquet images --resize 0 --max-workers 128",
+        ),
+    ),
+    Verb(
+        "embed",
+        "clipdistill.distillation.embed:embed",
+        "Embed images with an OpenCLIP teacher.",
+        (
+            "clipdistill embed photos runs/embeddings",
+            "clipdistill embed photos runs/embeddings --model-name local-dir:teacher",
+        ),
+    ),
+    Verb(
+        "embed-text",
+        "clipdistill.distillation.embed_text:embed_text",
+        "Embed prompts with the teacher's text tower.",
+        (
+            "clipdistill embed-text prompts.txt runs/text.npy",
+            'clipdistill embed-text names.txt runs/text.npy --template "a photo of a {}"',
+        ),
+    ),
+    Verb(
+        "pool search",
+        "clipdistill.collect.pool_search:pool_search",
+        "Find the images of a pool that fit words or pictures best.",
+        (
+            'clipdistill pool search runs/embeddings "a red fish" "a boat at night"',
+            "clipdistill pool search runs/embeddings --image fish.jpg --top-k 20",
+        ),
+    ),
+    Verb(
+        "select",
+        "clipdistill.collect.select:select",
+        "Choose the relevant, balanced part of a big pile of images.",
+        (
+            "clipdistill select photos runs/embeddings runs/text.npy runs/selection -n 500",
+            "clipdistill select photos runs/emb runs/text.npy runs/sel --min-score 0.25",
+        ),
+    ),
+    Verb(
+        "serve",
+        "clipdistill.collect.serve:serve",
+        "Serve a pool over HTTP, in clip-retrieval's protocol.",
+        ("clipdistill serve runs/embeddings --images photos --port 1234",),
+    ),
+    Verb(
+        "distill",
+        "clipdistill.distillation.distill:distill",
+        "Train a small timm student on the teacher's embeddings.",
+        (
+            "clipdistill distill resnet18 photos runs/embeddings runs/student",
+            "clipdistill distill resnet18 photos runs/emb runs/student --num-epochs 20",
+            "clipdistill distill resnet18 photos runs/emb q --init-checkpoint runs/s --qat",
+        ),
+    ),
+    Verb(
+        "quantize",
+        "clipdistill.distillation.quantize:quantize",
+        "Make a student INT8 without training.",
+        ("clipdistill quantize runs/student photos runs/student_int8",),
+    ),
+    Verb(
+        "evaluate",
+        "clipdistill.measure.evaluate:evaluate",
+        "Measure teachers, students and ONNX files, with labels or without.",
+        ("clipdistill evaluate runs/student --labelled photos --text runs/text.npy",),
+    ),
+    Verb(
+        "predict",
+        "clipdistill.show.predict:predict",
+        "Classify images with a student or an ONNX file.",
+        (
+            "clipdistill predict runs/classifier.onnx cat.jpg",
+            "clipdistill predict runs/student photos --text runs/text.npy",
+        ),
+    ),
+    Verb(
+        "demo",
+        "clipdistill.show.demo:demo",
+        "Watch a model live: a camera, a video, a folder, or in the browser.",
+        (
+            "clipdistill demo runs/classifier.onnx --camera 0 --window",
+            "clipdistill demo runs/classifier.onnx --video clip.mp4 --save annotated.mp4",
+            "clipdistill demo runs/classifier.onnx --web --teacher local-dir:teacher",
+        ),
+    ),
+    Verb(
+        "export",
+        "clipdistill.deploy.export:export",
+        "Write a student as an ONNX file, with labels a whole classifier.",
+        (
+            "clipdistill export runs/student runs/classifier.onnx --text runs/text.npy",
+            "clipdistill export runs/student-int8 runs/int8.onnx --target tensorrt",
+        ),
+    ),
+    Verb(
+        "lint",
+        "clipdistill.deploy.lint:lint",
+        "Say whether an ONNX file is ready for a runtime.",
+        ("clipdistill lint runs/classifier.onnx --target tensorrt",),
+    ),
+    Verb(
+        "engine",
+        "clipdistill.deploy.engine:engine",
+        "Build a TensorRT engine of an ONNX file, with its card.",
+        ("clipdistill engine runs/classifier.onnx runs/classifier.engine --sparse",),
+    ),
+    Verb(
+        "benchmark",
+        "clipdistill.measure.benchmark:benchmark",
+        "Measure speed, memory and accuracy in every runtime, in one table.",
+        ("clipdistill benchmark runs/student runs/classifier.onnx --images photos",),
+    ),
+    Verb(
+        "relabel",
+        "clipdistill.deploy.relabel:relabel",
+        "Give an ONNX classifier other classes, without training.",
+        ("clipdistill relabel runs/classifier.onnx runs/other_text.npy runs/other.onnx",),
+    ),
+    Verb(
+        "report",
+        "clipdistill.show.report:report",
+        "Show what a run made, in one HTML file or as a model card.",
+        (
+            "clipdistill report runs/quickstart",
+            "clipdistill report runs/pets --format markdown",
+        ),
+    ),
+)

@@ -1,0 +1,99 @@
+"""lint: what it returns and says, for our files and for strangers'."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from clipdistill.cli import main
+from clipdistill.core.errors import FormatError, InputError
+from clipdistill.core.results import to_json
+from clipdistill.deploy.export import export
+from clipdistill.deploy.lint import lint
+
+
+def stranger(path: Path, *, batch: str | int = "batch") -> Path:
+    """A network of somebody else: one convolution with its batch norm."""
+    weights = [
+        numpy_helper.from_array(np.ones((8, 3, 3, 3), np.float32), "w"),
+        *(numpy_helper.from_array(np.ones(8, np.float32), name) for name in "gbmv"),
+    ]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["input", "w"], ["y"], "conv"),
+            helper.make_node("BatchNormalization", ["y", "g", "b", "m", "v"], ["out"], "bn"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, 16, 16])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [batch, 8, 14, 14])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(path))
+    return path
+
+
+def test_a_file_of_ours(tiny_classifier: Path) -> None:
+    result = lint(tiny_classifier, target="onnxruntime")
+    assert result.ready
+    assert result.exit_code == 0
+    assert (result.made_for, result.opset, result.findings) == ("onnxruntime", 17, ())
+    assert result.macs > 1e6
+    text = "\n".join(map(str, result.summary()))
+    assert "ready for onnxruntime; opset 17" in text
+    assert "Nothing to remark." in text
+
+
+def test_a_file_for_another_runtime(tiny_student: Path, tmp_path: Path) -> None:
+    export(str(tiny_student), tmp_path / "a.onnx", target="tensorrt", fp16=True)
+    result = lint(tmp_path / "a.onnx", target="onnxruntime")
+    assert not result.ready
+    assert result.exit_code == FormatError.exit_code
+    first, _, told, advice = result.summary()
+    assert "NOT ready (1 errors) for onnxruntime (made for tensorrt)" in str(first)
+    assert str(told).startswith("  error: fp16: Expected FP32 or INT8")
+    assert str(advice).endswith("--target onnxruntime")
+
+
+def test_a_file_of_a_stranger(tmp_path: Path) -> None:
+    result = lint(stranger(tmp_path / "a.onnx", batch=1), target="tensorrt")
+    assert {one.rule for one in result.findings} == {"batch-norm", "dynamic-batch"}
+    assert (result.made_for, result.macs) == ("", 8 * 27 * 14 * 14)
+    assert lint(stranger(tmp_path / "b.onnx"), target="onnxruntime").ready
+
+
+def test_json(tmp_path: Path) -> None:
+    result = lint(stranger(tmp_path / "a.onnx"), target="tensorrt")
+    value = json.loads(json.dumps(to_json(result)))
+    assert value["ready"] is False
+    assert value["findings"][0]["rule"] == "batch-norm"
+    assert value["findings"][0]["advice"].endswith("--target tensorrt")
+    assert value["layers"][0]["macs"] == 8 * 27 * 14 * 14
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such"):
+        lint(tmp_path / "a.onnx", target="tensorrt")
+    (tmp_path / "b.onnx").write_bytes(b"junk" * 9)
+    with pytest.raises(FormatError, match=r"b\.onnx"):
+        lint(tmp_path / "b.onnx", target="tensorrt")
+    path = stranger(tmp_path / "c.onnx")
+    model = onnx.load(str(path))
+    model.graph.initializer[0].raw_data = b"\0" * 8
+    onnx.save(model, str(path))
+    with pytest.raises(FormatError, match=r"c\.onnx: .*damaged"):
+        lint(path, target="tensorrt")
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(stranger(tmp_path / "a.onnx"))
+    assert main(["lint", path, "--target", "onnxruntime"]) == 0
+    capsys.readouterr()
+    assert main(["--json", "lint", path, "--target", "tensorrt"]) == 4
+    value = json.loads(capsys.readouterr().out)
+    assert [one["rule"] for one in value["findings"]] == ["batch-norm"]

@@ -1,0 +1,451 @@
+"""distill --sparse, --qat and both: what is learnt, held, kept, resumed and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import clipdistill.distillation.trainer as training
+from clipdistill.core.errors import FormatError, InputError, MismatchError, OutputError
+from clipdistill.distillation.batches import split_rows
+from clipdistill.distillation.distill import distill
+from clipdistill.distillation.embed import embed
+from clipdistill.distillation.options import FINE_TUNING_LR, LR, DistillOptions
+from clipdistill.distillation.trainer import Trainer
+from clipdistill.formats.embeddings import load_embeddings
+from clipdistill.formats.student import (
+    load_card,
+    load_checkpoint,
+    load_weights,
+    save_card,
+    save_weights,
+)
+from clipdistill.images.loading import load_one
+from clipdistill.images.sources import list_images
+from clipdistill.measure.evaluate import evaluate
+from clipdistill.models.compression.sparsity import is_sparse
+from clipdistill.models.student import build_student, load_student
+from clipdistill.show.predict import predict
+
+pytest.importorskip("modelopt")
+pytest.importorskip("requests")
+
+FAST = DistillOptions(image_size=32, batch_size=8, num_epochs=2, device="cpu", val_fraction=0.2)
+ARCH = "test_resnet"
+KINDS = {
+    "sparse": {"sparse": True},
+    "qat": {"qat": True},
+    "both": {"sparse": True, "qat": True},
+}
+STATES = {
+    "sparse": ["dense", "pruned"],
+    "qat": ["dense", "calibrated"],
+    "both": ["dense", "pruned", "calibrated"],
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, pictures, tiny_teacher_name) -> Path:
+    """A folder with `images`, `embeddings` and a finished dense student `dense`."""
+    root = tmp_path_factory.mktemp("data")
+    pictures(root / "images", 60)
+    embed(root / "images", root / "embeddings", model_name=tiny_teacher_name, device="cpu")
+    run(root, root / "dense", replace(FAST, num_epochs=10))
+    return root
+
+
+def run(data: Path, out: Path, options: DistillOptions, arch: str = ARCH):
+    return distill(arch, data / "images", data / "embeddings", out, options)
+
+
+def options(data: Path, kind: str, **changes: object) -> DistillOptions:
+    start = {"init_checkpoint": data / "dense", "calibration_images": 16, "ema_decay": 0.5}
+    return replace(FAST, **{**start, **KINDS[kind], **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data):
+    """Each kind, trained for two epochs with a moving average; not to be changed."""
+    root = tmp_path_factory.mktemp("finished")
+    return {kind: (root / kind, run(data, root / kind, options(data, kind))) for kind in KINDS}
+
+
+def weights(out: Path) -> bytes:
+    return (out / "model.safetensors").read_bytes()
+
+
+def rows(out: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+# What it does.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_each_step_cost_is_measured_and_reported(finished, data, kind):
+    out, result = finished[kind]
+    dense = load_card(data / "dense").training["best"]["val_cosine"]
+    assert [one.state for one in result.before] == STATES[kind]
+    assert result.before[0].val_cosine == pytest.approx(dense, abs=1e-6)
+    table = next(part for part in result.summary() if hasattr(part, "rows"))
+    assert [row[1] for row in table.rows[:-1]] == [f"{one.val_cosine:.4f}" for one in result.before]
+    assert table.rows[-1][1] == f"{result.val_cosine:.4f}"
+    found = rows(out)
+    assert [row.get("state") for row in found] == [*STATES[kind], None, None]
+    assert [row["epoch"] for row in found] == [*(0 for _ in STATES[kind]), 1, 2]
+    assert load_card(out).training["before"] == found[: len(STATES[kind])]
+
+
+def test_training_recovers_what_pruning_cost(tmp_path, data):
+    result = run(data, tmp_path / "sparse", options(data, "sparse", num_epochs=20, lr=2e-3))
+    dense, pruned = (one.val_cosine for one in result.before)
+    assert pruned < dense - 0.02
+    assert result.val_cosine > pruned + 0.5 * (dense - pruned)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "both"])
+def test_what_is_stored_is_two_of_four(finished, kind):
+    out, _ = finished[kind]
+    card = load_card(out)
+    stored, last = load_weights(out / "model.safetensors"), load_checkpoint(out / "checkpoint.pth")
+    assert len(card.compression.sparse.layers) == 14
+    for name in card.compression.sparse.layers:
+        for state in (stored, last["model"], last["ema"], last["best"]["model"]):
+            weight = state[f"{name}.weight"]
+            assert is_sparse(weight)
+            assert weight.count_nonzero() * 2 == weight.numel()
+    moved = load_weights(out / "model.safetensors")["fc.weight"]
+    assert not torch.equal(moved, last["model"]["fc.weight"])  # the average is what is kept
+
+
+@pytest.mark.parametrize("kind", ["qat", "both"])
+def test_an_int8_student_is_a_plain_file_with_ranges(finished, data, kind):
+    out, _ = finished[kind]
+    stored = load_weights(out / "model.safetensors")
+    facts = load_card(out).compression.int8
+    ranges = [name for name in stored if name.endswith("_quantizer._amax")]
+    assert len(ranges) == facts.quantizers == 34
+    assert not any("running" in name for name in stored)
+    assert (facts.calibration_images, facts.method, facts.trained) == (16, "percentile", True)
+    dense = load_weights(data / "dense/model.safetensors")
+    kept = {name for name in dense if name.endswith("weight") and dense[name].ndim > 1}
+    assert kept <= set(stored)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_student_that_is_loaded_has_the_cosine_that_was_reported(finished, data, kind):
+    out, result = finished[kind]
+    card, student = load_student(out, device="cpu")
+    found = load_embeddings(data / "embeddings")
+    where, items = found.by_image(), list_images(data / "images")
+    _, val = split_rows([item.key for item in items], 0.2, 0)
+    pixels = np.stack([load_one(items[row], card.preprocess).pixels for row in val])
+    ours = student.embed_pixels(pixels)
+    theirs = found.vectors[[where[items[row].key] for row in val]].astype(np.float32)
+    theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
+    assert (ours * theirs).sum(axis=1).mean() == pytest.approx(result.val_cosine, abs=1e-5)
+    _, last = load_student(out / "checkpoint.pth", device="cpu")
+    assert (last.embed_pixels(pixels) * ours).sum(axis=1).min() > 0.9
+
+
+def test_predict_and_evaluate_take_them(finished, data, tiny_text):
+    outs = [str(out) for out, _ in finished.values()]
+    found = evaluate(
+        *outs,
+        str(data / "dense"),
+        images=data / "images",
+        text=tiny_text,
+        embeddings=data / "embeddings",
+        device="cpu",
+    )
+    assert all(0.2 < row.cosine <= 1 for row in found.rows)
+    for out in outs:
+        assert predict(out, str(data / "images/picture_1.png"), text=tiny_text, device="cpu")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_older_programs_refuse_them_and_newer_ones_read_older_cards(finished, data, kind):
+    out, _ = finished[kind]
+    assert json.loads((out / "student.json").read_text())["version"] == 2
+    plain = json.loads((data / "dense/student.json").read_text())
+    assert plain["version"] == 1
+    assert "compression" not in plain
+    assert not set(plain["training"]["options"]) & {"sparse", "qat", "calibration"}
+
+
+def test_a_card_whose_compression_is_damaged(finished, tmp_path):
+    shutil.copytree(finished["both"][0], tmp_path / "student")
+    card = json.loads((tmp_path / "student/student.json").read_text())
+    card["compression"]["int8"]["layers"] = "conv1"
+    (tmp_path / "student/student.json").write_text(json.dumps(card))
+    with pytest.raises(FormatError, match="compression cannot be read"):
+        load_student(tmp_path / "student", device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["sparse", "qat"])
+def test_half_precision_trains(tmp_path, data, kind):
+    result = run(data, tmp_path / "student", options(data, kind, precision="bf16", num_epochs=1))
+    assert np.isfinite(result.val_cosine)
+
+
+def test_sparse_works_for_every_student_and_int8_says_where_it_does_not(tmp_path, data):
+    torch.manual_seed(0)
+    network = build_student("test_vit", 16, image_size=48)
+    torch.save({"model": network.state_dict()}, tmp_path / "vit.pth")
+    start = {"init_checkpoint": tmp_path / "vit.pth", "image_size": 48, "num_epochs": 1}
+    result = run(data, tmp_path / "s", options(data, "sparse", **start), "test_vit")
+    assert result.compression.sparse.macs_share > 0.5
+    with pytest.raises(InputError, match=r"test_vit: of its \d+ residual adds.*--sparse works"):
+        run(data, tmp_path / "q", options(data, "qat", **start), "test_vit")
+    assert not (tmp_path / "q").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_held_out_pictures(tmp_path, data, kind):
+    result = run(data, tmp_path / "s", options(data, kind, val_fraction=0.0, num_epochs=1))
+    assert [one.state for one in result.before] == STATES[kind]
+    assert all(one.val_cosine is None for one in result.before)
+    assert result.summary()
+
+
+# Where it starts from.
+
+
+def test_int8_from_a_sparse_student_stays_sparse(tmp_path, finished, data):
+    sparse, _ = finished["sparse"]
+    for name, source in {"folder": sparse, "checkpoint": sparse / "checkpoint.pth"}.items():
+        out = tmp_path / name
+        result = run(data, out, options(data, "qat", init_checkpoint=source, num_epochs=1))
+        assert [one.state for one in result.before] == ["sparse", "calibrated"]
+        assert result.compression.sparse == load_card(sparse).compression.sparse
+        stored = load_weights(out / "model.safetensors")
+        assert all(
+            is_sparse(stored[f"{layer}.weight"]) for layer in result.compression.sparse.layers
+        )
+
+
+def test_dense_from_a_sparse_student_fills_its_zeros(tmp_path, finished, data):
+    start = replace(FAST, init_checkpoint=finished["sparse"][0], num_epochs=1)
+    result = run(data, tmp_path / "s", start)
+    assert result.compression is None
+    assert not is_sparse(load_weights(tmp_path / "s/model.safetensors")["layer1.0.conv1.weight"])
+
+
+@pytest.mark.parametrize("kind", ["qat", "both"])
+@pytest.mark.parametrize("flags", ["sparse", "qat", "both", "dense"])
+def test_a_student_that_is_quantised_already(tmp_path, finished, data, kind, flags):
+    for source in (finished[kind][0], finished[kind][0] / "checkpoint.pth"):
+        changes = {"init_checkpoint": source}
+        recipe = replace(FAST, **changes) if flags == "dense" else options(data, flags, **changes)
+        with pytest.raises(InputError, match=r"is quantised already \(INT8\).*floating point"):
+            run(data, tmp_path / "s", recipe)
+    assert not (tmp_path / "s").exists()
+
+
+def test_quantised_weights_without_a_card(tmp_path, finished, data):
+    state = load_weights(finished["qat"][0] / "model.safetensors")
+    torch.save({"model": state}, tmp_path / "bare.pth")
+    with pytest.raises(InputError, match=r"bare\.pth is quantised already"):
+        run(data, tmp_path / "s", options(data, "qat", init_checkpoint=tmp_path / "bare.pth"))
+    with pytest.raises(InputError, match=r"bare\.pth: these weights are quantised, but nothing"):
+        load_student(tmp_path / "bare.pth", arch=ARCH, image_size=32, device="cpu")
+
+
+def test_a_sparse_checkpoint_of_the_older_scripts(tmp_path, finished):
+    """Apex kept masks beside the weights."""
+    state = load_weights(finished["sparse"][0] / "model.safetensors")
+    masks = {
+        f"{name.removesuffix('weight')}__weight_mma_mask": value != 0
+        for name, value in state.items()
+        if value.ndim == 4
+    }
+    torch.save({"model": {**state, **masks}}, tmp_path / "older.pth")
+    card, _ = load_student(tmp_path / "older.pth", arch=ARCH, image_size=32, device="cpu")
+    assert card.compression.sparse == load_card(finished["sparse"][0]).compression.sparse
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_student_to_start_from(tmp_path, data, kind):
+    flags = {"sparse": "--sparse", "qat": "--qat", "both": "--sparse --qat"}[kind]
+    with pytest.raises(InputError, match=rf"^{flags} starts from .*--init-checkpoint STUDENT"):
+        run(data, tmp_path / "s", options(data, kind, init_checkpoint=None))
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_architecture_or_dimension(tmp_path, data, make_student, kind):
+    source = make_student(tmp_path / "vit", "test_vit", size=48)
+    with pytest.raises(MismatchError, match=r"vit is a test_vit, not a test_resnet"):
+        run(data, tmp_path / "s", options(data, kind, init_checkpoint=source))
+    torch.save({"model": build_student(ARCH, 32).state_dict()}, tmp_path / "wide.pth")
+    with pytest.raises(MismatchError, match="output dimension"):
+        run(data, tmp_path / "s", options(data, kind, init_checkpoint=tmp_path / "wide.pth"))
+    with pytest.raises(InputError, match="no such checkpoint"):
+        run(data, tmp_path / "s", options(data, kind, init_checkpoint=tmp_path / "none.pth"))
+
+
+def test_how_many_pictures_are_calibrated_on(tmp_path, data):
+    with pytest.raises(InputError, match="--calibration-images 0: expected 1 or more"):
+        run(data, tmp_path / "s", options(data, "qat", calibration_images=0))
+    result = run(data, tmp_path / "s", options(data, "qat", calibration_images=999, num_epochs=1))
+    assert result.compression.int8.calibration_images == 48  # all of them, and none held out
+
+
+def test_the_calibration_decides_what_is_learnt(tmp_path, finished, data):
+    recipe = options(data, "qat", calibration="max")
+    result = run(data, tmp_path / "s", recipe)
+    assert result.compression.int8.method == "max"
+    assert weights(tmp_path / "s") != weights(finished["qat"][0])
+    assert result.before[0] == finished["qat"][1].before[0]
+
+
+def test_the_default_learning_rate_is_that_of_fine_tuning(data):
+    assert FAST.peak_lr == FAST.identity()["lr"] == LR
+    assert options(data, "qat").peak_lr == options(data, "qat").identity()["lr"] == FINE_TUNING_LR
+    assert options(data, "sparse", lr=0.01).peak_lr == 0.01
+
+
+# Several processes.
+
+TWO = """
+    import json, os, sys
+    from pathlib import Path
+    import torch
+    from clipdistill.distillation.options import DistillOptions
+    from clipdistill.distillation.distill import distill
+
+    torch.set_num_threads(1)
+    data, out = map(Path, sys.argv[1:3])
+    options = json.loads(sys.argv[3]) | {"init_checkpoint": data / "dense"}
+    result = distill("test_resnet", data / "images", data / "embeddings", out,
+                     DistillOptions(**options))
+    found = [one.val_cosine for one in result.before] + [result.val_cosine]
+    (out / f"rank{os.environ['RANK']}.json").write_text(json.dumps(found))
+"""
+
+
+def test_two_processes_learn_what_one_does(tmp_path, finished, data):
+    # (With the batch norms folded there are no statistics that each process has of its own.)
+    (tmp_path / "two.py").write_text(textwrap.dedent(TWO))
+    recipe = {
+        "image_size": 32,
+        "batch_size": 8,
+        "num_epochs": 2,
+        "device": "cpu",
+        "val_fraction": 0.2,
+        "sparse": True,
+        "qat": True,
+        "calibration_images": 16,
+        "ema_decay": 0.5,
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "0",
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "localhost:0",
+        str(tmp_path / "two.py"),
+        str(data),
+        str(tmp_path / "two"),
+        json.dumps(recipe),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    _, one = finished["both"]
+    expected = [*(state.val_cosine for state in one.before), one.val_cosine]
+    for rank in (0, 1):
+        found = json.loads((tmp_path / f"two/rank{rank}.json").read_text())
+        assert found == pytest.approx(expected, abs=1e-3)
+    stored = load_weights(tmp_path / "two/model.safetensors")
+    assert all(is_sparse(stored[f"{name}.weight"]) for name in one.compression.sparse.layers)
+
+
+# Stopping and going on.
+
+
+class Stopped(Exception):
+    """Stands for a kill right after a save."""
+
+
+@pytest.fixture(params=list(KINDS))
+def interrupted(request, tmp_path, data, monkeypatch) -> tuple[str, Path]:
+    """A run that was stopped in the middle of its second epoch."""
+    kind, out = request.param, tmp_path / "interrupted"
+    real, saves = Trainer._save, []
+
+    def save_and_stop(self):
+        real(self)
+        saves.append(self.state.step)
+        if self.state.epoch == 1 and self.state.step:
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", save_and_stop)
+        patch.setattr(training, "FINITE_CHECK_STEPS", 2)
+        with pytest.raises(Stopped):
+            run(data, out, options(data, kind, checkpoint_seconds=0.0))
+    assert saves[-1] == 2
+    return kind, out
+
+
+def test_a_resumed_run_ends_with_the_same_bits(interrupted, finished, data):
+    kind, out = interrupted
+    result = run(data, out, options(data, kind))
+    assert result.resumed
+    assert weights(out) == weights(finished[kind][0])
+    expected = finished[kind][1]
+    assert result.before == expected.before
+    assert result.compression == expected.compression
+    assert result.val_cosine == expected.val_cosine
+
+
+def test_other_compression_is_not_the_same_training(interrupted, data):
+    kind, out = interrupted
+    other = {"sparse": "both", "both": "qat", "qat": "sparse"}[kind]
+    with pytest.raises(OutputError, match=r"--(sparse|qat) was (True|False), now"):
+        run(data, out, options(data, other))
+    with pytest.raises(OutputError, match="--calibration-images was 16, now 17"):
+        run(data, out, options(data, kind, calibration_images=17))
+
+
+def test_a_dense_run_is_not_continued_as_a_compressed_one(tmp_path, finished, data):
+    with pytest.raises(OutputError, match="--sparse was False, now True"):
+        run(data, data / "dense", options(data, "sparse", num_epochs=10))
+    shutil.copytree(finished["both"][0], tmp_path / "both")
+    same = replace(options(data, "both"), sparse=False, qat=False, lr=FINE_TUNING_LR)
+    with pytest.raises(OutputError, match="--sparse was True, now False; --qat was True, now F"):
+        run(data, tmp_path / "both", same)
+
+
+def test_a_finished_run_returns_at_once(finished, data, monkeypatch):
+    monkeypatch.setattr(Trainer, "run", None)
+    for kind, (out, expected) in finished.items():
+        again = run(data, out, options(data, kind))
+        assert again.resumed
+        assert (again.before, again.compression) == (expected.before, expected.compression)
+
+
+def test_saving_and_loading_a_card_keeps_it(finished, tmp_path):
+    for kind, (out, _) in finished.items():
+        card = load_card(out)
+        (tmp_path / kind).mkdir()
+        save_weights(tmp_path / kind, load_weights(out / "model.safetensors"))
+        save_card(tmp_path / kind, card)
+        assert load_card(tmp_path / kind) == card

@@ -1,0 +1,392 @@
+"""embed: whatever happens in between, the folder ends as if nothing had."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import clipdistill.distillation.embed as stage
+import killing
+from clipdistill.core.errors import InputError, MismatchError
+from clipdistill.core.files import TEMPORARY_PREFIX
+from clipdistill.distillation.embed import embed
+from clipdistill.formats.embeddings import load_embeddings
+from clipdistill.images.loading import load_one
+from clipdistill.images.sources import content_id, list_images
+
+LAYOUTS = ("clip-retrieval", "npy")
+
+
+@pytest.fixture
+def run(tmp_path, tiny_teacher_name):
+    """`run(**options)` embeds tmp_path/images into tmp_path/emb with the tiny teacher."""
+
+    def call(images: Path | None = None, out: Path | None = None, **options):
+        options = {"model_name": tiny_teacher_name, "device": "cpu", "batch_size": 4, **options}
+        return embed(images or tmp_path / "images", out or tmp_path / "emb", **options)
+
+    return call
+
+
+@pytest.fixture
+def images(tmp_path, pictures):
+    pictures(tmp_path / "images", 10)
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def seen(monkeypatch, tiny_teacher):
+    """The keys of all pictures that the teacher sees."""
+    keys: list[str] = []
+    real = stage._add
+
+    def spy(teacher, header, good, *rest):
+        keys.extend(one.item.key for one in good)
+        return real(teacher, header, good, *rest)
+
+    monkeypatch.setattr(stage, "_add", spy)
+    return keys
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def as_dict(folder: Path) -> dict[str, np.ndarray]:
+    found = load_embeddings(folder)
+    return {row.image_path: found.vectors[i] for i, row in enumerate(found.rows)}
+
+
+def check_right(folder: Path, images: Path, teacher, gone: int = 0) -> None:
+    """Every picture has the vector that the teacher gives it, and the right content."""
+    found = load_embeddings(folder)
+    rows = found.by_image()
+    items = list_images(images)
+    assert len(rows) == len(items) + gone
+    for item in items:
+        pixels = load_one(item, teacher.card.preprocess).pixels
+        expected = teacher.images.embed_pixels(np.stack([pixels]))[0]
+        assert np.allclose(found.vectors[rows[item.key]], expected, atol=2e-3), item.key
+        assert found.rows[rows[item.key]].content == content_id(item.read())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_embeds_a_folder(run, tmp_path, images, tiny_teacher, layout):
+    result = run(layout=layout)
+    assert (result.images, result.embedded, result.kept, result.moved) == (10, 10, 0, 0)
+    assert result.failures == ()
+    check_right(tmp_path / "emb", images, tiny_teacher)
+    found = load_embeddings(tmp_path / "emb")
+    assert found.teacher == tiny_teacher.card
+    assert found.vectors.dtype == (np.float32 if layout == "npy" else np.float16)
+    assert "10 images embedded" in str(result.summary()[0])
+
+
+def test_the_pictures_are_told_apart(tiny_teacher, images):
+    # If all pictures had one vector, the tests of this file would show nothing.
+    pixels = [load_one(item, tiny_teacher.card.preprocess).pixels for item in list_images(images)]
+    vectors = tiny_teacher.images.embed_pixels(np.stack(pixels))
+    cosines = vectors @ vectors.T
+    assert cosines[~np.eye(10, dtype=bool)].max() < 0.99
+
+
+def test_a_second_run_shows_the_teacher_nothing(run, images, seen):
+    run()
+    seen.clear()
+    result = run()
+    assert (result.embedded, result.kept) == (0, 10)
+    assert not seen
+
+
+def test_the_batch_size_does_not_matter(run, tmp_path, images):
+    for size in (1, 3, 64):
+        run(out=tmp_path / str(size), batch_size=size, dtype="float32")
+    one, three, all_ = (as_dict(tmp_path / name) for name in ("1", "3", "64"))
+    for key, vector in one.items():
+        assert np.allclose(vector, three[key], atol=1e-5)
+        assert np.allclose(vector, all_[key], atol=1e-5)
+
+
+def test_raw_outputs_can_be_kept(run, tmp_path, images):
+    run(dtype="float32")
+    run(out=tmp_path / "raw", normalize=False, dtype="float32")
+    raw = load_embeddings(tmp_path / "raw")
+    lengths = np.linalg.norm(raw.vectors, axis=1)
+    assert not raw.header.normalized
+    assert abs(lengths - 1).max() > 0.05
+    units = load_embeddings(tmp_path / "emb").vectors
+    assert np.allclose(raw.vectors / lengths[:, None], units, atol=1e-5)
+
+
+def test_raw_outputs_too_large_for_float16_are_failures(run, images, tiny_teacher, monkeypatch):
+    from clipdistill.models.torch_embedder import TorchEmbedder
+
+    real = TorchEmbedder.raw_pixels
+
+    def large(self, pixels):
+        output = real(self, pixels)
+        output[0, 0] = 1e6
+        return output
+
+    monkeypatch.setattr(TorchEmbedder, "raw_pixels", large)
+    result = run(normalize=False, batch_size=5)
+    assert len(result.failures) == 2
+    assert "--dtype float32" in result.failures[0].reason
+    assert result.embedded == 8
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bad_files_are_listed_with_reasons_and_the_run_goes_on(run, tmp_path, images, layout):
+    (images / "a_empty.jpg").write_bytes(b"")
+    (images / "b_page.jpg").write_bytes(b"<html>not found</html>")
+    whole = (images / "picture_3.png").read_bytes()
+    (images / "c_cut.png").write_bytes(whole[: len(whole) // 2])
+    (images / "d_dangling.png").symlink_to(tmp_path / "nowhere")
+    result = run(layout=layout)
+    reasons = {failure.image_path: failure.reason for failure in result.failures}
+    assert set(reasons) == {"a_empty.jpg", "b_page.jpg", "c_cut.png", "d_dangling.png"}
+    assert reasons["a_empty.jpg"] == "the file is empty"
+    assert "No such file" in reasons["d_dangling.png"]
+    assert (result.images, result.embedded) == (14, 10)
+    summary = "\n".join(map(str, result.summary()))
+    assert "4 failed" in summary
+    assert "b_page.jpg: not a" in summary
+    lines = (tmp_path / "emb/failures.jsonl").read_text().splitlines()
+    assert {json.loads(line)["image_path"] for line in lines} == set(reasons)
+
+
+def test_a_repaired_file_is_embedded_in_the_next_run(run, tmp_path, images, tiny_teacher):
+    good = (images / "picture_0.png").read_bytes()
+    (images / "picture_0.png").write_bytes(good[:50])
+    assert len(run().failures) == 1
+    (images / "picture_0.png").write_bytes(good)
+    result = run()
+    assert (result.embedded, result.kept, result.failures) == (1, 9, ())
+    assert (tmp_path / "emb/failures.jsonl").read_text() == ""
+    check_right(tmp_path / "emb", images, tiny_teacher)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_appended_pictures_only_are_embedded(
+    run, tmp_path, images, seen, tiny_teacher, pictures, layout
+):
+    run(layout=layout)
+    seen.clear()
+    pictures(images / "more", 3, seed=4)
+    result = run(layout=layout)
+    assert (result.embedded, result.kept) == (3, 10)
+    assert sorted(seen) == [f"more/picture_{index}.png" for index in range(3)]
+    check_right(tmp_path / "emb", images, tiny_teacher)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_renamed_picture_is_recognised_by_its_content(
+    run, tmp_path, images, seen, tiny_teacher, layout
+):
+    run(layout=layout)
+    seen.clear()
+    (images / "sub").mkdir()
+    (images / "picture_4.png").rename(images / "sub/renamed.png")
+    result = run(layout=layout)
+    assert (result.embedded, result.moved, result.kept, result.gone) == (0, 1, 9, 1)
+    assert not seen
+    check_right(tmp_path / "emb", images, tiny_teacher, gone=1)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_two_pictures_that_change_places(run, tmp_path, images, seen, tiny_teacher, layout):
+    run(layout=layout)
+    seen.clear()
+    (images / "picture_1.png").rename(images / "x")
+    (images / "picture_2.png").rename(images / "picture_1.png")
+    (images / "x").rename(images / "picture_2.png")
+    result = run(layout=layout)
+    assert not seen
+    assert result.moved == 2
+    check_right(tmp_path / "emb", images, tiny_teacher)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_changed_picture_is_embedded_anew(
+    run, tmp_path, images, seen, tiny_teacher, pictures, layout
+):
+    run(layout=layout)
+    seen.clear()
+    [new] = pictures(tmp_path / "other", 1, seed=8)
+    new.rename(images / "picture_6.png")
+    result = run(layout=layout)
+    assert seen == ["picture_6.png"]
+    assert (result.embedded, result.kept) == (1, 9)
+    check_right(tmp_path / "emb", images, tiny_teacher)
+
+
+def test_a_copy_of_what_a_changed_picture_was_is_not_given_the_new_vector(
+    run, tmp_path, images, tiny_teacher, pictures
+):
+    old = (images / "picture_6.png").read_bytes()
+    run()
+    [new] = pictures(tmp_path / "other", 1, seed=8)
+    new.rename(images / "picture_6.png")
+    run()
+    (images / "old.png").write_bytes(old)
+    run()
+    check_right(tmp_path / "emb", images, tiny_teacher)
+
+
+def test_touched_files_are_kept_by_their_content(run, images, seen):
+    run()
+    seen.clear()
+    for path in images.iterdir():
+        path.touch()
+    assert run().kept == 10
+    assert not seen
+
+
+def test_deleted_pictures_are_counted(run, images):
+    run()
+    (images / "picture_0.png").unlink()
+    result = run()
+    assert (result.kept, result.gone) == (9, 1)
+    assert "1 embeddings belong to images that are gone" in "\n".join(map(str, result.summary()))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_another_teacher_is_refused_and_earlier_results_stay(
+    run, tmp_path, images, other_teacher, layout
+):
+    run(layout=layout)
+    before = snapshot(tmp_path / "emb")
+    with pytest.raises(MismatchError, match="do not live in the same embedding space"):
+        run(layout=layout, model_name=other_teacher.card.model_name)
+    other = "npy" if layout == "clip-retrieval" else "clip-retrieval"
+    with pytest.raises(MismatchError, match="Use the same options or another folder"):
+        run(layout=other)
+    assert snapshot(tmp_path / "emb") == before
+
+
+def test_the_same_teacher_in_another_place_is_the_same(run, images, tiny_teacher_dir, tmp_path):
+    import shutil
+
+    run()
+    shutil.copytree(tiny_teacher_dir, tmp_path / "copy")
+    assert run(model_name=f"local-dir:{tmp_path / 'copy'}").kept == 10
+
+
+def test_layout_npy_is_named_as_the_images_and_reports_collisions(run, tmp_path, images, pictures):
+    (images / "picture_0.jpg").write_bytes((images / "picture_1.png").read_bytes())
+    pictures(images / "sub", 1)
+    result = run(layout="npy")
+    assert np.load(tmp_path / "emb/picture_5.npy").shape == (16,)
+    assert (tmp_path / "emb/sub/picture_0.npy").is_file()
+    [failure] = result.failures
+    assert failure.image_path == "picture_0.png"
+    assert "picture_0.jpg has the same name" in failure.reason
+    again = run(layout="npy")
+    assert (again.embedded, again.kept) == (0, 11)
+    assert again.failures == result.failures
+
+
+def test_npy_and_shards_hold_the_same_vectors(run, tmp_path, images):
+    run(out=tmp_path / "a", dtype="float32")
+    run(out=tmp_path / "b", layout="npy")
+    one, other = as_dict(tmp_path / "a"), as_dict(tmp_path / "b")
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[key], other[key]) for key in one)
+
+
+def make_tar(path: Path, files: list[Path]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for file in files:
+            data = file.read_bytes()
+            info = tarfile.TarInfo(f"./{file.name}")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_webdataset_tars(run, tmp_path, images, tiny_teacher, layout):
+    files = sorted(images.iterdir())
+    (tmp_path / "tars").mkdir()
+    make_tar(tmp_path / "tars/00000.tar", files[:6])
+    make_tar(tmp_path / "tars/00001.tar", files[6:])
+    result = run(tmp_path / "tars", layout=layout)
+    assert result.embedded == 10
+    check_right(tmp_path / "emb", tmp_path / "tars", tiny_teacher)
+    assert run(tmp_path / "tars", layout=layout).kept == 10
+
+
+def test_a_tar_cut_short_is_a_row(run, tmp_path, images):
+    files = sorted(images.iterdir())
+    make_tar(tmp_path / "x.tar", files)
+    data = (tmp_path / "x.tar").read_bytes()
+    (tmp_path / "x.tar").write_bytes(data[: len(data) // 2])
+    result = run(tmp_path / "x.tar")
+    assert 3 <= result.embedded < 10
+    reasons = {failure.image_path: failure.reason for failure in result.failures}
+    assert "cut short" in reasons["x.tar"]
+
+
+def test_names_that_are_not_utf8(run, tmp_path, images, tiny_teacher):
+    import os
+
+    (images / os.fsdecode(b"caf\xe9.png")).write_bytes((images / "picture_0.png").read_bytes())
+    (images / os.fsdecode(b"bad\xff.png")).write_bytes(b"x")
+    result = run()
+    assert [failure.image_path for failure in result.failures] == ["bad\\xff.png"]
+    assert "caf\\xe9.png" in as_dict(tmp_path / "emb")
+
+
+def test_no_readable_picture(run, tmp_path):
+    (tmp_path / "images").mkdir()
+    for index in range(7):
+        (tmp_path / f"images/{index}.jpg").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"none of its 7 images can be read.*\n.*\n *0\.jpg: not"):
+        run()
+    assert not (tmp_path / "emb/meta.json").exists()
+
+
+def embed_slowly(images: Path, out: Path, model_name: str, layout: str) -> None:
+    """For the process that is killed: one picture a batch, four a shard."""
+    import torch
+
+    torch.set_num_threads(1)
+    embed(
+        images,
+        out,
+        model_name=model_name,
+        device="cpu",
+        batch_size=1,
+        shard_size=4,
+        layout=layout,
+        num_workers=1,
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
+    tmp_path, pictures, tiny_teacher_name, layout
+):
+    pictures(tmp_path / "images", 60)
+    arguments = (tiny_teacher_name, layout)
+    killing.run_to_end(embed_slowly, tmp_path / "images", tmp_path / "whole", *arguments)
+    moments = random.Random(layout)
+    killed = tmp_path / "killed"
+    kills = 0
+    while kills < 5:
+        more = killing.grown(killed / "metadata", moments.randint(1, 4))
+        if not killing.killed_when(more, embed_slowly, tmp_path / "images", killed, *arguments):
+            break
+        kills += 1
+    assert kills >= 2, "it was done before it could be killed: the test shows nothing"
+    killing.run_to_end(embed_slowly, tmp_path / "images", killed, *arguments)
+    one, other = load_embeddings(tmp_path / "whole"), load_embeddings(killed)
+    assert one.rows == other.rows
+    assert np.array_equal(one.vectors, other.vectors)
+    results = [path for path in killed.rglob("*") if not path.name.startswith(TEMPORARY_PREFIX)]
+    assert (killed / "meta.json") in results

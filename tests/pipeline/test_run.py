@@ -1,0 +1,469 @@
+"""run: from prompts to a classifier in one command, stopped, started again, and changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import onnx
+import pytest
+
+from clipdistill import RunOptions, cli, predict, run
+from clipdistill.core.errors import InputError, ModelNotFoundError, OutputError
+from clipdistill.core.files import locked
+from clipdistill.core.progress import Silent, reporting
+from clipdistill.core.results import Table
+from clipdistill.formats.ceiling import load_ceiling
+from clipdistill.formats.embeddings import load_embeddings
+from clipdistill.formats.run import RunFolder, load_run
+from clipdistill.formats.text import load_text
+from clipdistill.pipeline import run as stage
+from clipdistill.pipeline.run import RunResult
+from clipdistill.pipeline.toy.world import KINDS, prompts, render
+from killing import changed, killed_when, run_to_end, soon_after
+
+MEASURED = {
+    "run.json",
+    "probe.json",
+    "evaluation.json",
+    "checkpoint.pth",
+    "metrics.jsonl",
+    "report.html",
+}
+"""Files that hold times."""
+
+
+class Listener(Silent):
+    """Keeps what the user is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.tables: list[Table] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+    def table(self, table: Table) -> None:
+        self.tables.append(table)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prompts, 60 pictures without labels, 40 with."""
+    folder = tmp_path_factory.mktemp("world")
+    render(folder / "photos", 60, seed=31, labelled=False)
+    render(folder / "labelled", 40, seed=32, labelled=True)
+    lines = [f"{kind}\t{prompt}\n" for kind, prompt in zip(KINDS, prompts(), strict=True)]
+    (folder / "prompts.txt").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(world: Path) -> RunOptions:
+    """A run of seconds."""
+    with as_file(files("clipdistill.pipeline.toy") / "toy_teacher") as folder:
+        return RunOptions(
+            images=world / "photos",
+            labelled=world / "labelled",
+            teacher=f"local-dir:{folder}",
+            student="test_resnet",
+            image_size=32,
+            num_epochs=1,
+            batch_size=16,
+            device="cpu",
+            num_workers=1,
+            benchmark=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, world: Path, options: RunOptions
+) -> RunResult:
+    """A finished run; nobody changes it."""
+    return run(world / "prompts.txt", tmp_path_factory.mktemp("runs") / "first", options)
+
+
+@pytest.fixture
+def copied(finished: RunResult, tmp_path: Path) -> Path:
+    """A copy of it, to be changed; times of files stay."""
+    return Path(shutil.copytree(finished.out, tmp_path / "run", symlinks=True))
+
+
+def told(world: Path, out: Path, options: RunOptions, **more: object) -> tuple[RunResult, Listener]:
+    """Run, and what was said."""
+    listener = Listener()
+    with reporting(listener):
+        result = run(more.pop("prompts", world / "prompts.txt"), out, options, **more)  # type: ignore[arg-type]
+    return result, listener
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    """Every file and when it was written."""
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_mtime_ns
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file, without what is measured by the clock and where the folder lies."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in MEASURED and "log" not in path.parts:
+            data = path.read_bytes()
+            if path.suffix == ".onnx":
+                model = onnx.load_from_string(data)
+                cards = "".join(f"{one.key}: {one.value}" for one in model.metadata_props)
+                data = model.graph.SerializeToString(deterministic=True) + cards.encode()
+            data = re.sub(rb'"images_per_second": ?[0-9.e+]+', b"", data)
+            name = path.relative_to(folder).as_posix()
+            found[name] = data.replace(str(folder).encode(), b"")
+    return found
+
+
+def test_it_makes_everything_that_the_folder_promises(finished: RunResult) -> None:
+    folder = RunFolder(finished.out)
+    record = load_run(folder)
+    assert [step.name for step in record.steps] == [one.name for one in finished.plan]
+    assert all((folder.out / path).exists() for step in record.steps for path in step.outputs)
+    assert record.finished
+    assert not record.unfinished
+    assert record.settings["student"] == "test_resnet"
+    assert "torch" in record.versions
+    assert all(step.seconds >= 0 for step in record.steps)
+    pictures = sorted((Path(record.settings["labelled"]) / "cat").glob("*.jpg"))
+    shown = predict(str(folder.classifier), str(pictures[0]))
+    assert shown.classes == len(KINDS)
+    assert (folder.out / "prompts.txt").is_file()
+
+
+def test_the_teachers_ceiling_is_measured_on_the_labelled(finished: RunResult) -> None:
+    ceiling = load_ceiling(RunFolder(finished.out).ceiling)
+    assert ceiling == finished.ceiling
+    assert ceiling.accuracy is not None
+    assert ceiling.accuracy > 0.9
+    assert ceiling.labelled_images == 40
+    assert sum(ceiling.counts.values()) == ceiling.images == 60
+
+
+def test_the_table_has_the_teacher_first_then_the_dense_student(finished: RunResult) -> None:
+    assert finished.evaluation is not None
+    rows = stage.rows_of(finished.evaluation)
+    assert [row.model for row in rows] == ["teacher", "student", "dense"]
+    assert [row.runtime for row in rows] == ["torch", "torch", "onnxruntime"]
+    assert rows[0].accuracy == finished.ceiling.accuracy  # type: ignore[union-attr]
+
+
+def test_the_report_tells_of_a_finished_run(finished: RunResult) -> None:
+    assert finished.report is not None
+    page = finished.report.read_text()
+    assert "not finished" not in page
+    assert "clipdistill distill test_resnet" in page
+
+
+def test_the_classifier_and_the_text_are_calibrated_but_the_exports_are_not(
+    finished: RunResult,
+) -> None:
+    from clipdistill.formats.classifier import OnnxCard
+    from clipdistill.formats.onnx_wire import read_onnx
+
+    def carried(path: Path):
+        return OnnxCard.from_metadata(path, read_onnx(path).metadata).text
+
+    folder = RunFolder(finished.out)
+    assert load_text(folder.text).calibration is not None
+    assert carried(folder.classifier).calibration == load_text(folder.text).calibration
+    assert carried(folder.export("dense", "onnxruntime")).calibration is None
+
+
+def test_with_nothing_changed_it_ends_at_once_and_touches_nothing(
+    finished: RunResult, world: Path, options: RunOptions
+) -> None:
+    before = stamps(finished.out)
+    code = (
+        "import sys, time; start = time.monotonic()\n"
+        "from clipdistill import cli\n"
+        "assert cli.main(sys.argv[1:]) == 0\n"
+        "heavy = [m for m in ('torch', 'pyarrow', 'timm', 'matplotlib') if m in sys.modules]\n"
+        "assert not heavy, heavy\n"
+        "assert time.monotonic() - start < 3"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *line(world, finished.out, options)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to do" in done.stderr
+    assert "Classifier:" in done.stdout
+    assert stamps(finished.out) == before
+
+
+def line(world: Path, out: Path, options: RunOptions) -> list[str]:
+    """The same run as a command line."""
+    words = ["run", str(world / "prompts.txt"), str(out)]
+    for name, value in options.to_settings().items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", str(value)]
+    return words
+
+
+def test_other_prompts_give_other_labels_and_train_nobody(
+    copied: Path, world: Path, options: RunOptions, tmp_path: Path
+) -> None:
+    fewer = tmp_path / "fewer.txt"
+    fewer.write_text("cat\tpicture of a cat\ndog\tpicture of a dog\n")
+    before = stamps(copied)
+    unlabelled = tmp_path / "labelled"
+    for kind in ("cat", "dog"):
+        shutil.copytree(world / "labelled" / kind, unlabelled / kind)
+    changed_options = replace(options, labelled=unlabelled)
+    result, said = told(world, copied, changed_options, prompts=fewer)
+    after = stamps(copied)
+    kept = ("student/model.safetensors", "embeddings/img_emb/img_emb_0.npy")
+    assert [after[name] for name in kept] == [before[name] for name in kept]
+    assert "distill" not in result.done
+    assert load_text(RunFolder(copied).text).labels == ("cat", "dog")
+    plan = {row[0]: row[1] for row in said.tables[0].rows}
+    assert plan["embed-text"] == "again: 20 labels became 2 labels"
+    assert plan["distill"] == "done, kept"
+    shown = predict(str(copied / "classifier.onnx"), str(next((unlabelled / "cat").glob("*.jpg"))))
+    assert shown.classes == 2
+
+
+def test_a_student_of_other_settings_is_moved_away_not_deleted(
+    copied: Path, world: Path, options: RunOptions
+) -> None:
+    weights = (copied / "student" / "model.safetensors").read_bytes()
+    result, said = told(world, copied, replace(options, seed=1))
+    assert (copied / "replaced" / "student-1" / "model.safetensors").read_bytes() == weights
+    assert (copied / "student" / "model.safetensors").read_bytes() != weights
+    assert set(result.done) == {
+        "distill",
+        "export dense cpu",
+        "export dense trt",
+        "classifier",
+        "calibrate",
+        "evaluate",
+        "report",
+    }
+    assert any("made with other settings; it lies in" in text for text in said.lines)
+
+
+def test_pictures_that_come_are_embedded_and_learnt_and_touched_ones_are_not(
+    copied: Path, world: Path, options: RunOptions, tmp_path: Path
+) -> None:
+    photos = Path(shutil.copytree(world / "photos", tmp_path / "photos"))
+    more = replace(options, images=photos)
+    for path in photos.rglob("*.jpg"):
+        os.utime(path, (1, 1))
+    result, said = told(world, copied, more)
+    assert set(result.done) == {"embed"}
+    assert "distill: what it uses came out the same; kept" in "\n".join(said.lines)
+    render(tmp_path / "new", 6, seed=77, labelled=False)
+    for path in (tmp_path / "new").rglob("*.jpg"):
+        path.rename(photos / f"new-{path.name}")
+    whole = (photos / "new-000000.jpg").read_bytes()
+    (photos / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    result, said = told(world, copied, more)
+    assert {"embed", "ceiling", "distill"} <= set(result.done)
+    assert "embed-text" not in result.done
+    assert len(load_embeddings(copied / "embeddings").rows) == 66
+    assert dict(row[:2] for row in said.tables[0].rows)["embed"] == (
+        "again: 60 pictures became 67 pictures"
+    )
+    summary = [one for one in result.summary() if isinstance(one, str)]
+    place = summary.index("Pictures that could not be used (1):")
+    assert summary[place + 1].startswith("  truncated.jpg: cannot be decoded")
+
+
+def test_without_labels_some_pictures_are_held_out(
+    copied: Path, world: Path, options: RunOptions
+) -> None:
+    result, _ = told(world, copied, replace(options, labelled=None, holdout=0.4))
+    held = {path.name for path in (copied / "holdout").rglob("*.jpg")}
+    learnt = (copied / "training.txt").read_text().split()
+    assert len(held) + len(learnt) == 60
+    assert not held & {Path(name).name for name in learnt}
+    assert result.evaluation is not None
+    assert result.evaluation.images == len(held)
+    assert not result.evaluation.labelled
+    opinions = json.loads((copied / "opinions.json").read_text())
+    assert all(Path(picture["path"]).is_file() for picture in opinions["pictures"])
+
+
+def test_killed_again_and_again_it_ends_with_the_same_files(
+    finished: RunResult, world: Path, options: RunOptions, tmp_path: Path
+) -> None:
+    out, dice = tmp_path / "run", random.Random(5)
+    out.mkdir()
+    kills = 0
+    for _ in range(4):
+        moment = soon_after(changed(out / "run.json"), dice.uniform(0, 0.6))
+        kills += killed_when(moment, run, world / "prompts.txt", out, options)
+    assert kills >= 2
+    run_to_end(run, world / "prompts.txt", out, options)
+    mine, theirs = contents(out), contents(finished.out)
+    assert set(mine) == set(theirs)
+    assert [name for name in mine if mine[name] != theirs[name]] == []
+    record = load_run(RunFolder(out))
+    assert [step.name for step in record.steps] == [one.name for one in finished.plan]
+    assert not record.unfinished
+
+
+def test_a_failure_names_the_step_and_the_same_command_goes_on(
+    copied: Path, world: Path, options: RunOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> str:
+        raise OutputError("No space left on the moon.")
+
+    other = replace(options, classifier="dense", calibrate=False)
+    with monkeypatch.context() as patch:
+        patch.setitem(stage.DOING, "evaluate", fail)
+        with pytest.raises(OutputError) as raised:
+            run(world / "prompts.txt", copied, other)
+    text = str(raised.value)
+    assert text.startswith("The step 'evaluate' failed. No space left on the moon. ")
+    assert "the same command goes on" in text
+    result, said = told(world, copied, other)
+    assert set(result.done) == {"evaluate", "report"}
+    assert dict(row[:2] for row in said.tables[0].rows)["evaluate"] == "goes on where it stopped"
+
+
+def test_two_runs_do_not_share_a_folder(copied: Path, world: Path, options: RunOptions) -> None:
+    with locked(copied, "run"), pytest.raises(OutputError, match="another run"):
+        run(world / "prompts.txt", copied, options)
+
+
+def test_a_dry_run_writes_nothing_but_the_probe(
+    world: Path, options: RunOptions, tmp_path: Path, finished: RunResult
+) -> None:
+    out = tmp_path / "new"
+    result = run(world / "prompts.txt", out, options, dry_run=True)
+    assert [path.name for path in out.rglob("*")] == ["probe.json"]
+    assert {one.action for one in result.plan} == {"new"}
+    assert result.estimate[0].startswith("About ")
+    assert not result.done
+    before = stamps(finished.out)
+    again = run(world / "prompts.txt", finished.out, replace(options, num_epochs=3), dry_run=True)
+    reasons = {one.name: one.reason for one in again.plan}
+    assert reasons["distill"] == "num_epochs was 1, now 3"
+    assert stamps(finished.out) == before
+
+
+def test_settings_go_to_a_file_and_come_from_one(
+    world: Path, options: RunOptions, finished: RunResult, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.toml"
+    run(world / "prompts.txt", finished.out, options, save_config=file)
+    again = run(world / "prompts.txt", finished.out, config=file)
+    assert not again.done
+    given = RunOptions(num_epochs=2)
+    planned = run(world / "prompts.txt", finished.out, given, config=file, dry_run=True)
+    reasons = {one.name: one.reason for one in planned.plan}
+    assert reasons["distill"] == "num_epochs was 1, now 2"
+
+
+def test_whatever_is_wrong_is_said_before_anything_is_done(
+    world: Path, options: RunOptions, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    empty, no_label = tmp_path / "empty", tmp_path / "labels"
+    empty.mkdir()
+    shutil.copytree(world / "labelled" / "cat", no_label / "cta")
+    (tmp_path / "blank.txt").write_text("# nothing\n")
+    good = world / "prompts.txt"
+    cases: list[tuple[Path, RunOptions, str]] = [
+        (good, replace(options, images=empty), "no images found"),
+        (good, replace(options, images=tmp_path / "none"), "no such folder"),
+        (tmp_path / "blank.txt", options, "no prompts in it"),
+        (good, replace(options, labelled=no_label), "Did you mean cat"),
+        (good, replace(options, images=None), "Give --images FOLDER"),
+    ]
+    for prompts_file, wrong, said in cases:
+        with pytest.raises(InputError) as raised:
+            run(prompts_file, out, wrong)
+        assert said in str(raised.value)
+    assert not out.exists()
+    with pytest.raises(ModelNotFoundError, match="test_resnet"):
+        run(good, out, replace(options, student="test_resnett"))
+    assert [path.name for path in out.rglob("*")] == []
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_plan_fits_the_terminal_and_a_pipe_has_no_colours(
+    finished: RunResult, world: Path, options: RunOptions, columns: int
+) -> None:
+    words = [*line(world, finished.out, replace(options, num_epochs=3)), "--dry-run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "clipdistill", *words],
+        env={**os.environ, "COLUMNS": str(columns), "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    table = done.stdout.partition("About ")[0]
+    assert max(map(len, table.splitlines())) <= columns
+    assert "\x1b" not in done.stdout + done.stderr
+    assert re.search(r"distill +again: num_epochs was 1, now", done.stdout)
+
+
+def test_the_command_prints_one_json_object(
+    finished: RunResult, world: Path, options: RunOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*line(world, finished.out, options), "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["classifier"].endswith("classifier.onnx")
+    assert {one["action"] for one in value["plan"]} == {"kept"}
+
+
+SHARED = Path(__file__).parents[3] / "shared"
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the photos beside the repository are not there")
+def test_from_prompts_to_an_int8_classifier_of_real_photos(tmp_path: Path) -> None:
+    photos, labelled = tmp_path / "photos", tmp_path / "labelled"
+    photos.mkdir()
+    for path in sorted((SHARED / "photos" / "unlabelled").glob("*.jpg"))[:80]:
+        (photos / path.name).symlink_to(path)
+    kinds = sorted(path for path in (SHARED / "photos" / "labelled").iterdir() if path.is_dir())
+    for kind in kinds:
+        (labelled / kind.name).mkdir(parents=True)
+        for path in sorted(kind.iterdir())[:2]:
+            (labelled / kind.name / path.name).symlink_to(path)
+    words = tmp_path / "prompts.txt"
+    words.write_text("".join(f"{kind.name}\n" for kind in kinds))
+    options = RunOptions(
+        images=photos,
+        labelled=labelled,
+        student="test_resnet",
+        image_size=32,
+        num_epochs=1,
+        teacher=f"local-dir:{SHARED / 'teachers' / 'lit-efficientnet-lite2'}",
+        qat=True,
+        fine_tuning_epochs=1,
+        benchmark=False,
+        device="cpu",
+    )
+    result = run(words, tmp_path / "out", options)
+    assert result.ceiling is not None
+    assert result.ceiling.accuracy is not None
+    assert result.ceiling.accuracy > 0.6
+    assert result.report is not None
+    shown = predict(str(result.classifier), str(next(labelled.rglob("*.jpg"))))
+    assert shown.classes == len(kinds)
