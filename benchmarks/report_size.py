@@ -27,7 +27,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for run in parser.parse_args().runs:
             found = gather(run)
-            asked = 0 if found.opinions is None else len(found.opinions.pictures)
+            asked = 0 if found.predictions is None else len(found.predictions.pictures)
             for form in ("html", "markdown"):
                 start = time.perf_counter()
                 result = report(run, out=Path(folder, "out"), format=form)

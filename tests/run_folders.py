@@ -15,7 +15,7 @@ from clipdistill.formats.cards import Compression, Quantization, StudentCard, Te
 from clipdistill.formats.embeddings import EmbeddingStore, Failure, Header, Row
 from clipdistill.formats.ledger import DUPLICATE, FAILED, OK, REFUSED, Ledger, LedgerRow
 from clipdistill.formats.measurements import BenchmarkRow
-from clipdistill.formats.opinions import ModelOpinions, Opinions, Picture, save_opinions
+from clipdistill.formats.predictions import ModelPredictions, Picture, Predictions, save_predictions
 from clipdistill.formats.run import RunFolder, RunRecord, StepRecord, save_run
 from clipdistill.formats.student import WEIGHTS, save_card, write_metrics
 from clipdistill.formats.text import TextEmbeddings, save_text
@@ -61,7 +61,7 @@ def assemble(
         make_ledger(folder, labels)
     make_measured(folder, labels, pictures, labelled=labelled)
     make_benchmark(folder, labelled)
-    make_ceiling(folder, labels, labelled)
+    make_baseline(folder, labels, labelled)
     return folder
 
 
@@ -165,7 +165,7 @@ def make_ledger(folder: RunFolder, labels: Sequence[str]) -> None:
 def make_measured(
     folder: RunFolder, labels: Sequence[str], pictures: Sequence[Picture], *, labelled: bool
 ) -> None:
-    """evaluation.json and opinions.json: the teacher is always right, the students seldom not."""
+    """evaluation.json and predictions.json: the teacher is always right, students often."""
     truth = [picture.truth or 0 for picture in pictures]
     names = [("hf-hub:some/teacher (8-d)", "torch", "teacher", 0.0)]
     names += [(str(folder.student("dense")), "torch", "student", 0.1)]
@@ -176,12 +176,12 @@ def make_measured(
         told = [chance.randrange(len(labels)) if chance.random() < wrong else t for t in truth]
         ranked = tuple(_ranked(one, len(labels), chance) for one in told)
         cosine = tuple(0.7 + 0.3 * chance.random() for _ in truth)
-        said.append(ModelOpinions(model, runtime, role, ranked, cosine))
+        said.append(ModelPredictions(model, runtime, role, ranked, cosine))
         rows.append(_evaluation(model, runtime, role, labels, told, truth, labelled))
     result = EvaluateResult(tuple(rows), "the teacher", labelled, len(truth), (), ())
     write_json(folder.evaluation, to_json(result))
     known = [p if labelled else Picture(p.path, p.key, None) for p in pictures]
-    save_opinions(folder.opinions, Opinions(tuple(labels), tuple(known), tuple(said)))
+    save_predictions(folder.predictions, Predictions(tuple(labels), tuple(known), tuple(said)))
 
 
 def _ranked(best: int, count: int, chance: random.Random) -> tuple[tuple[int, float], ...]:
@@ -274,10 +274,10 @@ def make_benchmark(folder: RunFolder, labelled: bool) -> None:
     write_json(folder.benchmark, to_json(result))
 
 
-def make_ceiling(folder: RunFolder, labels: Sequence[str], labelled: bool) -> None:
-    """ceiling.json, with two prompts that overlap and one that no picture was given."""
+def make_baseline(folder: RunFolder, labels: Sequence[str], labelled: bool) -> None:
+    """baseline.json, with two prompts that overlap and one that no picture was given."""
     value = {
-        "format": "clipdistill.ceiling",
+        "format": "clipdistill.baseline",
         "version": 1,
         "teacher": "hf-hub:some/teacher",
         "labelled": labelled,
@@ -291,4 +291,4 @@ def make_ceiling(folder: RunFolder, labels: Sequence[str], labelled: bool) -> No
         "overlapping": [[labels[0], labels[1], 0.97]],
         "empty": [labels[-1]],
     }
-    write_json(folder.ceiling, value)
+    write_json(folder.baseline, value)

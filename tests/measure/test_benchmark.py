@@ -19,9 +19,9 @@ from clipdistill.measure import benchmark as stage
 from clipdistill.measure.benchmark import BenchmarkOptions, BenchmarkResult, benchmark, chart
 from clipdistill.measure.evaluate import evaluate
 from clipdistill.measure.race.child import Child, children
+from clipdistill.measure.race.conclusions import Timed, conclusions
 from clipdistill.measure.race.race import MOST_RUNS, TURN_SECONDS, WARM_UP_RUNS, race
 from clipdistill.measure.race.report import distinct_ends
-from clipdistill.measure.race.verdicts import Raced, verdicts
 from clipdistill.models.open import installed_runtimes
 
 FOLDERS = ("red disc", "green square", "blue triangle")
@@ -128,7 +128,7 @@ def test_summary_markdown_json_and_plot(measured: BenchmarkResult) -> None:
     assert "| runtime | precision |" in lines[0]
     value = json.loads(json.dumps(to_json(measured)))
     assert value["rows"][0]["throughput"]["4"] > 0
-    assert set(value) >= {"rows", "reference", "verdicts", "machine", "rounds", "threads"}
+    assert set(value) >= {"rows", "reference", "conclusions", "machine", "rounds", "threads"}
     drawn = measured.plot.read_text()
     xml.dom.minidom.parseString(drawn)
     assert drawn.startswith("<svg")
@@ -201,21 +201,21 @@ def test_one_that_dies_does_not_stop_the_race() -> None:
     assert np.isnan(second.median(8)) or second.seconds[1]
 
 
-def raced(name: str, ms: float, precision="fp32", sparse=0.0, runtime="onnxruntime") -> Raced:
+def raced(name: str, ms: float, precision="fp32", sparse=0.0, runtime="onnxruntime") -> Timed:
     drift = (1.0, 1.5, 0.9)  # the machine's, the same for all
     rounds = tuple(ms * factor for factor in drift)
-    return Raced(name, ("resnet18", "student", 224), runtime, "cpu", precision, sparse, rounds)
+    return Timed(name, ("resnet18", "student", 224), runtime, "cpu", precision, sparse, rounds)
 
 
 def test_slower_than_fp32_is_said() -> None:
-    (line,) = verdicts([raced("a.onnx", 10), raced("b.onnx", 25, "int8")])
+    (line,) = conclusions([raced("a.onnx", 10), raced("b.onnx", 25, "int8")])
     assert line.startswith("b.onnx in onnxruntime is SLOWER than FP32 (a.onnx)")
     assert "25.00 against 10.00 ms, 2.50x the time" in line
     assert "--target onnxruntime" in line
-    (line,) = verdicts([raced("a.onnx", 10), raced("b.onnx", 10.1, "int8")])
+    (line,) = conclusions([raced("a.onnx", 10), raced("b.onnx", 10.1, "int8")])
     assert "as fast as FP32 (a.onnx): nothing gained" in line
-    assert verdicts([raced("a.onnx", 10), raced("b.onnx", 4, "int8")]) == []
-    (line,) = verdicts(
+    assert conclusions([raced("a.onnx", 10), raced("b.onnx", 4, "int8")]) == []
+    (line,) = conclusions(
         [
             raced("a", 10, runtime="torch"),
             raced("b", 14, "int8", runtime="torch"),
@@ -225,39 +225,39 @@ def test_slower_than_fp32_is_said() -> None:
 
 
 def test_only_the_same_network_and_runtime_are_compared() -> None:
-    other = Raced("c.onnx", ("resnet50", "student", 224), "onnxruntime", "cpu", "fp32", 0.0, (1.0,))
+    other = Timed("c.onnx", ("resnet50", "student", 224), "onnxruntime", "cpu", "fp32", 0.0, (1.0,))
     models = [raced("a.onnx", 1, runtime="openvino"), other, raced("b.onnx", 25, "int8")]
-    assert verdicts(models) == []
+    assert conclusions(models) == []
 
 
 def test_what_sparsity_did_is_said() -> None:
     dense = raced("dense.onnx", 10)
-    (line,) = verdicts([dense, raced("sparse.onnx", 10.2, sparse=0.9)])
+    (line,) = conclusions([dense, raced("sparse.onnx", 10.2, sparse=0.9)])
     assert "2:4 sparsity did NOTHING for speed on this device" in line
-    (line,) = verdicts([dense, raced("sparse.onnx", 14, sparse=0.9)])
+    (line,) = conclusions([dense, raced("sparse.onnx", 14, sparse=0.9)])
     assert "2:4 sparsity made it SLOWER" in line
-    (line,) = verdicts([dense, raced("sparse.onnx", 8, sparse=0.9)])
+    (line,) = conclusions([dense, raced("sparse.onnx", 8, sparse=0.9)])
     assert "did NOTHING" in line  # a processor's kernels know no 2:4, whatever the clock says
     assert "no kernel for processors" in line
     on_gpu = [replace(one, device="cuda") for one in (dense, raced("s.onnx", 8, sparse=0.9))]
-    (line,) = verdicts(on_gpu)
+    (line,) = conclusions(on_gpu)
     assert "2:4 sparsity made it 1.25x as fast" in line
-    (line,) = verdicts([raced("sparse.onnx", 8, sparse=0.9)])
+    (line,) = conclusions([raced("sparse.onnx", 8, sparse=0.9)])
     assert "cannot be told" in line
     both = [dense, raced("int8.onnx", 4, "int8"), raced("both.onnx", 4, "int8", sparse=0.9)]
-    (line,) = verdicts(both)  # INT8 and sparse is compared with INT8, not with FP32
+    (line,) = conclusions(both)  # INT8 and sparse is compared with INT8, not with FP32
     assert "both.onnx" in line
     assert "for int8.onnx" in line
 
 
 def test_rounds_that_disagree_prove_nothing() -> None:
-    def timed(name: str, rounds: tuple[float, ...], sparse: float) -> Raced:
-        return Raced(name, ("resnet18",), "openvino", "cpu", "fp32", sparse, rounds)
+    def timed(name: str, rounds: tuple[float, ...], sparse: float) -> Timed:
+        return Timed(name, ("resnet18",), "openvino", "cpu", "fp32", sparse, rounds)
 
     dense = timed("dense.onnx", (10, 10, 10, 10, 10), 0.0)
-    (line,) = verdicts([dense, timed("sparse.onnx", (8, 8, 11, 8, 12), 0.9)])
+    (line,) = conclusions([dense, timed("sparse.onnx", (8, 8, 11, 8, 12), 0.9)])
     assert "did NOTHING" in line
-    (line,) = verdicts([dense, timed("sparse.onnx", (13, 9, 12, 12, 9), 0.9)])
+    (line,) = conclusions([dense, timed("sparse.onnx", (13, 9, 12, 12, 9), 0.9)])
     assert "did NOTHING" in line
 
 
@@ -273,9 +273,9 @@ def test_drift_does_not_touch_paired_ratios() -> None:
     """Twice as slow in every round, on a machine that becomes ten times slower meanwhile."""
     speeds = (1.0, 3.0, 10.0)
     network = ("resnet18", "student", 224)
-    one = Raced("a", network, "torch", "cpu", "fp32", 0.0, speeds)
-    two = Raced("b", network, "torch", "cpu", "int8", 0.0, tuple(2 * speed for speed in speeds))
-    assert "2.00x the time" in verdicts([one, two])[0]
+    one = Timed("a", network, "torch", "cpu", "fp32", 0.0, speeds)
+    two = Timed("b", network, "torch", "cpu", "int8", 0.0, tuple(2 * speed for speed in speeds))
+    assert "2.00x the time" in conclusions([one, two])[0]
 
 
 def test_a_process_that_dies_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

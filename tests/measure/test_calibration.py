@@ -15,7 +15,7 @@ from clipdistill.core.errors import FormatError, InputError, OutputError
 from clipdistill.core.results import to_json
 from clipdistill.core.zeroshot import LogitScale, probabilities
 from clipdistill.deploy.export import export
-from clipdistill.formats.opinions import load_opinions
+from clipdistill.formats.predictions import load_predictions
 from clipdistill.formats.text import load_text
 from clipdistill.images.loading import load_one, stack
 from clipdistill.images.sources import list_images
@@ -115,7 +115,7 @@ def test_calibrated_against_the_teacher_and_used_by_predict(
         images=labelled,
         text=text,
         calibrate=True,
-        opinions=tmp_path / "opinions.json",
+        predictions=tmp_path / "predictions.json",
     )
     found = result.calibration
     assert found is not None
@@ -169,9 +169,9 @@ def test_calibrated_on_labels_and_exported(labelled, own, tiny_student, tmp_path
 def test_opinions_tell_what_predict_tells(labelled, own, tiny_student, tiny_teacher_name, tmp_path):
     text, _ = own
     (labelled / "red disc" / "zz_broken.png").write_bytes(b"broken")
-    out = tmp_path / "opinions.json"
-    evaluate(tiny_teacher_name, str(tiny_student), labelled=labelled, text=text, opinions=out)
-    found = load_opinions(out)
+    out = tmp_path / "predictions.json"
+    evaluate(tiny_teacher_name, str(tiny_student), labelled=labelled, text=text, predictions=out)
+    found = load_predictions(out)
     assert [one.role for one in found.models] == ["teacher", "student"]
     told = {
         one.image: one for one in predict(str(tiny_student), str(labelled), text=text).predictions
@@ -205,7 +205,7 @@ def test_bad_input(labelled, own, tiny_student, tiny_teacher_name, tmp_path):
         evaluate(student, labelled=few, text=text, calibrate=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
-        evaluate(student, labelled=few, text=text, opinions=tmp_path / "file" / "o.json")
+        evaluate(student, labelled=few, text=text, predictions=tmp_path / "file" / "o.json")
     with pytest.raises(InputError, match="--threshold 2: expected a probability"):
         predict(str(classifier), str(labelled), threshold=2)
     text.with_suffix(".json").unlink()

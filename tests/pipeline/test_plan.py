@@ -36,7 +36,7 @@ AFTER_DENSE = {
     "benchmark",
     "report",
 }
-AFTER_TEXT = {"embed-text", "ceiling", *AFTER_DENSE} - {"distill", "distill sparse-int8"}
+AFTER_TEXT = {"embed-text", "baseline", *AFTER_DENSE} - {"distill", "distill sparse-int8"}
 MEASURED = {"evaluate", "benchmark", "report"}
 
 
@@ -129,7 +129,7 @@ CHANGES = {
     ),
     "teacher": (
         {"teacher": "ViT-L-14/openai"},
-        AFTER_DENSE | {"embed", "embed labelled", "embed-text", "ceiling"},
+        AFTER_DENSE | {"embed", "embed labelled", "embed-text", "baseline"},
     ),
     "template": ({"template": ("a photo of {}",)}, AFTER_TEXT),
     "target": ({"target": "tensorrt"}, {"classifier", "calibrate", "evaluate", "report"}),
@@ -171,7 +171,7 @@ def test_comments_in_the_prompts_change_nothing() -> None:
 def test_more_pictures_go_all_the_way() -> None:
     before = finished(steps_of(road(UNLABELLED)))
     again = planned(road(UNLABELLED, pictures=420), before)
-    assert running(again) == {"embed", "ceiling", "hold out", *AFTER_DENSE}
+    assert running(again) == {"embed", "baseline", "hold out", *AFTER_DENSE}
     assert reasons(again)["embed"] == "400 pictures became 420 pictures"
     assert reasons(again)["distill"] == "embed and hold out run first"
 
@@ -179,7 +179,7 @@ def test_more_pictures_go_all_the_way() -> None:
 def test_other_labelled_pictures_only_measure_again() -> None:
     before = finished(steps_of(road(LABELLED)))
     again = planned(road(LABELLED, labelled=61), before)
-    assert running(again) == {"embed labelled", "ceiling", "calibrate", *MEASURED}
+    assert running(again) == {"embed labelled", "baseline", "calibrate", *MEASURED}
 
 
 def test_another_share_held_out_trains_again() -> None:
@@ -301,4 +301,4 @@ def test_every_step_names_what_it_makes_below_the_folder(options: RunOptions) ->
     for number, step in enumerate(steps):
         assert set(step.after) <= set(names[:number])
         assert not any(path.startswith(("/", "..")) for path in step.outputs)
-        assert step.command or step.kind in ("ceiling", "hold out", "classifier")
+        assert step.command or step.kind in ("baseline", "hold out", "classifier")

@@ -21,7 +21,7 @@ from clipdistill.core.errors import InputError, ModelNotFoundError, OutputError
 from clipdistill.core.files import locked
 from clipdistill.core.progress import Silent, reporting
 from clipdistill.core.results import Table
-from clipdistill.formats.ceiling import load_ceiling
+from clipdistill.formats.baseline import load_baseline
 from clipdistill.formats.embeddings import load_embeddings
 from clipdistill.formats.run import RunFolder, load_run
 from clipdistill.formats.text import load_text
@@ -148,12 +148,12 @@ def test_it_makes_everything_that_the_folder_promises(finished: RunResult) -> No
 
 
 def test_the_teachers_ceiling_is_measured_on_the_labelled(finished: RunResult) -> None:
-    ceiling = load_ceiling(RunFolder(finished.out).ceiling)
-    assert ceiling == finished.ceiling
-    assert ceiling.accuracy is not None
-    assert ceiling.accuracy > 0.9
-    assert ceiling.labelled_images == 40
-    assert sum(ceiling.counts.values()) == ceiling.images == 60
+    baseline = load_baseline(RunFolder(finished.out).baseline)
+    assert baseline == finished.baseline
+    assert baseline.accuracy is not None
+    assert baseline.accuracy > 0.9
+    assert baseline.labelled_images == 40
+    assert sum(baseline.counts.values()) == baseline.images == 60
 
 
 def test_the_table_has_the_teacher_first_then_the_dense_student(finished: RunResult) -> None:
@@ -161,7 +161,7 @@ def test_the_table_has_the_teacher_first_then_the_dense_student(finished: RunRes
     rows = stage.rows_of(finished.evaluation)
     assert [row.model for row in rows] == ["teacher", "student", "dense"]
     assert [row.runtime for row in rows] == ["torch", "torch", "onnxruntime"]
-    assert rows[0].accuracy == finished.ceiling.accuracy  # type: ignore[union-attr]
+    assert rows[0].accuracy == finished.baseline.accuracy  # type: ignore[union-attr]
 
 
 def test_the_report_tells_of_a_finished_run(finished: RunResult) -> None:
@@ -280,7 +280,7 @@ def test_pictures_that_come_are_embedded_and_learnt_and_touched_ones_are_not(
     whole = (photos / "new-000000.jpg").read_bytes()
     (photos / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     result, said = told(world, copied, more)
-    assert {"embed", "ceiling", "distill"} <= set(result.done)
+    assert {"embed", "baseline", "distill"} <= set(result.done)
     assert "embed-text" not in result.done
     assert len(load_embeddings(copied / "embeddings").rows) == 66
     assert dict(row[:2] for row in said.tables[0].rows)["embed"] == (
@@ -302,8 +302,8 @@ def test_without_labels_some_pictures_are_held_out(
     assert result.evaluation is not None
     assert result.evaluation.images == len(held)
     assert not result.evaluation.labelled
-    opinions = json.loads((copied / "opinions.json").read_text())
-    assert all(Path(picture["path"]).is_file() for picture in opinions["pictures"])
+    predictions = json.loads((copied / "predictions.json").read_text())
+    assert all(Path(picture["path"]).is_file() for picture in predictions["pictures"])
 
 
 def test_killed_again_and_again_it_ends_with_the_same_files(
@@ -461,9 +461,9 @@ def test_from_prompts_to_an_int8_classifier_of_real_photos(tmp_path: Path) -> No
         device="cpu",
     )
     result = run(words, tmp_path / "out", options)
-    assert result.ceiling is not None
-    assert result.ceiling.accuracy is not None
-    assert result.ceiling.accuracy > 0.6
+    assert result.baseline is not None
+    assert result.baseline.accuracy is not None
+    assert result.baseline.accuracy > 0.6
     assert result.report is not None
     shown = predict(str(result.classifier), str(next(labelled.rglob("*.jpg"))))
     assert shown.classes == len(kinds)

@@ -81,7 +81,7 @@ def remembered(model: Path, path: Path) -> list:
 
     class Remember:
         def show(self, seen) -> None:
-            verdicts.append(seen.verdict)
+            verdicts.append(seen.prediction)
 
         def tick(self, status) -> bool:
             return True

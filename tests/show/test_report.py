@@ -221,9 +221,9 @@ def test_without_labels_the_teacher_is_the_measure(tmp_path: Path) -> None:
     ("gone", "words"),
     [
         (("benchmark",), "benchmark RUN/student"),
-        (("opinions",), "--opinions RUN/opinions.json"),
-        (("ceiling",), "How well the teacher itself separates the classes was not measured"),
-        (("evaluation", "opinions", "benchmark"), "Nothing has been measured yet"),
+        (("predictions",), "--predictions RUN/predictions.json"),
+        (("baseline",), "How well the teacher itself separates the classes was not measured"),
+        (("evaluation", "predictions", "benchmark"), "Nothing has been measured yet"),
         (("text",), "clipdistill embed-text RUN/prompts.txt RUN/text.npy"),
     ],
 )
@@ -285,7 +285,7 @@ def test_a_run_that_was_moved_shows_its_pictures(tmp_path: Path) -> None:
 def test_pictures_in_a_tar(tmp_path: Path) -> None:
     import tarfile
 
-    from clipdistill.formats.opinions import Picture
+    from clipdistill.formats.predictions import Picture
     from clipdistill.show.pages.thumbnails import thumbnail
 
     folder = assemble(tmp_path / "run", KINDS_OF_FOUR)
@@ -344,7 +344,7 @@ def test_the_model_card(whole: RunFolder) -> None:
     assert "pretrained weights, whose licence is unknown here" in card
 
 
-@pytest.mark.parametrize("name", ["evaluation", "benchmark", "ceiling", "opinions"])
+@pytest.mark.parametrize("name", ["evaluation", "benchmark", "baseline", "predictions"])
 @pytest.mark.parametrize("content", ["{", '{"rows": 3}', '{"rows": [{"model": 1}]}'])
 def test_damaged_parts_are_named(tmp_path: Path, name: str, content: str) -> None:
     folder = RunFolder(tmp_path)

@@ -61,10 +61,10 @@ class LintResult:
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
         errors = sum(one.severity == "error" for one in self.findings)
-        verdict = "ready" if self.ready else f"NOT ready ({errors} errors)"
+        status = "ready" if self.ready else f"NOT ready ({errors} errors)"
         made = f" (made for {self.made_for})" if self.made_for not in ("", self.target) else ""
         lines: list[str | Table] = [
-            f"{self.file}: {verdict} for {self.target}{made}; opset {self.opset}, "
+            f"{self.file}: {status} for {self.target}{made}; opset {self.opset}, "
             f"{self.size_mb:.1f} MB.",
             f"{self.macs / 1e6:.1f} million multiplications a picture in {len(self.layers)} "
             f"layers: {_percent(self.int8_share)} INT8, {_percent(self.two_four_share)} 2:4; "

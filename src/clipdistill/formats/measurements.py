@@ -1,4 +1,4 @@
-"""Measurements in a run's folder: what `evaluate` and `benchmark` wrote, and the ceiling."""
+"""Measurements in a run's folder: what `evaluate` and `benchmark` wrote, and the baseline."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Raced:
 
     Attributes:
         rows: one a model and runtime.
-        verdicts: sentences.
+        conclusions: sentences.
         labelled: on how many labelled pictures accuracy was measured.
         rounds: how often everyone was timed.
         threads: each could use; None: its own choice.
@@ -82,7 +82,7 @@ class Raced:
     """
 
     rows: tuple[BenchmarkRow, ...]
-    verdicts: tuple[str, ...]
+    conclusions: tuple[str, ...]
     labelled: int
     rounds: int
     threads: int | None
@@ -128,7 +128,7 @@ def load_raced(path: Path) -> Raced | None:
         threads = value.get("threads")
         found = Raced(
             rows,
-            tuple(str(one) for one in value["verdicts"]),
+            tuple(str(one) for one in value["conclusions"]),
             int(value["labelled"]),
             int(value["rounds"]),
             None if threads is None else int(threads),

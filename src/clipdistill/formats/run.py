@@ -9,11 +9,11 @@ labelled-embeddings/   what it said of the labelled pictures, if there are any
 text.npy, text.json    the class list in the teacher's space
 training.txt, holdout/ names of the pictures to learn from, links to those held out; only
                        where a share is held out
-ceiling.json           how well the teacher itself separates the prompts on these pictures
+baseline.json           how well the teacher itself separates the prompts on these pictures
 student/               the dense student; student-sparse/, student-int8/, student-sparse-int8/
 cpu/*.onnx, trt/*.onnx one classifier a student, for ONNX Runtime, and for TensorRT and OpenVINO
 classifier.onnx        the one that was asked for
-evaluation.json        `evaluate`'s result; opinions.json: what each model says of each picture
+evaluation.json        `evaluate`'s result; predictions.json: what each model says of each picture
 benchmark.json         `benchmark`'s result
 report.html            all of it, to be read
 replaced/              what was trained or embedded with settings that have changed since
@@ -109,9 +109,9 @@ class RunFolder:
         return self.out / "text.npy"
 
     @property
-    def ceiling(self) -> Path:
-        """The teacher's ceiling."""
-        return self.out / "ceiling.json"
+    def baseline(self) -> Path:
+        """The teacher's baseline."""
+        return self.out / "baseline.json"
 
     @property
     def evaluation(self) -> Path:
@@ -119,9 +119,9 @@ class RunFolder:
         return self.out / "evaluation.json"
 
     @property
-    def opinions(self) -> Path:
+    def predictions(self) -> Path:
         """What each model says of each picture."""
-        return self.out / "opinions.json"
+        return self.out / "predictions.json"
 
     @property
     def benchmark(self) -> Path:

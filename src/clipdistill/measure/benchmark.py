@@ -28,10 +28,10 @@ from ..images.sources import ImageItem, list_images
 from ..models.embedder import EmbedderSpec
 from ..models.open import RUNTIMES, installed_runtimes, kind_of, open_embedder, split_runtime
 from .race.child import Child, children
+from .race.conclusions import Timed, conclusions
 from .race.pictures import Pictures, PictureShelf
 from .race.race import race
 from .race.report import BenchmarkResult, chart, distinct_ends, machine
-from .race.verdicts import Raced, verdicts
 from .task import Embedded, Reference, against, choose_text, scores_of, true_classes
 
 TIMED_PICTURES = 32
@@ -175,7 +175,7 @@ def benchmark(
     result = BenchmarkResult(
         tuple(entry.row for entry in entries),
         reference,
-        tuple(_verdicts(opened)),
+        tuple(_conclusions(opened)),
         shelf.count.get("images", 0),
         shelf.count.get("labelled", 0),
         batches,
@@ -378,12 +378,12 @@ def _ask(entry: _Entry, do: str, **arguments: Any) -> dict[str, Any]:
         return {}
 
 
-def _verdicts(entries: Sequence[_Entry]) -> list[str]:
+def _conclusions(entries: Sequence[_Entry]) -> list[str]:
     measured = [entry for entry in entries if entry.row.round_ms]
     names = distinct_ends([entry.model for entry in measured])  # the sentences name the runtime
-    return verdicts(
+    return conclusions(
         [
-            Raced(
+            Timed(
                 name,
                 (entry.about["arch"], entry.about["role"], entry.preprocess.size),
                 entry.runtime,

@@ -18,7 +18,13 @@ from ..core.wording import percent
 from ..core.zeroshot import Calibration, top_k
 from ..formats.cards import TeacherCard
 from ..formats.embeddings import Failure, load_embeddings, match_rows
-from ..formats.opinions import MOST_RANKED, ModelOpinions, Opinions, Picture, save_opinions
+from ..formats.predictions import (
+    MOST_RANKED,
+    ModelPredictions,
+    Picture,
+    Predictions,
+    save_predictions,
+)
 from ..formats.text import TextEmbeddings
 from ..images.loading import default_workers, load_one, stack
 from ..images.sources import list_images
@@ -133,7 +139,7 @@ def evaluate(
     embeddings: Path | None = None,
     text: Path | None = None,
     calibrate: bool = False,
-    opinions: Path | None = None,
+    predictions: Path | None = None,
     batch_size: int = 64,
     num_workers: int | None = None,
     device: str = "auto",
@@ -166,7 +172,7 @@ def evaluate(
             its own.
         calibrate: fit temperature and "unknown" threshold of the one student among MODELS, and
             store them.
-        opinions: write what every model says of every picture to this .json, for a report.
+        predictions: write what every model says of every picture to this .json, for a report.
         batch_size: pictures a model sees at once.
         num_workers: threads for decoding; one a processor unless given.
         device: auto, cpu, cuda, cuda:1 ...; tensorrt for ONNX Runtime's TensorRT.
@@ -176,12 +182,12 @@ def evaluate(
     Raises:
         InputError: nothing to measure, a class folder that is no label, or nothing to calibrate.
         MismatchError: models, text and embeddings are not of one teacher.
-        OutputError: opinions or the calibration cannot be written.
+        OutputError: predictions or the calibration cannot be written.
     """
     folder = _check_arguments(models, labelled, images, batch_size)
     text = None if text is None else Path(text)
-    if opinions is not None:
-        ensure_folder(Path(opinions).parent)
+    if predictions is not None:
+        ensure_folder(Path(predictions).parent)
     opened = [
         open_embedder(model, arch=arch, image_size=image_size, device=device) for model in models
     ]
@@ -196,19 +202,21 @@ def evaluate(
     done: dict[int, Embedded] = {}
     reference = _find_reference(opened, embeddings, task, done)
     files = where_to_store(opened, classes, text, labelled, reference) if calibrate else ()
-    rows, said, failures = [], [], {}
+    rows, predicted, failures = [], [], {}
     for index, embedder in enumerate(opened):
         embedded = done.pop(index) if index in done else embed(embedder, task)
         failures.update({failure.image_path: failure for failure in embedded.failures})
         if calibrate and embedder.spec.role == "student":
             task = calibrated(embedder, embedded, reference, task)
         rows.append(_measure(embedder, embedded, reference, task))
-        if opinions is not None:
-            said.append(_opinion(embedder, embedded, reference, task))
+        if predictions is not None:
+            predicted.append(_predictions_of(embedder, embedded, reference, task))
     if calibrate:
         store(files, task.text)
-    if opinions is not None:
-        save_opinions(Path(opinions), Opinions(classes.labels, _pictures(task), tuple(said)))
+    if predictions is not None:
+        save_predictions(
+            Path(predictions), Predictions(classes.labels, _pictures(task), tuple(predicted))
+        )
     return EvaluateResult(
         tuple(rows),
         None if reference is None else reference.name,
@@ -308,9 +316,9 @@ def _pictures(task: Task) -> tuple[Picture, ...]:
     )
 
 
-def _opinion(
+def _predictions_of(
     embedder: Embedder, embedded: Embedded, reference: Reference | None, task: Task
-) -> ModelOpinions:
+) -> ModelPredictions:
     """What a model says of every picture of the task."""
     scores = scores_of(embedded.vectors, task.text, logits_for(embedder, task.text))
     ranked: list[tuple[tuple[int, float], ...] | None] = [None] * len(task.items)
@@ -325,7 +333,7 @@ def _opinion(
         for row, value in zip(rows, values, strict=True):
             cosine[row] = float(value)
     spec = embedder.spec
-    return ModelOpinions(spec.name, spec.runtime, spec.role, tuple(ranked), tuple(cosine))
+    return ModelPredictions(spec.name, spec.runtime, spec.role, tuple(ranked), tuple(cosine))
 
 
 def _per_class(counts: NDArray[np.int64], labels: Sequence[str]) -> dict[str, float | None]:

@@ -16,7 +16,7 @@ from ..core.files import ensure_folder, locked, read_json, write_bytes, write_js
 from ..core.progress import message, show_table
 from ..core.results import Table, from_json, list_some, to_json
 from ..core.wording import percent
-from ..formats.ceiling import Ceiling, load_ceiling, save_ceiling
+from ..formats.baseline import Baseline, load_baseline, save_baseline
 from ..formats.embeddings import Failure, read_failures
 from ..formats.probe import Probe, load_probe, save_probe
 from ..formats.run import RunFolder
@@ -24,7 +24,7 @@ from ..images.sources import list_images
 from ..measure.benchmark import BenchmarkOptions, benchmark
 from ..measure.calibration import LEAST_IMAGES
 from ..measure.evaluate import EvaluateResult, Evaluation, evaluate
-from .ceiling import measure, sentence, table, warnings
+from .baseline import measure, sentence, table, warnings
 from .estimate import CostedStep, costed, plan_table, short_of_space, totals
 from .fingerprints import of_embedded
 from .holdout import hold_out
@@ -126,7 +126,7 @@ class RunResult:
         estimate: the plan's costs, in sentences.
         done: steps that were done now, with the seconds they took.
         failures: pictures that could not be used, each with its reason.
-        ceiling: the teacher's; None until it is measured.
+        baseline: the teacher's; None until it is measured.
         evaluation: the results; None until they are there.
         classifier: the file that was asked for; None until it is there.
         report: the page; None where there is none.
@@ -139,7 +139,7 @@ class RunResult:
     estimate: tuple[str, ...]
     done: dict[str, float]
     failures: tuple[Failure, ...]
-    ceiling: Ceiling | None
+    baseline: Baseline | None
     evaluation: EvaluateResult | None
     classifier: Path | None
     report: Path | None
@@ -154,8 +154,8 @@ class RunResult:
             where = "labelled" if self.evaluation.labelled else "held-out"
             title = f"Zero-shot on {self.evaluation.images} {where} pictures"
             lines.append(results_table(title, rows_of(self.evaluation)))
-        if self.ceiling is not None:
-            lines += [sentence(self.ceiling), *warnings(self.ceiling)]
+        if self.baseline is not None:
+            lines += [sentence(self.baseline), *warnings(self.baseline)]
         title = f"Pictures that could not be used ({len(self.failures)}):"
         lines += list_some(title, [f"{one.image_path}: {one.reason}" for one in self.failures], 5)
         kept = len(self.plan) - len(self.done)
@@ -390,12 +390,12 @@ def _embed_text(road: Road, recorder: Recorder, step: Step) -> str:
     return ""
 
 
-def _measure_ceiling(road: Road, recorder: Recorder, step: Step) -> str:
+def _measure_baseline(road: Road, recorder: Recorder, step: Step) -> str:
     folder = road.folder
     found = measure(
         folder.embeddings, folder.text, road.options.labelled, folder.labelled_embeddings
     )
-    save_ceiling(folder.ceiling, found)
+    save_baseline(folder.baseline, found)
     show_table(table(found))
     for line in (sentence(found), *warnings(found)):
         message(line)
@@ -482,7 +482,7 @@ def _evaluate(road: Road, recorder: Recorder, step: Step) -> str:
     result = evaluate(
         *models_to_evaluate(road),
         text=folder.text,
-        opinions=folder.opinions,
+        predictions=folder.predictions,
         num_workers=road.options.num_workers,
         device=measuring_device(road),
         labelled=road.options.labelled,
@@ -535,7 +535,7 @@ DOING: dict[str, Callable[[Road, Recorder, Step], str]] = {
     "download": _download,
     "embed": _embed,
     "embed-text": _embed_text,
-    "ceiling": _measure_ceiling,
+    "baseline": _measure_baseline,
     "hold out": _hold_out,
     "distill": _distill,
     "export": _export,
@@ -569,7 +569,7 @@ def _result(
         estimate=about,
         done=done,
         failures=(*read_failures(folder.embeddings), *read_failures(folder.labelled_embeddings)),
-        ceiling=load_ceiling(folder.ceiling) if folder.ceiling.is_file() else None,
+        baseline=load_baseline(folder.baseline) if folder.baseline.is_file() else None,
         evaluation=evaluation,
         classifier=folder.classifier if folder.classifier.is_file() else None,
         report=folder.report if folder.report.is_file() else None,

@@ -104,7 +104,7 @@ def steps_of(road: Road) -> list[Step]:
     steps += [_embed(road), _embed_text(road)]
     if options.labelled is not None:
         steps.append(_embed_labelled(road))
-    steps.append(_ceiling(road))
+    steps.append(_baseline(road))
     if options.held_out:
         steps.append(_hold_out(road))
     steps += [_distill(road, name) for name in options.students]
@@ -306,18 +306,18 @@ def _embed_labelled(road: Road) -> Step:
     )
 
 
-def _ceiling(road: Road) -> Step:
+def _baseline(road: Road) -> Step:
     labelled = road.options.labelled is not None
-    ceiling = road.below(road.folder.ceiling)
+    baseline = road.below(road.folder.baseline)
     return Step(
-        "ceiling",
-        "ceiling",
+        "baseline",
+        "baseline",
         "how well the teacher itself tells the classes apart",
         {},
         {},
         ("embed", "embed-text", *(("embed labelled",) if labelled else ())),
-        (ceiling,),
-        (ceiling,),
+        (baseline,),
+        (baseline,),
     )
 
 
@@ -430,7 +430,7 @@ def _calibrate(road: Road) -> Step:
 def _evaluate(road: Road) -> Step:
     options, folder = road.options, road.folder
     files = tuple(export_step(name, options.target) for name in options.students)
-    outputs = (road.below(folder.evaluation), road.below(folder.opinions))
+    outputs = (road.below(folder.evaluation), road.below(folder.predictions))
     models = models_to_evaluate(road)
     calibrated = options.calibrate and _enough_to_calibrate(road)
     return Step(
@@ -446,7 +446,7 @@ def _evaluate(road: Road) -> Step:
             "evaluate",
             *models,
             text=folder.text,
-            opinions=folder.opinions,
+            predictions=folder.predictions,
             **_measured_on(road),
             **_measuring_flags(road),
         ),

@@ -50,7 +50,7 @@ def report(
 
     The HTML page is one file without scripts that asks for nothing else: it opens from disk, on a
     phone and in print, in light and dark.  It has the results, every class, pictures with the
-    opinions of teacher and student, the curves of training, where the data came from, and the
+    predictions of teacher and student, the curves of training, where the data came from, and the
     commands.  What a run does not have is named, with the command that adds it.
 
     The markdown page is a model card as Hugging Face has it.  What is not known, such as a licence,

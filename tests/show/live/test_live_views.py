@@ -12,7 +12,7 @@ from scripted_source import Clock, frame
 
 from clipdistill.core.errors import InputError
 from clipdistill.core.progress import Silent, reporting
-from clipdistill.show.live.answer import Verdict, judge
+from clipdistill.show.live.answer import Prediction, decide
 from clipdistill.show.live.frames import Frame
 from clipdistill.show.live.loop import Meter, Seen, Speed, Status
 from clipdistill.show.live.terminal import PlainLines, Terminal, picture
@@ -31,7 +31,7 @@ STATUS = Status(
     "",
 )
 RANKED = (("dog", 0.7), ("a very long label, as prompts sometimes are", 0.2), ("柴犬", 0.1))
-DOG, UNKNOWN = Verdict("dog", RANKED), Verdict("unknown", RANKED)
+DOG, UNKNOWN = Prediction("dog", RANKED), Prediction("unknown", RANKED)
 
 
 def an_answer(at: float = 0.0, pixels: np.ndarray | None = None) -> Answer:
@@ -39,9 +39,9 @@ def an_answer(at: float = 0.0, pixels: np.ndarray | None = None) -> Answer:
     return Answer(there, np.zeros(3, np.float32), at, 0.002, 0.003)
 
 
-def drawn(verdict: Verdict | None, status: Status, width: int, **more) -> list[str]:
+def drawn(prediction: Prediction | None, status: Status, width: int, **more) -> list[str]:
     file = io.StringIO()
-    Console(file=file, width=width, **more).print(picture(verdict, status))
+    Console(file=file, width=width, **more).print(picture(prediction, status))
     return file.getvalue().splitlines()
 
 
@@ -90,8 +90,8 @@ def test_colours_and_no_colours(monkeypatch) -> None:
 
 
 def test_labels_are_not_markup() -> None:
-    verdict = Verdict("[red]x[/red]", (("[red]x[/red]", 1.0),))
-    assert drawn(verdict, STATUS, 80)[0] == "[red]x[/red] 100%"
+    prediction = Prediction("[red]x[/red]", (("[red]x[/red]", 1.0),))
+    assert drawn(prediction, STATUS, 80)[0] == "[red]x[/red] 100%"
 
 
 def test_the_display_is_drawn_five_times_a_second() -> None:
@@ -147,9 +147,9 @@ def test_speed_is_that_of_the_last_seconds() -> None:
 
 def test_below_the_threshold_the_answer_is_unknown() -> None:
     scores = np.array([0.2, 0.5, 0.3], np.float32)
-    assert judge(scores, "abc", 2, 0.5) == Verdict("b", (("b", 0.5), ("c", pytest.approx(0.3))))
-    assert judge(scores, "abc", 2, 0.51).label == "unknown"
-    assert len(judge(scores, "abc", 99, 0.0).ranked) == 3
+    assert decide(scores, "abc", 2, 0.5) == Prediction("b", (("b", 0.5), ("c", pytest.approx(0.3))))
+    assert decide(scores, "abc", 2, 0.51).label == "unknown"
+    assert len(decide(scores, "abc", 99, 0.0).ranked) == 3
 
 
 # The window

@@ -105,7 +105,7 @@ def test_a_file_that_names_other_files_is_not_followed(
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match="expected a video"):
         read_all(tmp_path / name)
-    assert capfd.readouterr() == ("", "")  # OpenCV and FFmpeg keep their opinions to themselves
+    assert capfd.readouterr() == ("", "")  # OpenCV and FFmpeg keep their predictions to themselves
 
 
 def test_a_damaged_file_gives_what_it_can(tmp_path: Path, capfd) -> None:

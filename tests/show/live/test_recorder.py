@@ -9,7 +9,7 @@ import pytest
 from scripted_source import frame
 
 from clipdistill.core.errors import InputError, OutputError
-from clipdistill.show.live.answer import Verdict
+from clipdistill.show.live.answer import Prediction
 from clipdistill.show.live.frames import Frame
 from clipdistill.show.live.letters import PillowLetters, find_letters, shorten
 from clipdistill.show.live.loop import Seen, Speed, Status
@@ -20,7 +20,7 @@ from clipdistill.show.live.threads import Answer
 cv2 = pytest.importorskip("cv2", reason="OpenCV (extra demo) is not installed")
 
 STATUS = Status("clip", "model", "onnxruntime", 1.0, 1, 0, 0, Speed(29.8, 0.001, 0.002, 0.003), "")
-VERDICT = Verdict("dog", (("dog", 0.7), ("cat", 0.2), ("a bird of a rare kind", 0.1)))
+VERDICT = Prediction("dog", (("dog", 0.7), ("cat", 0.2), ("a bird of a rare kind", 0.1)))
 
 
 def seen(pixels: np.ndarray, *, at: float = 0.0, fps: float = 10.0, live: bool = False) -> Seen:

@@ -25,7 +25,7 @@ def page_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     if request.param == "begun":
         folder = RunFolder(out)
         assemble(out, ("dog", "cat"))
-        for path in (folder.evaluation, folder.opinions, folder.benchmark, folder.ceiling):
+        for path in (folder.evaluation, folder.predictions, folder.benchmark, folder.baseline):
             path.unlink()
     elif request.param == "many":
         assemble(out, [f"class number {index}" for index in range(60)], a_class=1)

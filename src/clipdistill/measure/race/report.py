@@ -13,7 +13,7 @@ from ...core.results import Table, list_some
 from ...core.wording import percent
 from ...formats.embeddings import Failure
 from ...formats.measurements import BenchmarkRow
-from .verdicts import is_sparse
+from .conclusions import is_sparse
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class BenchmarkResult:
     Attributes:
         rows: one a model and runtime.
         reference: whom agreement and cosine compare with.
-        verdicts: what is slower than FP32, and what sparsity did.
+        conclusions: what is slower than FP32, and what sparsity did.
         images: on which agreement and cosine were measured.
         labelled: on which accuracy was.
         batches: pictures at once.
@@ -37,7 +37,7 @@ class BenchmarkResult:
 
     rows: tuple[BenchmarkRow, ...]
     reference: str
-    verdicts: tuple[str, ...]
+    conclusions: tuple[str, ...]
     images: int
     labelled: int
     batches: tuple[int, ...]
@@ -55,7 +55,7 @@ class BenchmarkResult:
         return [
             *_narrow_tables(self),
             *self.notes(),
-            *list_some("In plain words:", self.verdicts, most=40),
+            *list_some("In plain words:", self.conclusions, most=40),
             *list_some("Not measured, or not to the end:", failed),
             *list_some("Not used:", [f"{f.image_path}: {f.reason}" for f in self.failures]),
             *written,
@@ -88,7 +88,7 @@ class BenchmarkResult:
         lines = ["| " + " | ".join(cells) + " |" for cells in (heads, rule, *rows)]
         failed = self._failed()
         parts = ["# Benchmark", "", *lines, ""]
-        for line in (*self.verdicts, *(f"Not measured to the end: {one}" for one in failed)):
+        for line in (*self.conclusions, *(f"Not measured to the end: {one}" for one in failed)):
             parts.append(f"- {line}")
         return "\n".join([*parts, "", *(f"{note}  " for note in self.notes()), ""])
 

@@ -13,7 +13,7 @@ from ...models.recognizer import UNKNOWN
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Prediction:
     """What is said of a frame.
 
     Attributes:
@@ -32,11 +32,11 @@ class Verdict:
         return text if self.label == best else f"{self.label} ({text})"
 
 
-def judge(
+def decide(
     scores: NDArray[np.float32], labels: Sequence[str], most: int, threshold: float
-) -> Verdict:
+) -> Prediction:
     """Rank float32 (C,) probabilities; below `threshold` the answer is "unknown"."""
     order = top_k(scores[None], most)[0]
     ranked = tuple((labels[index], float(scores[index])) for index in order)
     best, share = ranked[0]
-    return Verdict(best if share >= threshold else UNKNOWN, ranked)
+    return Prediction(best if share >= threshold else UNKNOWN, ranked)

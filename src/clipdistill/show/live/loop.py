@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ...models.recognizer import Recognizer
-from .answer import Verdict, judge
+from .answer import Prediction, decide
 from .handoff import Finished
 from .reader import Reader
 from .threads import Answer, Pipeline
@@ -52,7 +52,7 @@ class Seen:
     """One answer, ready to be shown."""
 
     answer: Answer
-    verdict: Verdict
+    prediction: Prediction
     status: Status
 
 
@@ -149,10 +149,10 @@ class Loop:
         if answer.at - self._measured > FRESH:
             self._measured, self._speed = answer.at, self._recent.speed()
         labels = self._recognizer.labels
-        verdict = judge(answer.scores, labels, self._top_k, self._threshold)
-        self.counts[verdict.label] += 1
+        prediction = decide(answer.scores, labels, self._top_k, self._threshold)
+        self.counts[prediction.label] += 1
         if self._views:
-            seen = Seen(answer, verdict, self._status())
+            seen = Seen(answer, prediction, self._status())
             for view in self._views:
                 view.show(seen)
 

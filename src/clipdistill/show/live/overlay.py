@@ -34,16 +34,16 @@ def annotate(seen: Seen, letters: Letters) -> Pixels:
     line = max(12, shorter // LINES)
     margin = line // 2
     wide = min(canvas.shape[1] - 2 * margin, round(PANEL * shorter))
-    verdict, speed = seen.verdict, seen.status.speed
+    prediction, speed = seen.prediction, seen.status.speed
     room = (canvas.shape[0] - 2 * margin - 4 * line) // (line + line // 2)
-    bars = verdict.ranked[: max(1, room)]
+    bars = prediction.ranked[: max(1, room)]
     high = 2 * line + len(bars) * (line + line // 2) + line + margin
     left, top = margin, margin
     panel = canvas[top : top + high, left : left + wide]
     np.multiply(panel, DARK, out=panel, casting="unsafe")
     inner = wide - 2 * margin
     left, y = left + margin, top + margin // 2
-    title = shorten(letters, verdict.headline, round(1.3 * line), inner)
+    title = shorten(letters, prediction.headline, round(1.3 * line), inner)
     letters.draw(canvas, title, left, y, round(1.3 * line))
     y += 2 * line - margin // 2
     for label, share in bars:

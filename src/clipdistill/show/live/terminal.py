@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ...core.progress import message
 from ...models.recognizer import UNKNOWN
-from .answer import Verdict
+from .answer import Prediction
 from .loop import Seen, Speed, Status
 
 REFRESH = 0.2
@@ -33,12 +33,12 @@ class Terminal:
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._clock, self._drawn = clock, float("-inf")
-        self._verdict: Verdict | None = None
+        self._prediction: Prediction | None = None
         self._started = False
 
     def show(self, seen: Seen) -> None:
         """See `View.show`."""
-        self._verdict = seen.verdict
+        self._prediction = seen.prediction
 
     def tick(self, status: Status) -> bool:
         """See `View.tick`."""
@@ -48,7 +48,7 @@ class Terminal:
                 self._live.start()
                 self._started = True
             self._drawn = now
-            self._live.update(picture(self._verdict, status), refresh=True)
+            self._live.update(picture(self._prediction, status), refresh=True)
         return True
 
     def close(self) -> None:
@@ -63,11 +63,11 @@ class PlainLines:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._said = clock, float("-inf")
         self._note = ""
-        self._verdict: Verdict | None = None
+        self._prediction: Prediction | None = None
 
     def show(self, seen: Seen) -> None:
         """See `View.show`."""
-        self._verdict = seen.verdict
+        self._prediction = seen.prediction
 
     def tick(self, status: Status) -> bool:
         """See `View.tick`."""
@@ -76,32 +76,32 @@ class PlainLines:
             if status.note:
                 message(status.note)
         now = self._clock()
-        if self._verdict is not None and now - self._said >= LINE:
+        if self._prediction is not None and now - self._said >= LINE:
             self._said = now
-            message(line(self._verdict, status))
-            self._verdict = None  # said once
+            message(line(self._prediction, status))
+            self._prediction = None  # said once
         return True
 
     def close(self) -> None:
         """See `View.close`."""
 
 
-def line(verdict: Verdict, status: Status) -> str:
+def line(prediction: Prediction, status: Status) -> str:
     """Such as "12.0 s  dog 93%  30.1 frames/s  4.2 ms  3 dropped"."""
-    parts = [f"{status.seconds:.1f} s", verdict.headline, *_speed(status.speed)]
+    parts = [f"{status.seconds:.1f} s", prediction.headline, *_speed(status.speed)]
     return "  ".join([*parts, *_lost(status)])
 
 
-def picture(verdict: Verdict | None, status: Status) -> RenderableType:
+def picture(prediction: Prediction | None, status: Status) -> RenderableType:
     """What the live display shows, as wide as the terminal."""
     parts: list[RenderableType] = []
-    if verdict is None:
+    if prediction is None:
         parts.append(Text(f"waiting for {status.source} ...", style="bold"))
     else:
-        style = "bold yellow" if verdict.label == UNKNOWN else "bold green"
+        style = "bold yellow" if prediction.label == UNKNOWN else "bold green"
         parts += [
-            Text(verdict.headline, style=style, no_wrap=True, overflow="ellipsis"),
-            _bars(verdict),
+            Text(prediction.headline, style=style, no_wrap=True, overflow="ellipsis"),
+            _bars(prediction),
         ]
         fps, total, *each = _speed(status.speed, parts=True)
         line_of_speed = f"{fps}  {total} ({', '.join(each)})"
@@ -113,14 +113,14 @@ def picture(verdict: Verdict | None, status: Status) -> RenderableType:
     return Group(*parts)
 
 
-def _bars(verdict: Verdict) -> Table:
+def _bars(prediction: Prediction) -> Table:
     """Label, bar and percentage; a long label leaves the bar half of the width."""
     table = Table.grid(padding=(0, 2, 0, 0), expand=True)
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     table.add_column(ratio=2)
     table.add_column(width=6, justify="right", no_wrap=True)
-    for index, (label, share) in enumerate(verdict.ranked):
-        style = "bold" if index == 0 and verdict.label == label else ""
+    for index, (label, share) in enumerate(prediction.ranked):
+        style = "bold" if index == 0 and prediction.label == label else ""
         bar = ProgressBar(total=1.0, completed=share, complete_style="cyan", finished_style="cyan")
         table.add_row(Text(label, style=style), bar, Text(f"{100 * share:.1f}%", style=style))
     return table

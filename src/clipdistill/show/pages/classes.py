@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.metrics import class_accuracy, confusion
-from .gather import Gathered, student_opinions, teacher_opinions
+from .gather import Gathered, student_predictions, teacher_predictions
 from .naming import model_name
 from .standing import Standing
 
@@ -78,9 +78,9 @@ def _by_labels(run: Gathered, shown: Standing) -> Classes | None:
 
 
 def _by_teacher(run: Gathered, shown: Standing) -> Classes | None:
-    if run.opinions is None:
+    if run.predictions is None:
         return None
-    student, teacher = student_opinions(run, shown.name.kind), teacher_opinions(run)
+    student, teacher = student_predictions(run, shown.name.kind), teacher_predictions(run)
     if student is None or teacher is None:
         return None
     both = [
@@ -88,7 +88,7 @@ def _by_teacher(run: Gathered, shown: Standing) -> Classes | None:
         for hers, his in zip(teacher.ranked, student.ranked, strict=True)
         if hers and his
     ]
-    labels = run.opinions.labels
+    labels = run.predictions.labels
     told = np.array(both, dtype=np.intp).reshape(-1, 2)
     counts = confusion(told[:, 1], told[:, 0], len(labels))
     return _classes("teacher", shown.name.title, labels, counts, {})

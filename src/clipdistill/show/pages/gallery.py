@@ -8,8 +8,8 @@ from pathlib import PurePath
 
 from ...core.progress import track
 from ...formats.ledger import LedgerRow
-from ...formats.opinions import Opinions, Ranked
-from .gather import Gathered, student_opinions, teacher_opinions
+from ...formats.predictions import Predictions, Ranked
+from .gather import Gathered, student_predictions, teacher_predictions
 from .thumbnails import thumbnail
 
 MOST = {"wrong": 12, "unsure": 8, "apart": 8, "right": 12}
@@ -94,7 +94,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class _One:
-    """A picture with its opinions, while it is decided what is shown."""
+    """A picture with its predictions, while it is decided what is shown."""
 
     index: int
     his: Ranked
@@ -119,30 +119,30 @@ class _One:
 
 
 def gallery_of(run: Gathered, kind: str) -> Gallery | None:
-    """Pick pictures by what the student of `kind` and the teacher say; None without opinions."""
-    student, teacher = student_opinions(run, kind), teacher_opinions(run)
-    opinions = run.opinions
-    if opinions is None or student is None:
+    """Pick pictures by what the student of `kind` and the teacher say; None without predictions."""
+    student, teacher = student_predictions(run, kind), teacher_predictions(run)
+    predictions = run.predictions
+    if predictions is None or student is None:
         return None
-    hers = (None,) * len(opinions.pictures) if teacher is None else teacher.ranked
+    hers = (None,) * len(predictions.pictures) if teacher is None else teacher.ranked
     every = [
         _One(index, his, her, picture.truth, cosine)
         for index, (picture, his, her, cosine) in enumerate(
-            zip(opinions.pictures, student.ranked, hers, student.cosine, strict=True)
+            zip(predictions.pictures, student.ranked, hers, student.cosine, strict=True)
         )
         if his
     ]
     differing = [one for one in every if one.differs]
     return Gallery(
-        walls=_walls(run, opinions, every),
+        walls=_walls(run, predictions, every),
         labelled=any(one.truth is not None for one in every),
         images=len(every),
         differing=None if teacher is None else len(differing),
-        pairs=_pairs(opinions, differing),
+        pairs=_pairs(predictions, differing),
     )
 
 
-def _walls(run: Gathered, opinions: Opinions, every: list[_One]) -> tuple[Wall, ...]:
+def _walls(run: Gathered, predictions: Predictions, every: list[_One]) -> tuple[Wall, ...]:
     sorts: dict[str, list[_One]] = {
         "wrong": sorted((one for one in every if one.wrong), key=lambda one: -one.his[0][1]),
         "unsure": sorted(every, key=lambda one: one.his[0][1]),
@@ -162,7 +162,7 @@ def _walls(run: Gathered, opinions: Opinions, every: list[_One]) -> tuple[Wall, 
         shown |= {one.index for one in picked[name]}
     with track("report", len(shown), "pictures") as step:
         return tuple(
-            Wall(name, tuple(_card(run, opinions, one, step) for one in ones), len(sorts[name]))
+            Wall(name, tuple(_card(run, predictions, one, step) for one in ones), len(sorts[name]))
             for name, ones in picked.items()
             if ones
         )
@@ -181,38 +181,38 @@ def _varied(ones: list[_One], most: int, a_class: int) -> list[_One]:
     return [one for one in ones if one.index in chosen]
 
 
-def _card(run: Gathered, opinions: Opinions, one: _One, step: Callable[[], object]) -> Card:
-    picture = opinions.pictures[one.index]
+def _card(run: Gathered, predictions: Predictions, one: _One, step: Callable[[], object]) -> Card:
+    picture = predictions.pictures[one.index]
     told = [("Teacher", one.hers), ("Student", one.his)]
     step()
     return Card(
         key=picture.key,
         image=thumbnail(picture, run.folder),
-        truth="" if one.truth is None else opinions.labels[one.truth],
+        truth="" if one.truth is None else predictions.labels[one.truth],
         said=tuple(
-            _said(who, ranked, opinions, one.truth) for who, ranked in told if ranked is not None
+            _said(who, ranked, predictions, one.truth) for who, ranked in told if ranked is not None
         ),
         cosine=one.cosine,
         owner=run.data.owners.get(PurePath(picture.key).name),
     )
 
 
-def _said(who: str, ranked: Ranked, opinions: Opinions, truth: int | None) -> Said:
+def _said(who: str, ranked: Ranked, predictions: Predictions, truth: int | None) -> Said:
     (best, share), *others = ranked
     return Said(
         who,
-        opinions.labels[best],
+        predictions.labels[best],
         share,
         None if truth is None else best == truth,
-        tuple((opinions.labels[index], other) for index, other in others),
+        tuple((predictions.labels[index], other) for index, other in others),
     )
 
 
-def _pairs(opinions: Opinions, ones: Iterable[_One]) -> tuple[tuple[str, str, int], ...]:
+def _pairs(predictions: Predictions, ones: Iterable[_One]) -> tuple[tuple[str, str, int], ...]:
     counts: dict[tuple[int, int], int] = {}
     for one in ones:
         if one.hers is not None:
             pair = (one.hers[0][0], one.his[0][0])
             counts[pair] = counts.get(pair, 0) + 1
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return tuple((opinions.labels[a], opinions.labels[b], n) for (a, b), n in ranked)
+    return tuple((predictions.labels[a], predictions.labels[b], n) for (a, b), n in ranked)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ...core.files import TEMPORARY_PREFIX
+from ...formats.baseline import Baseline, load_baseline
 from ...formats.cards import Compression, StudentCard, TeacherCard
-from ...formats.ceiling import Ceiling, load_ceiling
 from ...formats.classifier import OnnxCard
 from ...formats.measurements import Evaluated, Raced, load_evaluated, load_raced
 from ...formats.onnx_wire import read_onnx
-from ...formats.opinions import ModelOpinions, Opinions, load_opinions
+from ...formats.predictions import ModelPredictions, Predictions, load_predictions
 from ...formats.run import STUDENTS, RunFolder, RunRecord, load_run
 from ...formats.student import is_student, load_card, read_metrics
 from ...formats.text import TextEmbeddings, load_text
@@ -64,8 +64,8 @@ class Gathered:
         students: those that are finished, in order.
         evaluated: `evaluate`'s result.
         raced: `benchmark`'s.
-        ceiling: the teacher's.
-        opinions: of each picture.
+        baseline: the teacher's.
+        predictions: of each picture.
         data: where the pictures came from.
         made: what lies in the folder.
     """
@@ -77,8 +77,8 @@ class Gathered:
     students: tuple[Student, ...]
     evaluated: Evaluated | None
     raced: Raced | None
-    ceiling: Ceiling | None
-    opinions: Opinions | None
+    baseline: Baseline | None
+    predictions: Predictions | None
     data: Data
     made: tuple[Made, ...]
 
@@ -120,8 +120,8 @@ def gather(run: Path) -> Gathered:
         students=_students(folder),
         evaluated=load_evaluated(folder.evaluation),
         raced=load_raced(folder.benchmark),
-        ceiling=load_ceiling(folder.ceiling) if folder.ceiling.is_file() else None,
-        opinions=load_opinions(folder.opinions) if folder.opinions.is_file() else None,
+        baseline=load_baseline(folder.baseline) if folder.baseline.is_file() else None,
+        predictions=load_predictions(folder.predictions) if folder.predictions.is_file() else None,
         data=load_data(folder, images_folder(folder, record)),
         made=_made(folder),
     )
@@ -165,15 +165,15 @@ def _made(folder: RunFolder) -> tuple[Made, ...]:
     return tuple(found)
 
 
-def teacher_opinions(run: Gathered) -> ModelOpinions | None:
+def teacher_predictions(run: Gathered) -> ModelPredictions | None:
     """The teacher's; None where it was not asked."""
-    told = () if run.opinions is None else run.opinions.models
+    told = () if run.predictions is None else run.predictions.models
     return next((one for one in told if one.role == "teacher"), None)
 
 
-def student_opinions(run: Gathered, kind: str) -> ModelOpinions | None:
+def student_predictions(run: Gathered, kind: str) -> ModelPredictions | None:
     """Those of a student of a kind, as its exported file where it has one; else of any student."""
-    told = () if run.opinions is None else run.opinions.models
+    told = () if run.predictions is None else run.predictions.models
     named = [(model_name(one.model, one.role, run.classifier_of), one) for one in told]
     students = [(name, one) for name, one in named if name.kind != "teacher"]
     own = [(name, one) for name, one in students if name.kind == kind]

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...core import wording as words
 from ...core.errors import MissingExtraError
-from ...measure.race.verdicts import is_sparse
+from ...measure.race.conclusions import is_sparse
 from . import figures, missing
 from .classes import classes_of
 from .gallery import gallery_of

@@ -22,7 +22,7 @@ class Missing:
 
 
 AGAIN = "clipdistill run RUN/prompts.txt RUN"
-FOR_OPINIONS = "--opinions RUN/opinions.json --json > RUN/evaluation.json"
+FOR_PREDICTIONS = "--predictions RUN/predictions.json --json > RUN/evaluation.json"
 
 
 def missing_of(run: Gathered) -> dict[str, Missing]:
@@ -40,7 +40,7 @@ def missing_of(run: Gathered) -> dict[str, Missing]:
         "evaluation": (
             run.evaluated is None,
             "Nothing has been measured yet.",
-            f"clipdistill evaluate {both} {FOR_OPINIONS}",
+            f"clipdistill evaluate {both} {FOR_PREDICTIONS}",
         ),
         "labels": (
             run.evaluated is not None and not run.labelled,
@@ -54,10 +54,10 @@ def missing_of(run: Gathered) -> dict[str, Missing]:
             f"clipdistill benchmark {students} {folder} "
             "--text RUN/text.npy --json > RUN/benchmark.json",
         ),
-        "opinions": (
-            run.opinions is None,
+        "predictions": (
+            run.predictions is None,
             "What the models say of single pictures was not kept.",
-            f"clipdistill evaluate {both} {FOR_OPINIONS}",
+            f"clipdistill evaluate {both} {FOR_PREDICTIONS}",
         ),
         "compressed": (
             len(run.students) == 1 and run.students[0].name == "dense",
@@ -70,8 +70,8 @@ def missing_of(run: Gathered) -> dict[str, Missing]:
             "answer is “unknown”.",
             f"clipdistill evaluate {both} --calibrate",
         ),
-        "ceiling": (
-            run.ceiling is None,
+        "baseline": (
+            run.baseline is None,
             "How well the teacher itself separates the classes was not measured.",
             AGAIN,
         ),

@@ -186,8 +186,8 @@ def _limits(run: Gathered) -> Iterator[str]:
     if weak:
         told = listed([f"{row.label} ({percent(row.student, 0)})" for row in weak], 8)
         lines.append(f"Weak classes: {plain(told)}.")
-    if run.ceiling is not None and run.ceiling.empty:
-        lines.append(f"No picture in training showed {plain(listed(run.ceiling.empty, 8))}.")
+    if run.baseline is not None and run.baseline.empty:
+        lines.append(f"No picture in training showed {plain(listed(run.baseline.empty, 8))}.")
     yield "\n".join(f"- {line}" for line in lines)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .gather import Gathered, student_opinions, teacher_opinions
+from .gather import Gathered, student_predictions, teacher_predictions
 
 BINS = 10
 FEWEST = 5
@@ -35,14 +35,14 @@ class Reliability:
 
 
 def reliability_of(run: Gathered, kind: str) -> Reliability | None:
-    """Measured on the pictures of opinions.json; None where nobody knows what is right."""
-    student = student_opinions(run, kind)
-    if run.opinions is None or student is None:
+    """Measured on the pictures of predictions.json; None where nobody knows what is right."""
+    student = student_predictions(run, kind)
+    if run.predictions is None or student is None:
         return None
-    truth: list[int | None] = [picture.truth for picture in run.opinions.pictures]
+    truth: list[int | None] = [picture.truth for picture in run.predictions.pictures]
     by_labels = any(true is not None for true in truth)
     if not by_labels:
-        teacher = teacher_opinions(run)
+        teacher = teacher_predictions(run)
         if teacher is None:
             return None
         truth = [told[0][0] if told else None for told in teacher.ranked]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ...core.wording import clean, listed, many, megabytes, milliseconds, percent, short, times
-from ...measure.race.verdicts import outcome
+from ...measure.race.conclusions import outcome
 from .classes import Classes
 from .gather import Gathered
 from .naming import RUNTIMES, short_teacher
@@ -141,7 +141,7 @@ def findings_of(
         *_against_teacher(shown, teacher),
         *_compressed(run, models),
         *_weak_classes(classes),
-        *_ceiling(run),
+        *_baseline(run),
         *_calibration(run),
     )
 
@@ -181,7 +181,7 @@ def _compressed(run: Gathered, models: Sequence[Standing]) -> Iterator[Finding]:
 
 
 def _speed(one: Standing, dense: Standing) -> Iterator[str]:
-    """What the benchmark's rounds agree on; 2:4 weights are left to its own verdicts."""
+    """What the benchmark's rounds agree on; 2:4 weights are left to its own conclusions."""
     if one.name.kind == "sparse":
         return
     for name in RUNTIMES:
@@ -214,18 +214,18 @@ def _weak_classes(classes: Classes | None) -> Iterator[Finding]:
     yield Finding(True, f"Weak classes: {', '.join(told)}.{more}")
 
 
-def _ceiling(run: Gathered) -> Iterator[Finding]:
-    if run.ceiling is None:
+def _baseline(run: Gathered) -> Iterator[Finding]:
+    if run.baseline is None:
         return
-    if run.ceiling.empty:
+    if run.baseline.empty:
         yield Finding(
             True,
-            f"The teacher finds no picture of {listed(run.ceiling.empty)}: the student has never "
+            f"The teacher finds no picture of {listed(run.baseline.empty)}: the student has never "
             "seen any.",
         )
-    if run.ceiling.overlapping:
+    if run.baseline.overlapping:
         pairs = [
-            f"“{short(a, 40)}” and “{short(b, 40)}”" for a, b, _ in run.ceiling.overlapping[:3]
+            f"“{short(a, 40)}” and “{short(b, 40)}”" for a, b, _ in run.baseline.overlapping[:3]
         ]
         yield Finding(
             True,

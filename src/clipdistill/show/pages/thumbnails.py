@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from ...core.errors import ClipDistillError, ImageError
-from ...formats.opinions import Picture
+from ...formats.predictions import Picture
 from ...formats.run import RunFolder
 from ...images.decode import decode
 from ...images.sources import ImageItem, list_images

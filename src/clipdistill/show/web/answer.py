@@ -85,17 +85,17 @@ def short_name(name: str) -> str:
     return name
 
 
-def judged(opinions: Sequence[Opinion], least: float) -> list[Opinion]:
-    """The same opinions with this threshold; the last of two is the teacher's and has none."""
-    return [replace(one, least=0.0 if one.title == "Teacher" else least) for one in opinions]
+def judged(predictions: Sequence[Opinion], least: float) -> list[Opinion]:
+    """The same predictions with this threshold; the last of two is the teacher's and has none."""
+    return [replace(one, least=0.0 if one.title == "Teacher" else least) for one in predictions]
 
 
-def render(opinions: Sequence[Opinion]) -> str:
+def render(predictions: Sequence[Opinion]) -> str:
     """The answer: one card a model, and whether they agree."""
-    cards = "".join(_card(one) for one in opinions)
-    verdict = agreement(opinions)
+    cards = "".join(_card(one) for one in predictions)
+    verdict = agreement(predictions)
     note = f'<p class="agreement">{escape(verdict)}</p>' if verdict else ""
-    say = escape(spoken(opinions), quote=True)
+    say = escape(spoken(predictions), quote=True)
     return f'<div class="answer" data-say="{say}"><div class="cards">{cards}</div>{note}</div>'
 
 
@@ -105,11 +105,11 @@ def render_problem(sentence: str) -> str:
     return f'<div class="answer" data-say="{text}"><p class="problem">{text}</p></div>'
 
 
-def agreement(opinions: Sequence[Opinion]) -> str:
+def agreement(predictions: Sequence[Opinion]) -> str:
     """Whether student and teacher say the same; "" where only one was asked."""
-    if len(opinions) != 2:
+    if len(predictions) != 2:
         return ""
-    student, teacher = opinions
+    student, teacher = predictions
     if student.unknown:
         does = "is" if student.best == teacher.best else "is not"
         return f"The student is not sure; its best guess {does} what the teacher says."
@@ -118,10 +118,10 @@ def agreement(opinions: Sequence[Opinion]) -> str:
     return f"They disagree: the student says {student.best}, the teacher {teacher.best}."
 
 
-def spoken(opinions: Sequence[Opinion]) -> str:
+def spoken(predictions: Sequence[Opinion]) -> str:
     """The answer for a screen reader, short; without shares, which change with every frame."""
-    said = [f"{one.title}: {one.answer}." for one in opinions]
-    return " ".join([*said, agreement(opinions)]).strip()
+    said = [f"{one.title}: {one.answer}." for one in predictions]
+    return " ".join([*said, agreement(predictions)]).strip()
 
 
 def _card(one: Opinion) -> str:

@@ -58,11 +58,11 @@ class Shown:
 
     Attributes:
         data: the encoded picture, or the last frame of the camera; empty: none.
-        opinions: what the models said of it.
+        predictions: what the models said of it.
     """
 
     data: bytes = b""
-    opinions: tuple[Opinion, ...] = ()
+    predictions: tuple[Opinion, ...] = ()
 
 
 class Page:
@@ -94,16 +94,16 @@ class Page:
             return gradio.skip(), shown
         try:
             image = decode(shown.data, at_least=DECODED_SIDE, max_pixels=MAX_PIXELS)
-            opinions = self._ask(image, labels, both)
+            predictions = self._ask(image, labels, both)
         except ImageError as error:
             return render_problem(f"This picture cannot be used: {error}."), Shown()
         except ClipDistillError as error:
             return render_problem(str(error)), Shown(shown.data)
-        return render(judged(opinions, least)), Shown(shown.data, tuple(opinions))
+        return render(judged(predictions, least)), Shown(shown.data, tuple(predictions))
 
     def redraw(self, shown: Shown, least: float) -> Any:
         """Show the last answer with another threshold."""
-        return render(judged(shown.opinions, least)) if shown.opinions else gradio.skip()
+        return render(judged(shown.predictions, least)) if shown.predictions else gradio.skip()
 
     def use(self, text: str, labels: Labels) -> tuple[Labels, str]:
         """Take the text box's classes; those before stay when something is wrong with them."""
@@ -124,10 +124,10 @@ class Page:
         with self._one_at_a_time:
             models = self.lists.models(labels)
             alone = models.teacher is None
-            opinions = [ask(models.student, image, "Model" if alone else "Student")]
+            predictions = [ask(models.student, image, "Model" if alone else "Student")]
             if models.teacher is not None and both:
-                opinions.append(ask(models.teacher, image, "Teacher"))
-        return opinions
+                predictions.append(ask(models.teacher, image, "Teacher"))
+        return predictions
 
 
 @dataclass(frozen=True)

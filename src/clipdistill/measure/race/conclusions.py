@@ -16,8 +16,8 @@ SPARSE = 0.2
 
 
 @dataclass(frozen=True)
-class Raced:
-    """What a verdict needs to know of a model.
+class Timed:
+    """What a conclusion rests on.
 
     Attributes:
         name: for the sentence.
@@ -48,7 +48,7 @@ def is_sparse(share: float | None) -> bool:
     return share is not None and share >= SPARSE
 
 
-def verdicts(models: Sequence[Raced]) -> list[str]:
+def conclusions(models: Sequence[Timed]) -> list[str]:
     """Sentences about every model that is compressed, and has one beside it to compare with."""
     lines = []
     for model in models:
@@ -59,7 +59,7 @@ def verdicts(models: Sequence[Raced]) -> list[str]:
     return lines
 
 
-def ratio(model: Raced, other: Raced) -> float:
+def ratio(model: Timed, other: Timed) -> float:
     """How many times as long as `other` a model takes: the median of the rounds' ratios."""
     pairs = zip(model.rounds, other.rounds, strict=False)
     return float(np.median([mine / theirs for mine, theirs in pairs]))
@@ -84,7 +84,7 @@ def outcome(rounds: Sequence[float], others: Sequence[float]) -> str:
     return "same"
 
 
-def _against_fp32(model: Raced, models: Sequence[Raced]) -> list[str]:
+def _against_fp32(model: Timed, models: Sequence[Timed]) -> list[str]:
     same = _find(models, lambda one: _peers(one, model) and one.precision == "fp32")
     if same is None:
         return []
@@ -99,7 +99,7 @@ def _against_fp32(model: Raced, models: Sequence[Raced]) -> list[str]:
     return []
 
 
-def _against_dense(model: Raced, models: Sequence[Raced]) -> list[str]:
+def _against_dense(model: Timed, models: Sequence[Timed]) -> list[str]:
     same = _find(
         models,
         lambda one: _peers(one, model) and one.precision == model.precision and not one.is_sparse,
@@ -123,18 +123,18 @@ def _against_dense(model: Raced, models: Sequence[Raced]) -> list[str]:
     return [f"{_about(model)}: 2:4 sparsity made it {1 / times:.2f}x as fast: {figures}."]
 
 
-def _peers(one: Raced, model: Raced) -> bool:
+def _peers(one: Timed, model: Timed) -> bool:
     same = one.network == model.network and one.runtime == model.runtime
     return one is not model and same and one.device == model.device and bool(one.rounds)
 
 
-def _find(models: Sequence[Raced], fits: Callable[[Raced], bool]) -> Raced | None:
+def _find(models: Sequence[Timed], fits: Callable[[Timed], bool]) -> Timed | None:
     """The first that fits; dense ones first."""
     found = [one for one in models if fits(one)]
     return min(found, key=lambda one: one.is_sparse, default=None)
 
 
-def _hint(model: Raced) -> str:
+def _hint(model: Timed) -> str:
     if model.runtime == "onnxruntime" and "int8" in model.precision:
         return (
             " TensorRT's form of INT8 is slow in ONNX Runtime: export with --target onnxruntime, "
@@ -147,9 +147,9 @@ def _hint(model: Raced) -> str:
     return ""
 
 
-def _about(model: Raced) -> str:
+def _about(model: Timed) -> str:
     return f"{model.name} in {model.runtime}"
 
 
-def _ms(model: Raced) -> str:
+def _ms(model: Timed) -> str:
     return f"{np.median(model.rounds):.2f}"

@@ -1,4 +1,4 @@
-"""The teacher's ceiling, and pictures that are held out."""
+"""The teacher's baseline, and pictures that are held out."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pytest
 
 from clipdistill.core.errors import InputError
 from clipdistill.core.zeroshot import LogitScale
+from clipdistill.formats.baseline import Baseline, load_baseline, save_baseline
 from clipdistill.formats.cards import TeacherCard
-from clipdistill.formats.ceiling import Ceiling, load_ceiling, save_ceiling
 from clipdistill.formats.embeddings import EmbeddingStore, Header, Row
 from clipdistill.formats.run import RunFolder
 from clipdistill.formats.selection import load_selection
 from clipdistill.formats.text import TextEmbeddings, save_text
 from clipdistill.images.preprocess import Preprocess
 from clipdistill.images.sources import ImageItem, list_images
-from clipdistill.pipeline.ceiling import measure, sentence, warnings
+from clipdistill.pipeline.baseline import measure, sentence, warnings
 from clipdistill.pipeline.holdout import hold_out
 
 CARD = TeacherCard("hand-made", "", "abc", 16, LogitScale(10.0), Preprocess(32))
@@ -73,8 +73,8 @@ def test_the_ceiling_with_labels(world: dict[str, Path], tmp_path: Path) -> None
     assert [pair[:2] for pair in found.overlapping] == [("dog", "puppy")]
     assert found.overlapping[0][2] > 0.99
     assert (found.images, found.labelled_images) == (80, 12)
-    save_ceiling(tmp_path / "ceiling.json", found)
-    assert load_ceiling(tmp_path / "ceiling.json") == found
+    save_baseline(tmp_path / "baseline.json", found)
+    assert load_baseline(tmp_path / "baseline.json") == found
 
 
 def test_the_ceiling_without_labels_says_how_sure_the_teacher_is(world: dict[str, Path]) -> None:
@@ -107,7 +107,7 @@ def test_a_single_class_is_no_reason_to_fail(tmp_path: Path) -> None:
     text = save_text(tmp_path / "text.npy", classes)
     found = measure(store(tmp_path / "emb", {"0.jpg": base[0]}), text, None, tmp_path)
     assert found.counts == {"a": 1}
-    assert isinstance(found, Ceiling)
+    assert isinstance(found, Baseline)
 
 
 def pictures(folder: Path, count: int) -> list[ImageItem]:

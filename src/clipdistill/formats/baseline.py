@@ -1,4 +1,4 @@
-"""The teacher's ceiling: how well the teacher itself separates the classes (`ceiling.json`)."""
+"""The teacher's baseline: how well the teacher itself separates the classes (`baseline.json`)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from ..core.errors import FormatError
 from ..core.files import check_format, describing, read_json, write_json
 
-FORMAT = "clipdistill.ceiling"
+FORMAT = "clipdistill.baseline"
 VERSION = 1
 
 
 @dataclass(frozen=True)
-class Ceiling:
+class Baseline:
     """How well a teacher separates the classes; no student of it can be expected to do better.
 
     Confidence, margin and counts are of the unlabelled pictures, accuracy is of the labelled.
@@ -45,23 +45,23 @@ class Ceiling:
     empty: tuple[str, ...]
 
 
-def save_ceiling(path: Path, ceiling: Ceiling) -> None:
-    """Write `ceiling.json` atomically."""
-    write_json(path, {"format": FORMAT, "version": VERSION, **asdict(ceiling)})
+def save_baseline(path: Path, baseline: Baseline) -> None:
+    """Write `baseline.json` atomically."""
+    write_json(path, {"format": FORMAT, "version": VERSION, **asdict(baseline)})
 
 
-def load_ceiling(path: Path) -> Ceiling:
-    """Read `ceiling.json`.
+def load_baseline(path: Path) -> Baseline:
+    """Read `baseline.json`.
 
     Raises:
         InputError: there is none.
         FormatError: it cannot be read, or is of a newer version.
     """
-    card = read_json(path, "the teacher's ceiling")
+    card = read_json(path, "the teacher's baseline")
     check_format(path, card, FORMAT, VERSION)
     with describing(path):
         try:
-            return Ceiling(
+            return Baseline(
                 str(card["teacher"]),
                 bool(card["labelled"]),
                 int(card["images"]),
@@ -75,4 +75,4 @@ def load_ceiling(path: Path) -> Ceiling:
                 tuple(str(label) for label in card["empty"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"a teacher's ceiling cannot be read: {error!r}") from error
+            raise FormatError(f"a teacher's baseline cannot be read: {error!r}") from error

@@ -1,4 +1,4 @@
-"""Measuring the teacher's ceiling from stored embeddings, and saying what it means."""
+"""Measuring the teacher's baseline from stored embeddings, and saying what it means."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..core import metrics
 from ..core.results import Table, list_some
 from ..core.wording import percent
 from ..core.zeroshot import top_k
-from ..formats.ceiling import Ceiling
+from ..formats.baseline import Baseline
 from ..formats.embeddings import Embeddings, load_embeddings, match_rows
 from ..formats.text import TextEmbeddings, load_text
 from ..images.sources import list_images
@@ -42,7 +42,7 @@ class _Best:
 
 def measure(
     embeddings: Path, text: Path, labelled: Path | None, labelled_embeddings: Path
-) -> Ceiling:
+) -> Baseline:
     """How well the teacher separates the classes.
 
     Args:
@@ -61,7 +61,7 @@ def measure(
     accuracy, per_class, images = (
         (None, {}, 0) if labelled is None else _accuracy(labelled, labelled_embeddings, classes)
     )
-    return Ceiling(
+    return Baseline(
         teacher=str(stored.teacher),
         labelled=labelled is not None,
         images=len(best.labels),
@@ -125,16 +125,16 @@ def _overlapping(classes: TextEmbeddings, best: _Best) -> tuple[tuple[str, str, 
     return tuple(sorted(named, key=lambda pair: -pair[2]))
 
 
-def table(ceiling: Ceiling) -> Table:
+def table(baseline: Baseline) -> Table:
     """Pictures and accuracy of each label, the fewest pictures first."""
-    labels = sorted(ceiling.counts, key=lambda label: ceiling.counts[label])
+    labels = sorted(baseline.counts, key=lambda label: baseline.counts[label])
     more = len(labels) - MOST_ROWS
-    columns = ("label", ">pictures", *((">accuracy",) if ceiling.labelled else ()))
+    columns = ("label", ">pictures", *((">accuracy",) if baseline.labelled else ()))
     rows = [
         (
             label,
-            str(ceiling.counts[label]),
-            *((percent(ceiling.per_class.get(label)),) if ceiling.labelled else ()),
+            str(baseline.counts[label]),
+            *((percent(baseline.per_class.get(label)),) if baseline.labelled else ()),
         )
         for label in labels[:MOST_ROWS]
     ]
@@ -142,28 +142,28 @@ def table(ceiling: Ceiling) -> Table:
     return Table(title + (f" ({more} more labels)" if more > 0 else ""), columns, tuple(rows))
 
 
-def sentence(ceiling: Ceiling) -> str:
-    """The ceiling in one line."""
+def sentence(baseline: Baseline) -> str:
+    """The baseline in one line."""
     sure = (
-        f"on {ceiling.images} pictures its best label has a mean probability of "
-        f"{percent(ceiling.confidence)}, {100 * ceiling.margin:.1f} points above the second"
+        f"on {baseline.images} pictures its best label has a mean probability of "
+        f"{percent(baseline.confidence)}, {100 * baseline.margin:.1f} points above the second"
     )
-    if ceiling.accuracy is None:
-        return f"The teacher's ceiling: {sure}."
+    if baseline.accuracy is None:
+        return f"The teacher's baseline: {sure}."
     return (
-        f"The teacher's ceiling: {percent(ceiling.accuracy)} accuracy on "
-        f"{ceiling.labelled_images} labelled pictures; {sure}."
+        f"The teacher's baseline: {percent(baseline.accuracy)} accuracy on "
+        f"{baseline.labelled_images} labelled pictures; {sure}."
     )
 
 
-def warnings(ceiling: Ceiling) -> list[str]:
+def warnings(baseline: Baseline) -> list[str]:
     """What the user should look at before hours of training; empty when all is well."""
-    pairs = [f"{a} ~ {b} (cosine of the texts {near:.3f})" for a, b, near in ceiling.overlapping]
+    pairs = [f"{a} ~ {b} (cosine of the texts {near:.3f})" for a, b, near in baseline.overlapping]
     return [
         *list_some("The teacher hardly tells these labels apart; reword or join them:", pairs, 5),
         *list_some(
             "The teacher sees none of these among the pictures; add some, or reword:",
-            ceiling.empty,
+            baseline.empty,
             5,
         ),
     ]

@@ -1,6 +1,6 @@
-"""What each model says of each picture, for a report: `opinions.json`.
+"""What each model says of each picture, for a report: `predictions.json`.
 
-{"format": "clipdistill.opinions", "version": 1, "labels": [...],
+{"format": "clipdistill.predictions", "version": 1, "labels": [...],
  "pictures": [{"path": "/photos/dog/1.jpg", "key": "dog/1.jpg", "truth": 3 or null}, ...],
  "models": [{"model": "student", "runtime": "torch", "role": "student",
              "ranked": [[[3, 0.91], [0, 0.05], [7, 0.01]], ...],  best first; null: not read
@@ -15,7 +15,7 @@ from pathlib import Path
 from ..core.errors import FormatError
 from ..core.files import check_format, describing, read_json, write_json
 
-FORMAT = "clipdistill.opinions"
+FORMAT = "clipdistill.predictions"
 VERSION = 1
 MOST_RANKED = 3
 """Labels kept for each picture."""
@@ -40,7 +40,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class ModelOpinions:
+class ModelPredictions:
     """What one model says.
 
     Attributes:
@@ -59,7 +59,7 @@ class ModelOpinions:
 
 
 @dataclass(frozen=True)
-class Opinions:
+class Predictions:
     """What several models say of the same pictures.
 
     Attributes:
@@ -70,10 +70,10 @@ class Opinions:
 
     labels: tuple[str, ...]
     pictures: tuple[Picture, ...]
-    models: tuple[ModelOpinions, ...]
+    models: tuple[ModelPredictions, ...]
 
 
-def save_opinions(path: Path, opinions: Opinions) -> None:
+def save_predictions(path: Path, predictions: Predictions) -> None:
     """Write them atomically; numbers are rounded to four digits."""
     models = [
         {
@@ -86,15 +86,15 @@ def save_opinions(path: Path, opinions: Opinions) -> None:
             ],
             "cosine": [None if cosine is None else round(cosine, 4) for cosine in one.cosine],
         }
-        for one in opinions.models
+        for one in predictions.models
     ]
-    pictures = [asdict(picture) for picture in opinions.pictures]
-    values = {"labels": list(opinions.labels), "pictures": pictures, "models": models}
+    pictures = [asdict(picture) for picture in predictions.pictures]
+    values = {"labels": list(predictions.labels), "pictures": pictures, "models": models}
     write_json(path, {"format": FORMAT, "version": VERSION, **values})
 
 
-def load_opinions(path: Path) -> Opinions:
-    """Read what `save_opinions` wrote.
+def load_predictions(path: Path) -> Predictions:
+    """Read what `save_predictions` wrote.
 
     Raises:
         InputError: no such file.
@@ -110,7 +110,7 @@ def load_opinions(path: Path) -> Opinions:
                 for one in value["pictures"]
             )
             models = tuple(
-                ModelOpinions(
+                ModelPredictions(
                     str(one["model"]),
                     str(one["runtime"]),
                     str(one["role"]),
@@ -120,11 +120,11 @@ def load_opinions(path: Path) -> Opinions:
                 for one in value["models"]
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"opinions cannot be read: {error!r}") from error
+            raise FormatError(f"predictions cannot be read: {error!r}") from error
         for model in models:
             if not len(model.ranked) == len(model.cosine) == len(pictures):
-                raise FormatError(f"opinions: {model.model} has another number of pictures")
-    return Opinions(labels, pictures, models)
+                raise FormatError(f"predictions: {model.model} has another number of pictures")
+    return Predictions(labels, pictures, models)
 
 
 def _ranked(value: object, labels: int) -> Ranked | None:
