@@ -33,8 +33,9 @@ format: $(READY) ## Repair what ruff can repair.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(READY) ## Write docs/cli.md anew from the commands' help.
+docs: $(READY) ## Write docs/cli.md and the type stub anew from the verbs.
 	$(BIN)/python tools/make_cli_docs.py
+	$(BIN)/python tools/make_stub.py
 
 clean: ## Delete the virtual environment, caches and the quickstart's results.
 	rm -rf $(VENV) .venv-interop build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from reporting import write_report
 
-from clipdistill import DistillOptions, distill, embed, embed_text, evaluate, export, quantize
+from clipdistill import distill, embed, embed_text, evaluate, export, quantize
 from clipdistill.core.console import ConsoleReporter
 from clipdistill.core.progress import reporting
 from clipdistill.formats.cards import StudentCard
@@ -111,14 +111,27 @@ def prepare(arch: str, asked: argparse.Namespace) -> Path:
     embed(asked.images, out / "emb", model_name=asked.teacher, normalize=False, dtype="float32")
     embed_text(out / "prompts.txt", out / "text", model_name=asked.teacher)
     folder = out / f"{arch}-{asked.image_size}"
-    dense = DistillOptions(
-        image_size=asked.image_size, num_epochs=asked.epochs, prompts=out / "text.npy"
+    common = {"image_size": asked.image_size, "prompts": out / "text.npy"}
+    distill(
+        arch,
+        asked.images,
+        out / "emb",
+        folder / "dense",
+        num_epochs=asked.epochs,
+        **common,
     )
-    distill(arch, asked.images, out / "emb", folder / "dense", dense)
-    tuned = replace(dense, num_epochs=asked.fine_tuning_epochs, init_checkpoint=folder / "dense")
     for name, sparse, qat in (("sparse", True, False), ("qat", False, True), ("both", True, True)):
-        options = replace(tuned, sparse=sparse, qat=qat)
-        distill(arch, asked.images, out / "emb", folder / name, options)
+        distill(
+            arch,
+            asked.images,
+            out / "emb",
+            folder / name,
+            init_checkpoint=folder / "dense",
+            sparse=sparse,
+            qat=qat,
+            num_epochs=asked.fine_tuning_epochs,
+            **common,
+        )
     if not is_student(folder / "pruned"):
         prune(folder / "dense", folder / "pruned")
     for name, source in (("ptq", "dense"), ("pruned-ptq", "pruned")):

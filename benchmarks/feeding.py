@@ -20,7 +20,7 @@ from reporting import interleaved, ratios, write_report
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from clipdistill import DistillOptions, distill, embed
+from clipdistill import distill, embed
 from clipdistill.distillation.losses import distillation_loss
 from clipdistill.distillation.optimizer import make_optimizer
 from clipdistill.distillation.options import DistillOptions as Options
@@ -121,7 +121,11 @@ def epoch_candidates(
         out = scratch / "student"
         shutil.rmtree(out, ignore_errors=True)
         start = time.perf_counter()
-        chosen = DistillOptions(
+        distill(
+            arch,
+            images,
+            embeddings,
+            out,
             image_size=size,
             batch_size=BATCH,
             device="cpu",
@@ -129,7 +133,6 @@ def epoch_candidates(
             val_fraction=0.0,
             cache_dir=scratch / "pixels",
         )
-        distill(arch, images, embeddings, out, chosen)
         return time.perf_counter() - start
 
     loader = older_loader(paths, size, 2)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from reporting import write_report
 
-from clipdistill import DistillOptions, distill, embed, export, quantize
+from clipdistill import distill, embed, export, quantize
 from clipdistill.core.console import ConsoleReporter
 from clipdistill.core.progress import reporting
 from clipdistill.images.preprocess import Preprocess
@@ -63,9 +63,15 @@ def prepare(asked: argparse.Namespace) -> tuple[Path, list[str]]:
     """
     folder = asked.out / f"{asked.arch}-{asked.image_size}"
     embed(asked.images, asked.out / "emb", model_name=asked.teacher)
-    options = DistillOptions(image_size=asked.image_size, num_epochs=1)
     student = folder / "student"
-    distill(asked.arch, asked.images, asked.out / "emb", student, options)
+    distill(
+        asked.arch,
+        asked.images,
+        asked.out / "emb",
+        student,
+        image_size=asked.image_size,
+        num_epochs=1,
+    )
     if not (folder / "student-int8" / "student.json").exists():
         quantize(student, asked.images, folder / "student-int8")
     made = []

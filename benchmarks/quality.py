@@ -13,7 +13,7 @@ from pathlib import Path
 
 from reporting import write_report
 
-from clipdistill import DistillOptions, distill, embed, embed_text, evaluate
+from clipdistill import distill, embed, embed_text, evaluate
 from clipdistill.core.console import ConsoleReporter
 from clipdistill.core.progress import reporting
 
@@ -35,7 +35,7 @@ def main() -> None:
         "prompts": out / "text.npy",
     }
     recipes = {
-        "older scripts (MSE on raw embeddings, Adam 3e-4, centre view)": DistillOptions(
+        "older scripts (MSE on raw embeddings, Adam 3e-4, centre view)": dict(
             criterion="mse",
             optimizer="adam",
             lr=3e-4,
@@ -47,13 +47,13 @@ def main() -> None:
             ema_decay=0.0,
             **common,
         ),
-        "clipdistill defaults": DistillOptions(**common),
+        "clipdistill defaults": common,
     }
     rows = []
     students = []
     for number, (name, options) in enumerate(recipes.items()):
         folder = out / f"{arguments.arch}-{arguments.image_size}-{arguments.epochs}-{number}"
-        result = distill(arguments.arch, arguments.images, out / "emb", folder, options)
+        result = distill(arguments.arch, arguments.images, out / "emb", folder, **options)
         students.append((name, folder, result))
     measured = evaluate(
         teacher,

@@ -27,7 +27,7 @@ def demo(args: argparse.Namespace) -> object:
         arch=args.model_name,
         image_size=args.image_size,
     )
-    options = clipdistill.DemoOptions(
+    options = dict(
         camera=args.camera_device if args.video is None else None,
         video=args.video,
         window=has_display(),
@@ -37,7 +37,7 @@ def demo(args: argparse.Namespace) -> object:
         arch=args.model_name,
         image_size=args.image_size,
     )
-    return clipdistill.demo(str(args.checkpoint_path), options=options)
+    return clipdistill.demo(args.checkpoint_path, **options)
 
 
 def main() -> int:

@@ -44,7 +44,7 @@ def parse() -> argparse.Namespace:
 
 def distil(args: argparse.Namespace) -> object:
     """Distil with the older recipe: no schedule, no mirroring, no clipping, nothing held out."""
-    options = clipdistill.DistillOptions(
+    options = dict(
         output_dim=args.output_dim,
         pretrained=args.pretrained,
         init_checkpoint=args.init_checkpoint,
@@ -69,7 +69,7 @@ def distil(args: argparse.Namespace) -> object:
         precision="fp32",
     )
     result = clipdistill.distill(
-        args.model_name, args.images_folder, args.embeddings_folder, args.output_dir, options
+        args.model_name, args.images_folder, args.embeddings_folder, args.output_dir, **options
     )
     told = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
     write_json(ensure_folder(args.output_dir) / "args.json", told)

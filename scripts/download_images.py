@@ -8,8 +8,9 @@ The older command over `clipdistill.download`; `clipdistill download --help` off
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
-from clipdistill import DownloadOptions, download
+import clipdistill
 from clipdistill.cli import run_script
 
 
@@ -24,14 +25,15 @@ def main() -> int:
     parser.add_argument("--allow_private", action="store_true", help="also from private addresses")
     args = parser.parse_args()
     # resize 0: the older script kept the bytes as they came.
-    options = DownloadOptions(
+    options: dict[str, Any] = dict(
         max_workers=args.max_workers,
         timeout=args.timeout,
         verify_tls=args.verify,
         allow_private=args.allow_private,
         resize=0,
     )
-    return run_script(lambda: download(args.input_urls_file, args.output_folder, options))
+    urls, images = args.input_urls_file, args.output_folder
+    return run_script(lambda: clipdistill.download(urls, images, **options))
 
 
 def _yes_or_no(text: str) -> bool:

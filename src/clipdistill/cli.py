@@ -1,8 +1,8 @@
 """The command line: the verbs, the options that all of them take, what is printed, exit codes.
 
-This is the only place that prints, sets up logging or exits.  A verb is a stage's function: its
-options are derived from the function's signature and docstring, and the function is imported only
-when the verb runs.
+This is the only place that prints, sets up logging or exits.  The
+options of a command are derived from the verb's function (`core.signatures`), which is imported
+only when the command runs.
 
 With `--json` exactly one JSON object goes to stdout, whatever happens: the result, or
 `{"error": {"type", "message", "exit_code"}}`.  A sentence for people goes to stderr as well.
@@ -28,6 +28,7 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
 
 from .core.errors import ClipDistillError, MissingExtraError, did_you_mean
 from .core.progress import reporting
+from .core.signatures import EMPTY, KEYWORD, command, options_of
 from .verbs import GROUPS, VERBS, Verb
 
 if TYPE_CHECKING:
@@ -84,11 +85,17 @@ class Output:
     debug: bool = False
 
 
+ARGUMENTS = Group("Arguments", sort_key=1)
+COMMON = Group("Options", sort_key=2)
+ADVANCED = Group("Advanced options", sort_key=3)
+EVERY = Group("Every command", sort_key=9)
+"""Sections of a help page."""
+
+
 def _flag(name: str | Sequence[str], text: str) -> Parameter:
     return Parameter(name, negative="", group=EVERY, help=text, show_default=False)
 
 
-EVERY = Group("Every command", sort_key=9)
 _Json = Annotated[bool, _flag("--json", "Print one JSON object, the result or the error.")]
 _Quiet = Annotated[bool, _flag(("--quiet", "-q"), "No progress, no messages.")]
 _Debug = Annotated[bool, _flag("--debug", "Show tracebacks, logs and warnings.")]
@@ -112,18 +119,24 @@ def build_app(output: Output) -> App:
     app = App(
         name="clipdistill",
         help=ABOUT,
-        help_epilogue="Start with: `clipdistill quickstart`; about one: `clipdistill embed --help`",
+        group_arguments=ARGUMENTS,
+        group_parameters=COMMON,
+        help_epilogue="Start with `clipdistill quickstart`. More help: `clipdistill run -h`",
         help_format="markdown",
         version=_version,
+        version_flags=("--version", "-V"),
         default_parameter=Parameter(negative_iterable=(), show_default=_default_text),
         suppress_keyboard_interrupt=False,
         result_action="return_value",
     )
     app.meta.suppress_keyboard_interrupt = False
     app["--help"].group = app["--version"].group = EVERY
+    app.register_install_completion_command(
+        name="--install-completion", group=EVERY, help="Install completion for this shell."
+    )
     for place, verb in enumerate(VERBS):
         _home(app, verb, place).command(
-            verb.target,
+            f"{__name__}:{PREFIX}{verb.function_name}",
             name=verb.name.split()[-1],
             help=verb.help,
             help_epilogue=verb.epilogue(),
@@ -145,6 +158,30 @@ def build_app(output: Output) -> App:
         return _run_stage(lambda: command(*bound.args, **bound.kwargs), output)
 
     return app
+
+
+PREFIX = "command_"
+
+
+def __getattr__(name: str) -> Any:
+    """Make the function of a command when cyclopts imports it (PEP 562): `command_embed`."""
+    for verb in VERBS:
+        if name == PREFIX + verb.function_name:
+            return _command(verb)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _command(verb: Verb) -> Callable[..., Any]:
+    """The function behind a verb, its options flat and in the groups of its help page."""
+    function = verb.function()
+    groups = {}
+    for option in options_of(function):
+        group = ARGUMENTS
+        if option.kind is KEYWORD:
+            common = not verb.common or option.name in verb.common or option.default is EMPTY
+            group = COMMON if common else ADVANCED
+        groups[option.name] = Parameter(group=group)
+    return command(function, groups)
 
 
 def _home(app: App, verb: Verb, place: int) -> App:
@@ -185,9 +222,9 @@ def _run_app(tokens: list[str], output: Output) -> int:
 def _prefer_docstrings(app: App, tokens: Sequence[str]) -> None:
     """Let a verb's own page show its docstring instead of the one line of the list."""
     _, path, _ = app.meta.parse_commands(tokens)
-    for command in path:
-        if command.name[0] in {verb.name.split()[-1] for verb in VERBS}:
-            command.help = None
+    for page in path:
+        if page.name[0] in {verb.name.split()[-1] for verb in VERBS}:
+            page.help = None
 
 
 def _run_stage(action: Callable[[], Result | None], output: Output) -> int:

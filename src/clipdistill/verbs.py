@@ -1,25 +1,45 @@
-"""Every command: its name, the function behind it, its line of help and its examples."""
+"""Every verb: its name, the function behind it, its line of help, its examples.
+
+A verb is a command of the shell and a function of `import clipdistill`, with the same words.
+"""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Verb:
-    """One command.
+    """One verb.
 
     Attributes:
         name: as it is typed; two words make it part of a group ("pool search").
-        target: "module:function", imported when the verb runs.
+        target: "module:function", imported when the verb is used.
         help: one line for the list of commands.
         examples: command lines for the end of its help.
+        common: options that most people need; the help lists the others as advanced. Empty: all
+            are common.
     """
 
     name: str
     target: str
     help: str
     examples: tuple[str, ...]
+    common: tuple[str, ...] = ()
+
+    @property
+    def function_name(self) -> str:
+        """The name in Python: "pool_search" for "pool search"."""
+        return self.name.replace(" ", "_").replace("-", "_")
+
+    def function(self) -> Callable[..., Any]:
+        """Import the function behind the verb."""
+        module, _, name = self.target.partition(":")
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return function
 
     def epilogue(self) -> str:
         """The examples as they stand in the help."""
@@ -35,37 +55,57 @@ VERBS = (
     Verb(
         "quickstart",
         "clipdistill.pipeline.quickstart:quickstart",
-        "See the whole road run offline, on drawn pictures, in minutes.",
+        "Run the whole pipeline offline on drawn images, in minutes.",
         ("clipdistill quickstart --out runs/quickstart",),
     ),
     Verb(
         "run",
         "clipdistill.pipeline.run:run",
-        "Go the whole road, from prompts and pictures to a classifier.",
+        "Make a classifier and a report from prompts and images.",
         (
             "clipdistill run prompts.txt runs/pets --images photos",
             "clipdistill run prompts.txt runs/pets --images photos --sparse --qat --dry-run",
             "clipdistill run prompts.txt runs/pets --search commons --contact me@home.org",
         ),
+        (
+            "images",
+            "search",
+            "num_images",
+            "contact",
+            "teacher",
+            "template",
+            "student",
+            "pretrained",
+            "image_size",
+            "num_epochs",
+            "sparse",
+            "qat",
+            "labelled",
+            "target",
+            "device",
+            "dry_run",
+        ),
     ),
     Verb(
         "search",
         "clipdistill.collect.search:search",
-        "Search images for prompts, and write a list of URLs.",
+        "Search images for prompts and write a list of URLs.",
         (
             "clipdistill search prompts.txt urls.txt --source commons --contact me@home.org",
             "clipdistill search prompts.txt urls.txt --source knn --url http://server:1234",
             'clipdistill search prompts.txt urls.txt --source parquet --tables "laion/*"',
         ),
+        ("source", "num_images", "append", "url", "contact", "license", "tables", "pool"),
     ),
     Verb(
         "download",
         "clipdistill.collect.download:download",
-        "Download pictures from a list of URLs, carefully.",
+        "Download the images of a list of URLs.",
         (
             "clipdistill download image_urls.txt images",
             "clipdistill download image_urls.parquet images --resize 0 --max-workers 128",
         ),
+        ("resize", "max_workers", "timeout", "user_agent", "allow_private"),
     ),
     Verb(
         "embed",
@@ -75,6 +115,7 @@ VERBS = (
             "clipdistill embed photos runs/embeddings",
             "clipdistill embed photos runs/embeddings --model-name local-dir:teacher",
         ),
+        ("model_name", "pretrained", "batch_size", "num_workers", "device"),
     ),
     Verb(
         "embed-text",
@@ -88,7 +129,7 @@ VERBS = (
     Verb(
         "pool search",
         "clipdistill.collect.pool_search:pool_search",
-        "Find the images of a pool that fit words or pictures best.",
+        "Find the images of a pool that fit words or images best.",
         (
             'clipdistill pool search runs/embeddings "a red fish" "a boat at night"',
             "clipdistill pool search runs/embeddings --image fish.jpg --top-k 20",
@@ -97,7 +138,7 @@ VERBS = (
     Verb(
         "select",
         "clipdistill.collect.select:select",
-        "Choose the relevant, balanced part of a big pile of images.",
+        "Select relevant, balanced images for a class list.",
         (
             "clipdistill select photos runs/embeddings runs/text.npy runs/selection -n 500",
             "clipdistill select photos runs/emb runs/text.npy runs/sel --min-score 0.25",
@@ -108,6 +149,7 @@ VERBS = (
         "clipdistill.collect.serve:serve",
         "Serve a pool over HTTP, in clip-retrieval's protocol.",
         ("clipdistill serve runs/embeddings --images photos --port 1234",),
+        ("images", "host", "port", "model_name", "device"),
     ),
     Verb(
         "distill",
@@ -118,18 +160,35 @@ VERBS = (
             "clipdistill distill resnet18 photos runs/emb runs/student --num-epochs 20",
             "clipdistill distill resnet18 photos runs/emb q --init-checkpoint runs/s --qat",
         ),
+        (
+            "only",
+            "pretrained",
+            "student_weights",
+            "init_checkpoint",
+            "sparse",
+            "qat",
+            "image_size",
+            "num_epochs",
+            "batch_size",
+            "lr",
+            "prompts",
+            "seed",
+            "device",
+        ),
     ),
     Verb(
         "quantize",
         "clipdistill.distillation.quantize:quantize",
         "Make a student INT8 without training.",
         ("clipdistill quantize runs/student photos runs/student_int8",),
+        ("calibration_images", "calibration", "text", "embeddings", "device"),
     ),
     Verb(
         "evaluate",
         "clipdistill.measure.evaluate:evaluate",
-        "Measure teachers, students and ONNX files, with labels or without.",
+        "Measure teachers, students and ONNX files, with or without labels.",
         ("clipdistill evaluate runs/student --labelled photos --text runs/text.npy",),
+        ("labelled", "images", "embeddings", "text", "calibrate", "predictions", "device"),
     ),
     Verb(
         "predict",
@@ -139,36 +198,39 @@ VERBS = (
             "clipdistill predict runs/classifier.onnx cat.jpg",
             "clipdistill predict runs/student photos --text runs/text.npy",
         ),
+        ("text", "top_k", "threshold", "device"),
     ),
     Verb(
         "demo",
         "clipdistill.show.demo:demo",
-        "Watch a model live: a camera, a video, a folder, or in the browser.",
+        "Show a model's answers live: a camera, a video, a folder, or a page in the browser.",
         (
             "clipdistill demo runs/classifier.onnx --camera 0 --window",
             "clipdistill demo runs/classifier.onnx --video clip.mp4 --save annotated.mp4",
             "clipdistill demo runs/classifier.onnx --web --teacher local-dir:teacher",
         ),
+        ("camera", "video", "images", "web", "port", "window", "save", "text", "teacher"),
     ),
     Verb(
         "export",
         "clipdistill.deploy.export:export",
-        "Write a student as an ONNX file, with labels a whole classifier.",
+        "Write a student as an ONNX file; with labels, as a whole classifier.",
         (
             "clipdistill export runs/student runs/classifier.onnx --text runs/text.npy",
             "clipdistill export runs/student-int8 runs/int8.onnx --target tensorrt",
         ),
+        ("text", "target", "fp16", "images"),
     ),
     Verb(
         "lint",
         "clipdistill.deploy.lint:lint",
-        "Say whether an ONNX file is ready for a runtime.",
+        "Check whether an ONNX file is ready for a runtime.",
         ("clipdistill lint runs/classifier.onnx --target tensorrt",),
     ),
     Verb(
         "engine",
         "clipdistill.deploy.engine:engine",
-        "Build a TensorRT engine of an ONNX file, with its card.",
+        "Build a TensorRT engine from an ONNX file.",
         ("clipdistill engine runs/classifier.onnx runs/classifier.engine --sparse",),
     ),
     Verb(
@@ -176,6 +238,7 @@ VERBS = (
         "clipdistill.measure.benchmark:benchmark",
         "Measure speed, memory and accuracy in every runtime, in one table.",
         ("clipdistill benchmark runs/student runs/classifier.onnx --images photos",),
+        ("images", "labelled", "text", "batch", "rounds", "threads", "out", "plot"),
     ),
     Verb(
         "relabel",
@@ -186,7 +249,7 @@ VERBS = (
     Verb(
         "report",
         "clipdistill.show.report:report",
-        "Show what a run made, in one HTML file or as a model card.",
+        "Show the results of a run in one HTML file or as a model card.",
         (
             "clipdistill report runs/quickstart",
             "clipdistill report runs/pets --format markdown",

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipdistill import DownloadOptions, FormatError, InputError, OutputError, download
-from clipdistill.collect.download import DownloadResult
+from clipdistill import FormatError, InputError, OutputError
+from clipdistill.collect.download import DownloadResult, download
+from clipdistill.collect.web.options import DownloadOptions
 from clipdistill.formats.ledger import LedgerRow, read_ledger, stem_of
 from clipdistill.formats.urls import UrlRow, save_urls
 from clipdistill.images.sources import is_picture

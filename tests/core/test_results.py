@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipdistill.core.results import from_json, to_json
+from clipdistill.core.results import Result, Table, from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -48,3 +48,24 @@ def test_fields_of_another_version_are_left_out_or_get_their_default() -> None:
 
 def test_arrays_and_numbers_of_numpy_become_plain() -> None:
     assert to_json({"a": np.arange(2), "b": np.float32(0.5)}) == {"a": [0, 1], "b": 0.5}
+
+
+def test_a_result_is_short_in_a_shell_and_a_table_in_a_notebook():
+    @dataclass(frozen=True, repr=False)
+    class Made(Result):
+        out: Path
+        images: int
+        rate: float
+        rows: tuple[str, ...]
+
+        def summary(self) -> list[str | Table]:
+            return ["<done>", Table("T", ("name", ">n"), (("<b>", "3"), ("long name", "12")))]
+
+    made = Made(Path("a/b"), 3, 1.23456789, ("x",) * 500)
+    assert repr(made) == "Made(out='a/b', images=3, rate=1.235, rows=<500>)"
+    html = made._repr_html_()
+    assert "&lt;done&gt;" in html
+    assert '<td style="text-align:left">&lt;b&gt;</td>' in html
+    table = made.summary()[1]
+    assert isinstance(table, Table)
+    assert table.text() == "T\n  name        n\n  <b>         3\n  long name  12"

@@ -16,7 +16,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from clipdistill import RunOptions, cli, predict, run
+from clipdistill import cli
 from clipdistill.core.errors import InputError, ModelNotFoundError, OutputError
 from clipdistill.core.files import locked
 from clipdistill.core.progress import Silent, reporting
@@ -26,8 +26,10 @@ from clipdistill.formats.embeddings import load_embeddings
 from clipdistill.formats.run import RunFolder, load_run
 from clipdistill.formats.text import load_text
 from clipdistill.pipeline import run as stage
-from clipdistill.pipeline.run import RunResult
+from clipdistill.pipeline.options import RunOptions
+from clipdistill.pipeline.run import RunResult, run
 from clipdistill.pipeline.toy.world import KINDS, prompts, render
+from clipdistill.show.predict import predict
 from killing import changed, killed_when, run_to_end, soon_after
 
 MEASURED = {

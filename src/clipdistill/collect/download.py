@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..core.errors import InputError
 from ..core.files import ensure_folder, locked
 from ..core.progress import track
-from ..core.results import Table, list_some
+from ..core.results import Result, Table, list_some
 from ..formats.ledger import FAILED, OK, REFUSED
 from ..formats.urls import count_urls
 from .web.options import DownloadOptions
@@ -36,8 +36,8 @@ class Reason:
     url: str
 
 
-@dataclass(frozen=True)
-class DownloadResult:
+@dataclass(frozen=True, repr=False)
+class DownloadResult(Result):
     """What `download` did.
 
     Attributes:

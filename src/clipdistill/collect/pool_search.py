@@ -12,7 +12,8 @@ from cyclopts import Parameter
 from numpy.typing import NDArray
 
 from ..core.errors import InputError
-from ..core.results import Table
+from ..core.results import Result, Table
+from ..core.signatures import NameOrPath
 from ..formats.prompts import Prompts, load_prompts
 from ..formats.text import load_text
 from ..images.loading import default_workers, load_pixels, stack
@@ -56,8 +57,8 @@ class Answer:
     hits: tuple[Hit, ...]
 
 
-@dataclass(frozen=True)
-class PoolSearchResult:
+@dataclass(frozen=True, repr=False)
+class PoolSearchResult(Result):
     """What `pool_search` found.
 
     Attributes:
@@ -85,7 +86,7 @@ def pool_search(
     /,
     *texts: str,
     prompts: Path | None = None,
-    image: Sequence[str] = (),
+    image: Sequence[NameOrPath] = (),
     text: Path | None = None,
     top_k: Annotated[int, Parameter(name=("--top-k", "-k"))] = 10,
     model_name: str | None = None,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..core.errors import InputError, OutputError
 from ..core.files import ensure_folder
 from ..core.progress import message, track
-from ..core.results import Table, list_some
+from ..core.results import Result, Table, list_some
 from ..formats.prompts import load_prompts
 from ..formats.urls import UrlRow, read_urls, save_urls
 from .sources.asking import ask_all
@@ -51,8 +51,8 @@ class PromptHits:
     chosen: int
 
 
-@dataclass(frozen=True)
-class SearchResult:
+@dataclass(frozen=True, repr=False)
+class SearchResult(Result):
     """What `search` did.
 
     Attributes:

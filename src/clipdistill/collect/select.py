@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import InputError
 from ..core.progress import message, track
-from ..core.results import Table, list_some
+from ..core.results import Result, Table, list_some
 from ..formats.selection import (
     SelectionRow,
     begin_selection,
@@ -63,8 +63,8 @@ class LabelCount:
     lowest: float | None
 
 
-@dataclass(frozen=True)
-class SelectResult:
+@dataclass(frozen=True, repr=False)
+class SelectResult(Result):
     """What `select` chose.
 
     Attributes:

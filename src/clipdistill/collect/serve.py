@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import InputError, MissingExtraError
 from ..core.progress import message
-from ..core.results import Table
+from ..core.results import Result, Table
 from ..images.decode import decode
 from ..images.sources import ImageItem, list_images
 from .pool import Pool, open_pool, teacher_names
@@ -62,8 +62,8 @@ class ServeOptions:
     device: str = "auto"
 
 
-@dataclass(frozen=True)
-class ServeResult:
+@dataclass(frozen=True, repr=False)
+class ServeResult(Result):
     """What `serve` did until it was stopped.
 
     Attributes:

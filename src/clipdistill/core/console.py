@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .progress import Silent, Step
+from .progress import Step
+from .reporters import PATIENCE, PlainReporter, Task
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
     from .results import Table
-
-PATIENCE = 2.0
-"""Seconds before a task gets a bar: nobody needs one for less."""
 
 
 def show(parts: Sequence[str | Table]) -> None:
@@ -43,22 +40,22 @@ def show_error(text: str, label: str = "error: ") -> None:
 
 
 class ConsoleReporter:
-    """Draws a bar for every task that takes longer than `PATIENCE`, on stderr.
+    """Draws a bar on stderr for every task that takes longer than `PATIENCE`.
 
-    Args:
-        bars: draw them at all; they are never drawn where stderr is not a terminal.
+    Where stderr is not a terminal, or without `bars`, lines stand for the bars.
     """
 
     def __init__(self, *, bars: bool = True) -> None:
         self._bars = _Bars() if bars and sys.stderr.isatty() else None
+        self._lines = PlainReporter()
 
     def start(
         self, task: str, total: int | None, unit: str, done: int
     ) -> tuple[Step, Callable[[], None]]:
         """See `progress.Reporter.start`."""
         if self._bars is None:
-            return Silent().start(task, total, unit, done)
-        bar = _Bar(self._bars, task, total, unit, done)
+            return self._lines.start(task, total, unit, done)
+        bar = _Bar(self._bars, Task(task, total, unit, done))
         return bar.step, bar.end
 
     def message(self, text: str) -> None:
@@ -117,12 +114,9 @@ class _Bars:
 class _Bar:
     """One task: invisible at first, a bar after `PATIENCE`, one line when it has ended."""
 
-    def __init__(self, bars: _Bars, name: str, total: int | None, unit: str, before: int) -> None:
-        self.bars, self.name, self.total, self.unit = bars, name, total, unit
-        self.before = self.done = before
-        self.note, self.shown = "", False
-        self.start = time.monotonic()
-        self.id = bars.progress.add_task(name, total=total, visible=False, status="")
+    def __init__(self, bars: _Bars, task: Task) -> None:
+        self.bars, self.task, self.shown = bars, task, False
+        self.id = bars.progress.add_task(task.name, total=task.total, visible=False, status="")
         self.timer = threading.Timer(PATIENCE, self._show)
         self.timer.daemon = True
         self.timer.start()
@@ -130,17 +124,16 @@ class _Bar:
     def step(self, n: int = 1, note: str = "") -> None:
         """`n` more units are done; `note` replaces the text beside the bar."""
         with self.bars.lock:
-            self.done += n
-            self.note = note or self.note
+            self.task.advance(n, note)
             self._update()
 
     def end(self) -> None:
-        """The task is over: its bar goes, a line stays."""
+        """Replace the bar by a line."""
         self.timer.cancel()
         with self.bars.lock:
             self.bars.progress.remove_task(self.id)
             if self.shown:
-                _print_line(self.bars.progress.console, f"{self.name}: {self._finished()}")
+                _print_line(self.bars.progress.console, self.task.finished())
                 self.bars.hide()
             self.timer.finished.set()
 
@@ -152,27 +145,9 @@ class _Bar:
                 self.bars.show()
 
     def _update(self, **more: Any) -> None:
-        self.bars.progress.update(self.id, completed=self.done, status=self._status(), **more)
-
-    def _rate(self) -> float:
-        return (self.done - self.before) / max(time.monotonic() - self.start, 1e-9)
-
-    def _status(self) -> str:
-        """Such as "320/9500, 297 images/s, 0:01, 0:31 left, 2 failed"."""
-        parts = [f"{self.done}/{self.total}" if self.total is not None else f"{self.done}"]
-        moved = self.done > self.before
-        if moved:
-            parts.append(f"{_figure(self._rate())} {self.unit}/s")
-        parts.append(_clock(time.monotonic() - self.start))
-        if moved and self.total is not None:
-            parts.append(f"{_clock((self.total - self.done) / self._rate())} left")
-        return ", ".join([*parts, self.note] if self.note else parts)
-
-    def _finished(self) -> str:
-        time_taken = _clock(time.monotonic() - self.start)
-        rate = f"{_figure(self._rate())} {self.unit}/s"
-        text = f"{self.done - self.before} {self.unit} in {time_taken}, {rate}"
-        return f"{text}, {self.note}" if self.note else text
+        self.bars.progress.update(
+            self.id, completed=self.task.done, status=self.task.status(), **more
+        )
 
 
 def _console(*, stderr: bool) -> Console:
@@ -203,14 +178,3 @@ def _drawn(table: Table) -> Any:
     for row in table.rows:
         drawn.add_row(*(Text(cell) for cell in row))
     return drawn
-
-
-def _figure(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
-
-
-def _clock(seconds: float) -> str:
-    """Seconds as "1:02:03" or "2:03"."""
-    whole = max(0, round(seconds))
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

@@ -1,15 +1,15 @@
-"""How stages tell what they are doing, without printing.
+"""The channel on which verbs report progress, without printing.
 
-A stage writes `with track("embedding", total=n, unit="images") as step: step(32)`.  Nothing is
-shown until somebody installs a reporter (`reporting(...)`); the command line installs one that
-draws bars on a terminal and stays quiet in a pipe.
+A verb writes `with track("embedding", total=n, unit="images") as step: step(32)`.  What is shown
+depends on the reporter that is installed: the command line's (`console`), one for scripts and
+notebooks (`reporters`), or none.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """The default reporter: says nothing."""
+    """Shows nothing."""
 
     def start(
         self, task: str, total: int | None, unit: str, done: int
@@ -59,23 +59,43 @@ class Silent:
         return None
 
 
-_reporter: ContextVar[Reporter] = ContextVar("clipdistill_reporter", default=Silent())
+_reporter: ContextVar[Reporter | None] = ContextVar("clipdistill_reporter", default=None)
+_SILENT = Silent()
+
+
+def install(reporter: Reporter) -> Token[Reporter | None]:
+    """Send progress to `reporter` from now on; the token is for `restore`."""
+    return _reporter.set(reporter)
+
+
+def restore(token: Token[Reporter | None]) -> None:
+    """Undo an `install`."""
+    _reporter.reset(token)
+
+
+def chosen() -> bool:
+    """Whether a reporter is installed."""
+    return _reporter.get() is not None
+
+
+def _current() -> Reporter:
+    return _reporter.get() or _SILENT
 
 
 @contextlib.contextmanager
 def reporting(reporter: Reporter) -> Iterator[None]:
     """Send the progress of everything called inside to `reporter`."""
-    token = _reporter.set(reporter)
+    token = install(reporter)
     try:
         yield
     finally:
-        _reporter.reset(token)
+        restore(token)
 
 
 @contextlib.contextmanager
 def track(task: str, total: int | None, unit: str, done: int = 0) -> Iterator[Step]:
     """Report a task of `total` `unit`s, `done` by an earlier run; yields the step function."""
-    step, end = _reporter.get().start(task, total, unit, done)
+    step, end = _current().start(task, total, unit, done)
     try:
         yield step
     finally:
@@ -83,15 +103,15 @@ def track(task: str, total: int | None, unit: str, done: int = 0) -> Iterator[St
 
 
 def message(text: str) -> None:
-    """Tell the user one line while the stage goes on."""
-    _reporter.get().message(text)
+    """Show one line while the verb runs."""
+    _current().message(text)
 
 
 def show_table(table: Table) -> None:
-    """Show the user a table while the stage goes on."""
-    _reporter.get().table(table)
+    """Show a table while the verb runs."""
+    _current().table(table)
 
 
 def screen() -> Console | None:
-    """A terminal on which something that changes may be drawn; None: say it with `message`."""
-    return _reporter.get().screen()
+    """A terminal on which something that changes may be drawn; None: use `message`."""
+    return _current().screen()

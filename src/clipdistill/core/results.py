@@ -1,20 +1,21 @@
-"""What stages return: frozen dataclasses that can be shown to a person or written as JSON."""
+"""What verbs return: frozen dataclasses that can be shown to a person or written as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from types import UnionType
-from typing import Any, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under headings; the command line draws it.
+    """Rows of text under headings; shown on a terminal, as text, or as HTML.
 
     Attributes:
         title: one line above it.
@@ -26,12 +27,81 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The headings without their alignment."""
+        return tuple(column.removeprefix(">") for column in self.columns)
 
-class Result(Protocol):
-    """What every stage returns: a frozen dataclass with a summary for people."""
+    def text(self) -> str:
+        """The table as plain text, a line per row, columns aligned and never wrapped."""
+        lines = [self.heads, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        right = [column.startswith(">") for column in self.columns]
+        shown = [
+            "  ".join(
+                cell.rjust(width) if to_right else cell.ljust(width)
+                for cell, width, to_right in zip(line, widths, right, strict=True)
+            ).rstrip()
+            for line in lines
+        ]
+        return "\n".join([self.title, *(f"  {line}" for line in shown)])
+
+    def html(self) -> str:
+        """The table as HTML, every text escaped."""
+        aligned = [
+            ' style="text-align:right"' if column.startswith(">") else ' style="text-align:left"'
+            for column in self.columns
+        ]
+        rows = [
+            "".join(f"<{tag}{how}>{escape(cell)}</{tag}>" for cell, how in zip(line, aligned))  # noqa: B905
+            for tag, lines in (("th", [self.heads]), ("td", self.rows))
+            for line in lines
+        ]
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<table><caption>{escape(self.title)}</caption>{body}</table>"
+
+
+class Result:
+    """Base of what verbs return: frozen dataclasses with a summary for people.
+
+    Subclasses are declared with `@dataclass(frozen=True, repr=False)`.
+    """
 
     def summary(self) -> list[str | Table]:
-        """Lines and tables that say what was done, what failed, and what to do next."""
+        """Return lines and tables that say what was done, what failed, and what to do next."""
+        raise TypeError(f"{type(self).__name__} has no summary")
+
+    def __repr__(self) -> str:
+        """Show numbers, paths and short texts; of collections their length."""
+        shown = (
+            f"{field.name}={_short(getattr(self, field.name))}"
+            for field in dataclasses.fields(self)  # type: ignore[arg-type]
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _repr_html_(self) -> str:
+        """Show the summary in a notebook."""
+        return "".join(
+            part.html() if isinstance(part, Table) else f"<div>{escape(part)}</div>"
+            for part in self.summary()
+        )
+
+
+LONGEST = 60
+"""Characters of a text in a result's `repr`."""
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str | Path):
+        text = str(value)
+        return repr(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping | Sequence | np.ndarray):
+        return f"<{len(value)}>"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return f"<{type(value).__name__}>"
+    return repr(value)
 
 
 def to_json(value: Any) -> Any:

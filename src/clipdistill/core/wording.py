@@ -97,3 +97,15 @@ def moment(text: str) -> str:
     except ValueError:
         return short(text, 40)
     return f"{when:%Y-%m-%d %H:%M} {when.tzname() or ''}".rstrip()
+
+
+def rate(value: float) -> str:
+    """Units a second: "297", "2.5"."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as "1:02:03" or "2:03"."""
+    whole = max(0, round(seconds))
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

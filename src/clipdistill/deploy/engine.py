@@ -16,7 +16,7 @@ from ..core.errors import ClipDistillError, InputError
 from ..core.files import ensure_folder, sha256_of
 from ..core.metrics import cosines
 from ..core.progress import message
-from ..core.results import Table, list_some
+from ..core.results import Result, Table, list_some
 from ..formats.classifier import OnnxCard
 from ..formats.engine import EngineCard, Gpu, card_path, check_engine_output, save_engine
 from ..formats.onnx_wire import STANDARD_DOMAINS, OnnxFacts, read_onnx, sparse_share
@@ -59,8 +59,8 @@ class EngineOptions:
     device: str = "auto"
 
 
-@dataclass(frozen=True)
-class EngineResult:
+@dataclass(frozen=True, repr=False)
+class EngineResult(Result):
     """What `engine` built.
 
     Attributes:
@@ -142,8 +142,8 @@ class EngineResult:
         return list_some(title, self.sparse_layers)
 
 
-@dataclass(frozen=True)
-class TrtexecResult:
+@dataclass(frozen=True, repr=False)
+class TrtexecResult(Result):
     """The commands that `engine --trtexec` gives.
 
     Attributes:

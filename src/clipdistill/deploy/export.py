@@ -22,7 +22,8 @@ from ..core.errors import ClipDistillError, FormatError, InputError
 from ..core.files import atomic_path
 from ..core.metrics import cosines
 from ..core.progress import message
-from ..core.results import Table, list_some
+from ..core.results import Result, Table, list_some
+from ..core.signatures import NameOrPath
 from ..formats.cards import Compression
 from ..formats.classifier import EMBEDDINGS, INPUT, FilePrecision, OnnxCard, Target, check_output
 from ..formats.student import load_samples
@@ -63,8 +64,8 @@ NOT_ENOUGH_READABLE = 64
 """Pictures of a folder that are tried before giving up on finding enough."""
 
 
-@dataclass(frozen=True)
-class ExportResult:
+@dataclass(frozen=True, repr=False)
+class ExportResult(Result):
     """What `export` wrote.
 
     Attributes:
@@ -151,7 +152,7 @@ class _Checks:
 
 
 def export(
-    student: str,
+    student: NameOrPath,
     out: Path,
     /,
     *,

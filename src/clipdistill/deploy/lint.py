@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..core.errors import FormatError
 from ..core.files import describing
-from ..core.results import Table
+from ..core.results import Result, Table
 from ..formats.classifier import Target
 from ..models.open import needs_training_extra
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from .graph.weights import Layer
 
 
-@dataclass(frozen=True)
-class LintResult:
+@dataclass(frozen=True, repr=False)
+class LintResult(Result):
     """What `lint` found.
 
     Attributes:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.results import Table, list_some
+from ..core.results import Result, Table, list_some
 from ..formats.classifier import check_output
 from ..formats.text import load_text
 from ..models.open import OnnxEmbedder
 
 
-@dataclass(frozen=True)
-class RelabelResult:
+@dataclass(frozen=True, repr=False)
+class RelabelResult(Result):
     """What `relabel` wrote.
 
     Attributes:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..core.errors import InputError, MismatchError, OutputError
 from ..core.files import ensure_folder
 from ..core.progress import message
-from ..core.results import Table, list_some
+from ..core.results import Result, Table, list_some
 from ..formats.cards import Compression, StudentCard, TeacherCard
 from ..formats.embeddings import CACHE, Embeddings, Failure, load_embeddings, match_rows
 from ..formats.prompts import load_prompts
@@ -67,8 +67,8 @@ class StateMeasure:
     val_agreement: float | None
 
 
-@dataclass(frozen=True)
-class DistillResult:
+@dataclass(frozen=True, repr=False)
+class DistillResult(Result):
     """What `distill` did.
 
     Attributes:

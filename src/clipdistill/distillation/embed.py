@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..core.errors import ImageError, InputError
 from ..core.files import ensure_folder, locked
 from ..core.progress import message, track
-from ..core.results import Table, list_some
+from ..core.results import Result, Table, list_some
 from ..formats.embeddings import EmbeddingStore, Failure, Header, Row, load_embeddings, npy_path
 from ..images.loading import Loaded, batched, default_workers, load_pixels, stack
 from ..images.sources import ImageItem, content_id, list_images
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ..models.teacher import Teacher
 
 
-@dataclass(frozen=True)
-class EmbedResult:
+@dataclass(frozen=True, repr=False)
+class EmbedResult(Result):
     """What `embed` did.
 
     Attributes:

@@ -11,15 +11,15 @@ import numpy as np
 
 from ..core.errors import InputError
 from ..core.files import ensure_folder
-from ..core.results import Table, list_some
+from ..core.results import Result, Table, list_some
 from ..formats.prompts import load_prompts
 from ..formats.text import TextEmbeddings, save_text
 
 NO_TEMPLATE = ("{}",)
 
 
-@dataclass(frozen=True)
-class EmbedTextResult:
+@dataclass(frozen=True, repr=False)
+class EmbedTextResult(Result):
     """What `embed_text` did.
 
     Attributes:

@@ -15,7 +15,7 @@ from ..core import metrics
 from ..core.errors import InputError, OutputError
 from ..core.files import ensure_folder
 from ..core.progress import track
-from ..core.results import Table, list_some
+from ..core.results import Result, Table, list_some
 from ..formats.cards import Calibration, Compression, StudentCard
 from ..formats.embeddings import Failure, load_embeddings, match_rows
 from ..formats.student import (
@@ -61,8 +61,8 @@ class QuantizedState:
     same_label: float | None
 
 
-@dataclass(frozen=True)
-class QuantizeResult:
+@dataclass(frozen=True, repr=False)
+class QuantizeResult(Result):
     """What `quantize` did.
 
     Attributes:

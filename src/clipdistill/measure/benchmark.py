@@ -16,6 +16,7 @@ from ..core.charts import check_available
 from ..core.errors import ClipDistillError, InputError, OutputError
 from ..core.files import ensure_folder, write_bytes
 from ..core.progress import track
+from ..core.signatures import NameOrPath
 from ..core.zeroshot import top_k
 from ..formats.cards import TeacherCard
 from ..formats.classifier import OnnxCard
@@ -125,7 +126,7 @@ class _Entry:
 
 
 def benchmark(
-    *models: str,
+    *models: NameOrPath,
     images: Path | None = None,
     labelled: Path | None = None,
     text: Path | None = None,

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ..core import metrics
 from ..core.errors import InputError, MismatchError
 from ..core.files import ensure_folder
-from ..core.results import Table, list_some
+from ..core.results import Result, Table, list_some
+from ..core.signatures import NameOrPath
 from ..core.wording import percent
 from ..core.zeroshot import Calibration, top_k
 from ..formats.cards import TeacherCard
@@ -92,8 +93,8 @@ class Evaluation:
     labels: list[str]
 
 
-@dataclass(frozen=True)
-class EvaluateResult:
+@dataclass(frozen=True, repr=False)
+class EvaluateResult(Result):
     """What `evaluate` measured.
 
     Attributes:
@@ -133,7 +134,7 @@ class EvaluateResult:
 
 
 def evaluate(
-    *models: str,
+    *models: NameOrPath,
     labelled: Path | None = None,
     images: Path | None = None,
     embeddings: Path | None = None,

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..core.errors import MissingExtraError, OutputError
 from ..core.files import ensure_folder, read_json, write_bytes, write_json
 from ..core.progress import message, track
-from ..core.results import Table, from_json, to_json
+from ..core.results import Result, Table, from_json, to_json
 from ..formats.run import RunFolder
 from ..measure.evaluate import EvaluateResult
 from ..measure.race.report import BenchmarkResult
@@ -37,8 +37,8 @@ PORT = 17320
 run."""
 
 
-@dataclass(frozen=True)
-class QuickstartResult:
+@dataclass(frozen=True, repr=False)
+class QuickstartResult(Result):
     """What `quickstart` did.
 
     Attributes:

@@ -14,7 +14,7 @@ from typing import Any
 from ..core.errors import ClipDistillError, MismatchError, MissingExtraError
 from ..core.files import ensure_folder, locked, read_json, write_bytes, write_json
 from ..core.progress import message, show_table
-from ..core.results import Table, from_json, list_some, to_json
+from ..core.results import Result, Table, from_json, list_some, to_json
 from ..core.wording import percent
 from ..formats.baseline import Baseline, load_baseline, save_baseline
 from ..formats.embeddings import Failure, read_failures
@@ -115,8 +115,8 @@ def results_table(title: str, rows: Sequence[Row]) -> Table:
     return Table(title, columns, lines)
 
 
-@dataclass(frozen=True)
-class RunResult:
+@dataclass(frozen=True, repr=False)
+class RunResult(Result):
     """What `run` did, or with --dry-run would do.
 
     Attributes:

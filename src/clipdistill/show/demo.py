@@ -16,7 +16,8 @@ from cyclopts import Parameter
 
 from ..core.errors import ClipDistillError, InputError
 from ..core.progress import message, screen
-from ..core.results import Table, list_some
+from ..core.results import Result, Table, list_some
+from ..core.signatures import NameOrPath
 from ..models.open import kind_of, needs_training_extra, teacher_name
 from ..models.recognizer import Recognizer, open_recognizer
 
@@ -94,8 +95,8 @@ class DemoOptions:
     image_size: int | None = None
 
 
-@dataclass(frozen=True)
-class DemoResult:
+@dataclass(frozen=True, repr=False)
+class DemoResult(Result):
     """What `demo` saw.
 
     Attributes:
@@ -164,8 +165,8 @@ class DemoResult:
         return lines
 
 
-@dataclass(frozen=True)
-class WebDemoResult:
+@dataclass(frozen=True, repr=False)
+class WebDemoResult(Result):
     """What `demo --web` did until it was stopped.
 
     Attributes:
@@ -181,7 +182,9 @@ class WebDemoResult:
         return [f"Stopped showing {self.model} on port {self.port}."]
 
 
-def demo(model: str, /, *, options: DemoOptions = DemoOptions()) -> DemoResult | WebDemoResult:
+def demo(
+    model: NameOrPath, /, *, options: DemoOptions = DemoOptions()
+) -> DemoResult | WebDemoResult:
     """Watch a model at work on a camera, a video, a folder of pictures, or in the browser.
 
     Give one of --camera, --video, --images, or --web. Ctrl-C ends it, which is a normal end. On a

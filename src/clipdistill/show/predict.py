@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ..core.errors import InputError
 from ..core.progress import track
-from ..core.results import Table, list_some
+from ..core.results import Result, Table, list_some
+from ..core.signatures import NameOrPath
 from ..core.zeroshot import top_k
 from ..images.loading import batched, default_workers, load_pixels, stack
 from ..images.sources import ImageItem, match_images
@@ -35,8 +36,8 @@ class Prediction:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class PredictResult:
+@dataclass(frozen=True, repr=False)
+class PredictResult(Result):
     """What `predict` found.
 
     Attributes:
@@ -62,9 +63,9 @@ class PredictResult:
 
 
 def predict(
-    model: str,
+    model: NameOrPath,
     /,
-    *images: str,
+    *images: NameOrPath,
     text: Path | None = None,
     prompts: Path | None = None,
     top_k: int = 5,

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Literal
 
 from ..core.files import write_bytes
-from ..core.results import Table, list_some
+from ..core.results import Result, Table, list_some
 from ..core.wording import size
 from ..formats.run import RunFolder
 from .pages.gather import MODEL_CARD, gather
 from .pages.missing import missing_of
 
 
-@dataclass(frozen=True)
-class ReportResult:
+@dataclass(frozen=True, repr=False)
+class ReportResult(Result):
     """What `report` wrote.
 
     Attributes:

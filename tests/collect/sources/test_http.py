@@ -11,7 +11,6 @@ from dataclasses import replace
 from email.utils import formatdate
 
 import pytest
-from fake_services import Asked, FakeService, Reply
 
 from clipdistill.collect.sources import http
 from clipdistill.collect.sources.http import (
@@ -23,6 +22,7 @@ from clipdistill.collect.sources.http import (
     user_agent,
 )
 from clipdistill.core.errors import InputError, ServiceError
+from fake_services import Asked, FakeService, Reply
 
 QUICK = Patience(connect=1, read=0.3, total=1, retries=2, backoff=0.01, longest=5)
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...core.charts import Point, scatter
-from ...core.results import Table, list_some
+from ...core.results import Result, Table, list_some
 from ...core.wording import percent
 from ...formats.embeddings import Failure
 from ...formats.measurements import BenchmarkRow
 from .conclusions import is_sparse
 
 
-@dataclass(frozen=True)
-class BenchmarkResult:
+@dataclass(frozen=True, repr=False)
+class BenchmarkResult(Result):
     """What `benchmark` measured.
 
     Attributes:

@@ -1,0 +1,221 @@
+"""How progress is shown outside a terminal: plain lines, a bar in a notebook, or nothing.
+
+The command line draws bars on a terminal (`console`) and writes these lines elsewhere.  A verb that
+is called from Python without further ado writes lines in a script and draws a bar in a notebook.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import html
+import sys
+import time
+from collections.abc import Callable
+from contextvars import Token
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from . import progress as channel
+from .errors import InputError, did_you_mean
+from .progress import Reporter, Silent, Step
+from .wording import clock, rate
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .results import Table
+
+Kind = Literal["auto", "plain", "bar", "none"]
+PATIENCE = 2.0
+"""Seconds before a task is shown: nobody needs to see a shorter one."""
+EVERY = 10.0
+"""Seconds between two lines of a task."""
+REDRAW = 0.25
+"""Seconds between two states of a notebook's bar."""
+
+
+class progress:
+    """Choose how verbs show their progress, from now on or within a `with` block.
+
+    Example:
+        clipdistill.progress("none")          # from now on
+        with clipdistill.progress("plain"):   # here only
+            clipdistill.embed("photos", "emb")
+
+    Args:
+        kind: "auto" (a bar in a notebook, lines elsewhere), "plain" (a line on stderr after two
+            seconds, then every ten seconds, and one at the end), "bar" (a bar in a notebook, on a
+            terminal rich's), "none", or an object with the methods of
+            `clipdistill.core.progress.Reporter`.
+    """
+
+    def __init__(self, kind: Kind | Reporter = "auto") -> None:
+        self._token: Token[Reporter | None] = channel.install(_reporter(kind))
+
+    def __enter__(self) -> progress:
+        """Nothing more to do: the choice holds already."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Restore what was chosen before."""
+        channel.restore(self._token)
+
+
+def with_progress(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a verb show its progress although nobody chose how."""
+
+    @functools.wraps(function)
+    def verb(*args: Any, **kwargs: Any) -> Any:
+        chosen = contextlib.nullcontext() if channel.chosen() else channel.reporting(_reporter())
+        with chosen:
+            return function(*args, **kwargs)
+
+    return verb
+
+
+def _reporter(kind: Kind | Reporter = "auto") -> Reporter:
+    if not isinstance(kind, str):
+        return kind
+    if kind == "none":
+        return Silent()
+    if kind in ("auto", "bar") and in_notebook():
+        return NotebookReporter()
+    if kind == "bar":
+        from .console import ConsoleReporter
+
+        return ConsoleReporter()
+    if kind in ("auto", "plain"):
+        return PlainReporter()
+    kinds = ("auto", "plain", "bar", "none")
+    raise InputError(
+        f"progress({kind!r}): expected one of {', '.join(map(repr, kinds))}, or a reporter."
+        f"{did_you_mean(kind, kinds)}"
+    )
+
+
+def in_notebook() -> bool:
+    """Whether this is a Jupyter kernel (IPython's shell that talks to a page)."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+class Task:
+    """The state of a task: `done` of `total` units since `start`, `before` by an earlier run."""
+
+    def __init__(self, name: str, total: int | None, unit: str, before: int) -> None:
+        self.name, self.total, self.unit = name, total, unit
+        self.before = self.done = before
+        self.note = ""
+        self.start = time.monotonic()
+
+    def advance(self, n: int, note: str) -> None:
+        """Count `n` more units; `note` replaces the text at the end."""
+        self.done += n
+        self.note = note or self.note
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self.start
+
+    def _rate(self) -> float:
+        return (self.done - self.before) / max(self.seconds, 1e-9)
+
+    def status(self) -> str:
+        """Such as "320/9500, 297 images/s, 0:01, 0:31 left, 2 failed"."""
+        parts = [f"{self.done}/{self.total}" if self.total is not None else f"{self.done}"]
+        moved = self.done > self.before
+        if moved:
+            parts.append(f"{rate(self._rate())} {self.unit}/s")
+        parts.append(clock(self.seconds))
+        if moved and self.total is not None:
+            parts.append(f"{clock((self.total - self.done) / self._rate())} left")
+        return ", ".join([*parts, self.note] if self.note else parts)
+
+    def finished(self) -> str:
+        """Such as "embedding: 9500 images in 0:32, 297 images/s"."""
+        text = (
+            f"{self.name}: {self.done - self.before} {self.unit} in {clock(self.seconds)}, "
+            f"{rate(self._rate())} {self.unit}/s"
+        )
+        return f"{text}, {self.note}" if self.note else text
+
+
+class PlainReporter:
+    """Writes a line on stderr after `PATIENCE`, then every `EVERY` seconds, and one at the end."""
+
+    def start(
+        self, task: str, total: int | None, unit: str, done: int
+    ) -> tuple[Step, Callable[[], None]]:
+        """See `progress.Reporter.start`."""
+        state = Task(task, total, unit, done)
+        due = PATIENCE
+
+        def step(n: int = 1, note: str = "") -> None:
+            nonlocal due
+            state.advance(n, note)
+            if state.seconds >= due:
+                self.message(f"{task}: {state.status()}")
+                due = state.seconds + EVERY
+
+        def end() -> None:
+            if state.seconds >= PATIENCE:
+                self.message(state.finished())
+
+        return step, end
+
+    def message(self, text: str) -> None:
+        """See `progress.Reporter.message`."""
+        print(text, file=sys.stderr, flush=True)
+
+    def table(self, table: Table) -> None:
+        """See `progress.Reporter.table`."""
+        self.message(table.text())
+
+    def screen(self) -> Console | None:
+        """See `progress.Reporter.screen`."""
+        return None
+
+
+class NotebookReporter(PlainReporter):
+    """Draws a bar below the cell of a notebook."""
+
+    def start(
+        self, task: str, total: int | None, unit: str, done: int
+    ) -> tuple[Step, Callable[[], None]]:
+        """See `progress.Reporter.start`."""
+        from IPython.display import HTML, display  # type: ignore[import-not-found]
+
+        state = Task(task, total, unit, done)
+        handle: Any = None
+        drawn = 0.0
+
+        def step(n: int = 1, note: str = "") -> None:
+            nonlocal handle, drawn
+            state.advance(n, note)
+            if state.seconds < PATIENCE or state.seconds - drawn < REDRAW:
+                return
+            drawn = state.seconds
+            shown = HTML(_bar(state))
+            if handle is None:
+                handle = display(shown, display_id=True)
+            else:
+                handle.update(shown)
+
+        def end() -> None:
+            if handle is not None:
+                handle.update(HTML(html.escape(state.finished())))
+
+        return step, end
+
+
+def _bar(state: Task) -> str:
+    total = "" if state.total is None else f' value="{state.done}" max="{max(1, state.total)}"'
+    name, status = html.escape(state.name), html.escape(state.status())
+    return f"<div>{name} <progress{total}></progress> {status}</div>"
