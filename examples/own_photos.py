@@ -1,9 +1,10 @@
 """Your own photos to a classifier, step by step in Python.
 
-    python examples/own_photos.py photos prompts.txt runs/pets
+    python examples/own_photos.py photos prompts.txt TEACHER runs/pets
 
-The teacher (ViT-B-32, LAION-2B) is downloaded once.  Without a network give a folder that holds
-`open_clip_config.json` and `open_clip_model.safetensors`: --teacher local-dir:FOLDER.
+TEACHER is an OpenCLIP model: hf-hub:ORG/REPO, such as hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K,
+is downloaded once; local-dir:FOLDER, with `open_clip_config.json` and
+`open_clip_model.safetensors`, needs no network.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Your own photos to a classifier.")
     parser.add_argument("photos", type=Path, help="folder of photos, without labels")
     parser.add_argument("prompts", type=Path, help="text file, `label<TAB>prompt` per line")
+    parser.add_argument("teacher", help="hf-hub:ORG/REPO or local-dir:FOLDER")
     parser.add_argument("out", type=Path, help="folder for everything that is made")
-    parser.add_argument("--teacher", default="ViT-B-32", help="an OpenCLIP model")
     parser.add_argument("--student", default="resnet18", help="a model name of timm")
     parser.add_argument("--image-size", type=int, help="side of the student's input, in pixels")
     parser.add_argument("--epochs", type=int, default=50)

@@ -47,7 +47,7 @@ def test_own_photos(
     lines = [f"{kind}\t{prompt}\n" for kind, prompt in zip(KINDS, prompts(), strict=True)]
     (tmp_path / "prompts.txt").write_text("".join(lines))
     teacher = f"local-dir:{files('clipdistill.pipeline.toy') / 'toy_teacher'}"
-    arguments = [photos, tmp_path / "prompts.txt", out, "--teacher", teacher]
+    arguments = [photos, tmp_path / "prompts.txt", teacher, out]
     arguments += ["--student", "test_resnet", "--image-size", "32", "--epochs", "1"]
     monkeypatch.setattr(sys, "argv", ["own_photos.py", *map(str, arguments)])
     script = str(EXAMPLES / "own_photos.py")
