@@ -18,6 +18,7 @@ from ..core.results import Result, Table, list_some
 from ..formats.embeddings import EmbeddingStore, Failure, Header, Row, load_embeddings, npy_path
 from ..images.loading import Loaded, batched, default_workers, load_pixels, stack
 from ..images.sources import ImageItem, content_id, list_images
+from ..models.teachers import DEFAULT_MODEL_NAME, DEFAULT_PRETRAINED, license_note
 
 if TYPE_CHECKING:
     from ..models.teacher import Teacher
@@ -30,6 +31,7 @@ class EmbedResult(Result):
     Attributes:
         out: the folder of embeddings.
         teacher: who made them.
+        license: of the teacher's weights, an SPDX-like identifier; empty when unknown.
         images: pictures found.
         embedded: pictures embedded in this run.
         kept: pictures that were embedded before.
@@ -41,6 +43,7 @@ class EmbedResult(Result):
 
     out: Path
     teacher: str
+    license: str
     images: int
     embedded: int
     kept: int
@@ -81,8 +84,8 @@ def embed(
     images: Path,
     out: Path,
     *,
-    model_name: str = "ViT-B-32",
-    pretrained: str = "laion2b_s34b_b79k",
+    model_name: str = DEFAULT_MODEL_NAME,
+    pretrained: str = DEFAULT_PRETRAINED,
     batch_size: int = 64,
     num_workers: int | None = None,
     device: str = "auto",
@@ -123,6 +126,9 @@ def embed(
     from ..models.teacher import load_teacher
 
     teacher = load_teacher(model_name, pretrained, device=device, precision=precision)
+    note = license_note(str(teacher.card), teacher.card.license)
+    if note:
+        message(note)
     header = Header(teacher.card, layout, "float32" if layout == "npy" else dtype, normalize)
     workers = default_workers() if num_workers is None else num_workers
     with locked(out, "embed"):
@@ -144,6 +150,7 @@ def embed(
     return EmbedResult(
         out=out,
         teacher=str(teacher.card),
+        license=teacher.card.license,
         images=len(items),
         embedded=len(plan.todo) - len(failures) + len(plan.failures),
         kept=plan.kept,
