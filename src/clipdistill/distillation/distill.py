@@ -498,7 +498,11 @@ def _initial_network(card: StudentCard, options: DistillOptions) -> torch.nn.Mod
 
     torch.manual_seed(options.seed)
     network = build_student(
-        card.arch, card.dim, image_size=card.preprocess.size, pretrained=options.pretrained
+        card.arch,
+        card.dim,
+        image_size=card.preprocess.size,
+        pretrained=options.pretrained,
+        ask_hub=True,
     )
     check_size(network, card.arch, card.preprocess.size)
     if options.student_weights is not None:

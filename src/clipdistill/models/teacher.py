@@ -31,6 +31,7 @@ from ..formats.prompts import Prompts
 from ..formats.text import TextEmbeddings
 from ..images.preprocess import Preprocess
 from .embedder import EmbedderSpec
+from .hub import hub_access
 from .teachers import license_of
 from .torch_embedder import Precision, TorchEmbedder, autocast, resolve_device
 
@@ -224,7 +225,8 @@ def _load(model_name: str, load: Any) -> Any:
     try:
         # open_clip logs its progress, and errors it also raises, on the root logger.
         logging.getLogger().setLevel(logging.CRITICAL)
-        return load()
+        with hub_access():
+            return load()
     except (
         OSError,
         RuntimeError,
