@@ -162,6 +162,8 @@ def embed(
     dtype: Literal['float16', 'float32'] = 'float16',
     normalize: bool = True,
     shard_size: int = 4096,
+    views: int = 0,
+    view_seed: int = 0,
 ) -> EmbedResult: ...
 def embed_text(
     prompts: str | Path,
@@ -239,6 +241,7 @@ def distill(
     ema_decay: float = 0.0,
     grad_clip: float = 1.0,
     flip: bool = True,
+    views: int | None = None,
     batch_size: int = 64,
     num_epochs: int = 50,
     seed: int = 0,
