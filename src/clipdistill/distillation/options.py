@@ -69,6 +69,8 @@ class DistillOptions:
         ema_decay: decay of the moving average of the weights, which is what is kept; 0: none.
         grad_clip: largest gradient norm; 0: no clipping.
         flip: mirror half of the pictures, anew in every epoch.
+        views: views per image to replay from the embeddings of `embed --views`, each with the
+            teacher's embedding of it; default: all that are stored; 0: the image itself alone.
         batch_size: images a step, over all processes together.
         num_epochs: passes over the images.
         seed: of the new weights, the order, the mirroring and the validation split.
@@ -105,6 +107,7 @@ class DistillOptions:
     ema_decay: float = 0.0
     grad_clip: float = 1.0
     flip: bool = True
+    views: int | None = None
     batch_size: int = 64
     num_epochs: int = 50
     seed: int = 0
@@ -136,5 +139,7 @@ class DistillOptions:
     def identity(self) -> dict[str, Any]:
         """The settings that decide what is learnt: equal for a run and its resumption."""
         left_out = NOT_IDENTITY if self.compresses else (*NOT_IDENTITY, *COMPRESSING)
+        if self.views is None:  # which views are stored is part of the data
+            left_out = (*left_out, "views")
         settings = {**self.to_json(), "lr": self.peak_lr}
         return {k: v for k, v in settings.items() if k not in left_out}

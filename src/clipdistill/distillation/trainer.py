@@ -35,7 +35,7 @@ from ..formats.student import (
 )
 from ..models.compression.sparsity import Masks, hold, hold_gradients
 from ..models.torch_embedder import memory_layout, to_input
-from .batches import _ahead, _step_seed, batch_count, epoch_batches
+from .batches import _ahead, _step_seed, batch_count, epoch_batches, view_numbers
 from .losses import distillation_loss
 from .optimizer import learning_rate, make_optimizer
 from .options import DistillOptions
@@ -215,12 +215,22 @@ class Trainer:
             self.data.train, options.batch_size, options.seed, state.epoch, world
         )
 
+        views = self.data.views
+        count = 0 if views is None else views.spec.count
+        shown = view_numbers(len(self.data.train), count, options.seed, state.epoch, len(batches))
+
         def load(step: int) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor, int]:
             rows = np.array_split(batches[step], world)[rank]
-            mirror = np.array_split(mirrors[step], world)[rank] & options.flip
-            pixels, fine = self.data.pixels.gather(rows)
+            numbers = np.array_split(shown[step], world)[rank]
+            # Views have been mirrored before the teacher embedded them.
+            mirror = np.array_split(mirrors[step], world)[rank] & options.flip & (numbers == 0)
+            pixels, fine = self.data.pixels.gather(rows, numbers)
             pixels[mirror] = pixels[mirror, :, ::-1]
             targets = np.asarray(self.data.targets[rows], dtype=np.float32)
+            if views is not None:
+                seen = np.flatnonzero(numbers)
+                every = views.embeddings(rows[seen])
+                targets[seen] = every[np.arange(len(seen)), numbers[seen] - 1]
             arrays = (pixels, targets, fine.astype(np.float32))
             tensors = [torch.from_numpy(array) for array in arrays]
             if self.device.type == "cuda":

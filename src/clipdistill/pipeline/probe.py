@@ -120,7 +120,7 @@ def _training_rate(options: RunOptions, dim: int) -> tuple[int, int, float]:
 
     check_arch(options.student)
     size = default_preprocess(options.student, options.image_size, None).size
-    network = build_student(options.student, dim, image_size=size)
+    network = build_student(options.student, dim, image_size=size, ask_hub=True)
     check_size(network, options.student, size)
     device = resolve_device(options.device)
     precision = resolve_precision("auto", device, training=True)
