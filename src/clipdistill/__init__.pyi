@@ -231,7 +231,7 @@ def distill(
     calibration_images: int = 512,
     calibration: Literal['max', 'percentile', 'entropy'] = 'percentile',
     image_size: int | None = None,
-    criterion: Literal['cosine', 'mse', 'l1', 'huber'] = 'cosine',
+    criterion: Literal['cosine', 'mse', 'l1', 'huber', 'relational', 'anchors'] = 'cosine',
     optimizer: Literal['adamw', 'adam', 'sgd'] = 'adamw',
     lr: float | None = None,
     weight_decay: float = 0.05,

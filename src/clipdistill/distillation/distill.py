@@ -426,13 +426,20 @@ def _load_class_list(
 
 def _new_card(arch: str, pairs: _Pairs, options: DistillOptions) -> StudentCard:
     from ..models.student import default_preprocess
+    from .fine_tuning import start_card
 
     known = pairs.teacher.fingerprint is not None
     geometry = pairs.teacher.preprocess if known else None
+    preprocess = default_preprocess(arch, options.image_size, geometry)
+    parent = None if options.init_checkpoint is None else start_card(options.init_checkpoint)
+    if parent is not None:
+        preprocess = parent.preprocess.at_size(options.image_size or parent.preprocess.size)
+        if options.image_size is None:
+            message(f"The input is that of {options.init_checkpoint}: {preprocess.geometry}.")
     return StudentCard(
         arch=arch,
         dim=pairs.teacher.dim,
-        preprocess=default_preprocess(arch, options.image_size, geometry),
+        preprocess=preprocess,
         teacher=pairs.teacher if known else None,
         training={"options": options.identity(), "data": pairs.fingerprint()},
     )

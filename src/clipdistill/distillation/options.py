@@ -9,6 +9,7 @@ from typing import Any, Literal
 from cyclopts import Parameter
 
 from ..formats.cards import Calibration
+from .losses import Criterion
 
 NOT_IDENTITY = (
     "num_workers",
@@ -58,7 +59,9 @@ class DistillOptions:
         calibration_images: training images that show the ranges of activations, before QAT.
         calibration: what of them is the range: max, percentile (the 99.99th) or entropy.
         image_size: side of the student's input in pixels; default: the model's own.
-        criterion: cosine (1 - cosine, on the sphere where zero-shot works), mse, l1 or huber (on
+        criterion: cosine (1 - cosine, on the sphere where zero-shot works), relational (cosine, and
+            the similarities within a batch), anchors (cosine, and the similarities to some of the
+            teacher's embeddings), mse, l1 or huber (on
             the embeddings as they are stored).
         optimizer: adamw, adam or sgd.
         lr: peak learning rate; default: 2e-3, with --sparse or --qat 1e-3.
@@ -97,7 +100,7 @@ class DistillOptions:
     calibration_images: int = 512
     calibration: Calibration = CALIBRATION
     image_size: int | None = None
-    criterion: Literal["cosine", "mse", "l1", "huber"] = "cosine"
+    criterion: Criterion = "cosine"
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float | None = None
     weight_decay: float = 0.05
