@@ -1,7 +1,7 @@
-"""Reading many pictures: decode and resize in threads, in order, with bounded memory.
+"""Reading many images: decode and resize in threads, in order, with bounded memory.
 
-Threads, not processes: Pillow releases the interpreter lock while it decodes and resizes, nothing
-is pickled, and Ctrl-C needs no clean-up.
+It uses threads, not processes: Pillow releases the interpreter lock while it decodes and resizes,
+nothing is pickled, and Ctrl-C needs no clean-up.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from .sources import ImageItem, content_id
 
 @dataclass(frozen=True)
 class Loaded:
-    """One picture, ready for a model, or the reason why not.
+    """One image, ready for a model, or the reason why it is not.
 
     Attributes:
-        item: which.
-        pixels: uint8 (S, S, 3); None when it failed.
-        reason: why it failed; empty when it did not.
-        content: `content_id` of its bytes; empty when it could not be read.
+        item: the image that was loaded.
+        pixels: uint8 (S, S, 3); None when loading failed.
+        reason: why loading failed; empty when it did not fail.
+        content: `content_id` of its bytes; empty when they could not be read.
     """
 
     item: ImageItem
@@ -39,13 +39,13 @@ class Loaded:
 
 
 def default_workers() -> int:
-    """Threads for decoding: the processors this process may use, at most 16."""
+    """Number of threads for decoding: the processors this process may use, at most 16."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(16, usable or 1))
 
 
 def load_one(item: ImageItem, preprocess: Preprocess) -> Loaded:
-    """Read, decode, resize and crop one picture; a bad one comes back with its reason."""
+    """Read, decode, resize and crop one image; a bad one is returned with its reason."""
     content = ""
     try:
         data = item.read()
@@ -59,13 +59,13 @@ def load_one(item: ImageItem, preprocess: Preprocess) -> Loaded:
 def load_pixels(
     items: Iterable[ImageItem], preprocess: Preprocess, *, workers: int, ahead: int = 256
 ) -> Iterator[Loaded]:
-    """Load pictures in threads and yield them in order.
+    """Load images in threads and yield them in order.
 
     Args:
-        items: which.
-        preprocess: resize and crop.
-        workers: threads; 0 loads in the calling thread.
-        ahead: pictures that may wait decoded, which bounds the memory.
+        items: the images.
+        preprocess: how to resize and crop them.
+        workers: number of threads; 0 loads in the calling thread.
+        ahead: most images that wait decoded, which bounds the memory.
     """
     if workers <= 0:
         for item in items:
@@ -85,7 +85,7 @@ def load_pixels(
 
 
 def batched(loaded: Iterable[Loaded], size: int) -> Iterator[tuple[list[Loaded], list[Loaded]]]:
-    """Group into (good ones, failed ones) with `size` good ones each (the last may have fewer)."""
+    """Yield (good, failed) groups of images, `size` good ones each (the last may be smaller)."""
     good: list[Loaded] = []
     failed: list[Loaded] = []
     for one in loaded:
@@ -98,5 +98,5 @@ def batched(loaded: Iterable[Loaded], size: int) -> Iterator[tuple[list[Loaded],
 
 
 def stack(loaded: Sequence[Loaded]) -> NDArray[np.uint8]:
-    """The pixels of good pictures as uint8 (N, S, S, 3)."""
+    """Stack the pixels of the good images to uint8 (N, S, S, 3)."""
     return np.stack([one.pixels for one in loaded if one.pixels is not None])
