@@ -84,7 +84,7 @@ def test_linked_folders_are_followed_and_loops_are_not(tmp_path):
 def test_missing_empty_and_file(tmp_path):
     with pytest.raises(InputError, match=r"nothing: no such folder. Expected a folder"):
         list_images(tmp_path / "nothing")
-    with pytest.raises(InputError, match=r"no images found. Looked for \.jpg"):
+    with pytest.raises(InputError, match=r"no images found. Expected files \.jpg"):
         list_images(tmp_path)
     touch(tmp_path, "a.jpg")
     with pytest.raises(InputError, match=r"a.jpg: expected a folder of images or a \.tar"):

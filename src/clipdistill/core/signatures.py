@@ -170,6 +170,22 @@ def command(function: Callable[..., Any], groups: Mapping[str, Any]) -> Callable
     return verb
 
 
+def check_ranges(options: Any, ranges: Mapping[str, tuple[bool, str]]) -> None:
+    """Refuse options out of range, in the words of the command line.
+
+    Args:
+        options: a dataclass of options.
+        ranges: name of an option -> (whether its value is in range, the range in words).
+
+    Raises:
+        InputError: a value is out of range.
+    """
+    for name, (fine, expected) in ranges.items():
+        if not fine:
+            option = "--" + name.replace("_", "-")
+            raise InputError(f"{option} {getattr(options, name)}: expected {expected}.")
+
+
 def documentation(function: Callable[..., Any]) -> str:
     """Return a verb's docstring with each dataclass of options replaced by its attributes."""
     text = inspect.getdoc(function) or ""

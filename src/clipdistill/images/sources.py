@@ -88,8 +88,8 @@ def list_images(root: Path) -> list[ImageItem]:
     items = _in_tar(root, printable(root.name)) if root.is_file() else _in_folder(root)
     if not items:
         raise InputError(
-            f"{root}: no images found. Looked for {', '.join(EXTENSIONS)} (and .tar) in it and "
-            "in every folder below."
+            f"{root}: no images found. Expected files {', '.join(EXTENSIONS)} (or .tar) in it or "
+            "in a folder below it."
         )
     return sorted(items, key=lambda item: item.key)
 
