@@ -10,6 +10,9 @@ from ..core.errors import FormatError, MismatchError
 from ..core.zeroshot import LogitScale
 from ..images.preprocess import Preprocess
 
+LONGEST_LICENSE = 64
+"""Characters of a licence's identifier; what an untrusted file has more is cut off."""
+
 
 def _check_dim(dim: int) -> None:
     if not 1 <= dim <= 1 << 20:
@@ -27,6 +30,7 @@ class TeacherCard:
         dim: length of an embedding.
         logits: the teacher's own logit scale and bias.
         preprocess: what its image tower expects.
+        license: of its weights, an SPDX-like identifier; empty when unknown.
     """
 
     model_name: str
@@ -35,6 +39,7 @@ class TeacherCard:
     dim: int
     logits: LogitScale
     preprocess: Preprocess
+    license: str = ""
 
     def __post_init__(self) -> None:
         _check_dim(self.dim)
@@ -63,8 +68,9 @@ class TeacherCard:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {
+        """As plain JSON values; "license" only where it is known."""
+        known = {"license": self.license} if self.license else {}
+        return known | {
             "model_name": self.model_name,
             "pretrained": self.pretrained,
             "fingerprint": self.fingerprint,
@@ -92,6 +98,7 @@ class TeacherCard:
                 dim=int(value["dim"]),
                 logits=LogitScale(scale, None if bias is None else float(bias)),
                 preprocess=Preprocess.from_json(value["preprocess"]),
+                license=str(value.get("license", ""))[:LONGEST_LICENSE],
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise FormatError(f"the teacher's card cannot be read: {error!r}") from error

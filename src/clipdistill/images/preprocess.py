@@ -8,7 +8,7 @@ The geometry equals torchvision's and open_clip's evaluation transform to the pi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,10 @@ class Preprocess:
             raise FormatError(
                 f"preprocessing: fill_color should be 0..255, found {self.fill_color}"
             )
+
+    def at_size(self, size: int) -> Preprocess:
+        """Return the same preprocessing for another input size, in pixels."""
+        return replace(self, size=size)
 
     @property
     def geometry(self) -> str:

@@ -17,6 +17,7 @@ from ...formats.run import STUDENTS, RunFolder, RunRecord, load_run
 from ...formats.student import is_student, load_card, read_metrics
 from ...formats.text import TextEmbeddings, load_text
 from .data import Data, load_data
+from .labels import Labelled
 from .naming import model_name
 
 MODEL_CARD = "README.md"
@@ -103,7 +104,7 @@ class Gathered:
 
 
 def gather(run: Path) -> Gathered:
-    """Read a run's folder; only `run.json` has to be there.
+    """Read a run's folder; only `run.json` has to be there.  Labels are as they are shown.
 
     Raises:
         InputError: there is no run.
@@ -112,16 +113,22 @@ def gather(run: Path) -> Gathered:
     """
     folder = RunFolder(run)
     record = load_run(folder)
+    named = Labelled(
+        load_text(folder.text) if folder.text.is_file() else None,
+        load_evaluated(folder.evaluation),
+        load_baseline(folder.baseline) if folder.baseline.is_file() else None,
+        load_predictions(folder.predictions) if folder.predictions.is_file() else None,
+    ).shown()
     return Gathered(
         folder=folder,
         record=record,
         classifier_of=_classifier_of(folder),
-        text=load_text(folder.text) if folder.text.is_file() else None,
+        text=named.text,
         students=_students(folder),
-        evaluated=load_evaluated(folder.evaluation),
+        evaluated=named.evaluated,
         raced=load_raced(folder.benchmark),
-        baseline=load_baseline(folder.baseline) if folder.baseline.is_file() else None,
-        predictions=load_predictions(folder.predictions) if folder.predictions.is_file() else None,
+        baseline=named.baseline,
+        predictions=named.predictions,
         data=load_data(folder, images_folder(folder, record)),
         made=_made(folder),
     )
