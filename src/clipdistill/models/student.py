@@ -56,9 +56,9 @@ def load_backbone_weights(network: torch.nn.Module, path: Path) -> int:
     }
     if 2 * len(fitting) < len(own):
         raise MismatchError(
-            f"{path}: expected weights of this architecture, but only {len(fitting)} of the "
-            f"network's {len(own)} tensors are in it with the right shape. Give weights of the "
-            "same architecture with --student-weights."
+            f"{path}: only {len(fitting)} of the network's {len(own)} tensors are in it with the "
+            "right shape, so these are weights of another architecture. Give other "
+            "--student-weights."
         )
     network.load_state_dict(fitting, strict=False)
     return len(fitting)
