@@ -93,6 +93,12 @@ class ServiceError(ClipDistillError):
         self.status = status
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 200 characters, or its type's name."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]
+
+
 def did_you_mean(name: str, known: Iterable[str], most: int = 4) -> str:
     """Return ' Did you mean a, b?' for the names nearest to `name`, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=most, cutoff=0.5)

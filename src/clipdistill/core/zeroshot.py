@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -85,3 +86,8 @@ def probabilities(embeddings: Floats, text: Floats, logits: LogitScale) -> Float
 def top_k(scores: Floats, k: int) -> NDArray[np.intp]:
     """Indices of the `k` largest of each row of (N, C), largest first; ties to the lower index."""
     return np.argsort(-scores, axis=-1, kind="stable")[:, :k]
+
+
+def ranked(scores: Floats, labels: Sequence[str], most: int) -> tuple[tuple[str, float], ...]:
+    """Pair the `most` best labels with their scores, float32 (C,), the best first."""
+    return tuple((labels[index], float(scores[index])) for index in top_k(scores[None], most)[0])
