@@ -76,9 +76,19 @@ def options_of(function: Callable[..., Any]) -> list[Option]:
 def _fields(group: str, default: Any) -> list[Option]:
     hints = get_type_hints(type(default), include_extras=True)
     return [
-        Option(field.name, KEYWORD, hints[field.name], getattr(default, field.name), group)
-        for field in dataclasses.fields(default)
+        Option(name, KEYWORD, hints[name], getattr(default, name), group)
+        for name in field_names(type(default))
     ]
+
+
+def field_names(kind: type) -> list[str]:
+    """The fields of a dataclass in the order in which people read them.
+
+    Those that the class itself declares come first, then those of its bases in their order.
+    """
+    known = {field.name for field in dataclasses.fields(kind)}
+    declared = (name for one in kind.__mro__ for name in inspect.get_annotations(one))
+    return [name for name in dict.fromkeys(declared) if name in known]
 
 
 def call(function: Callable[..., Any], args: Sequence[Any], given: Mapping[str, Any]) -> Any:
@@ -217,8 +227,7 @@ def _attributes(kind: type) -> list[str]:
                 entries[name] = []
             if line:
                 entries[name].append(line[4:])
-    shown = [field.name for field in dataclasses.fields(kind)]
-    return [line for name in shown for line in entries.get(name, [])]
+    return [line for name in field_names(kind) for line in entries.get(name, [])]
 
 
 def _own_doc(kind: type) -> str:

@@ -54,7 +54,7 @@ class Recorder:
 
     def __init__(self, folder: RunFolder, options: RunOptions) -> None:
         self.folder = folder
-        self._settings = options.to_settings()
+        self._settings = options.used_settings()
         known = existing_record(folder)
         self.record = known or RunRecord(self._settings, (), {}, "", _now(), "")
 

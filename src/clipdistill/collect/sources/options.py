@@ -44,19 +44,15 @@ OVERLAP = 200
 """Least number of requested hits per prompt where they cost little, as prompts share some hits."""
 
 
-@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions:
-    """What to search, and how.
+class SourceOptions:
+    """Which images to search for, of `search` and of `run`.
 
     Attributes:
-        source: source to search: knn, commons, openverse, parquet or pool; required.
         num_images: most URLs per prompt.
         num_result_ids: candidates per prompt, from which the URLs are chosen (knn: neighbours
             before the service filters them; parquet: captions that the teacher ranks); 0: twice
             --num-images, and at least 3000 for knn and parquet, 200 for a pool.
-        max_workers: number of prompts that are searched at the same time.
-        append: add to an existing list; URLs that are in it are not added again.
         url: knn: address of the service, with or without /knn-service.  There is no default:
             LAION's public service has been gone since December 2023.  Without a service of your own
             (`clipdistill serve`) use --source commons, openverse or parquet.
@@ -82,21 +78,10 @@ class SearchOptions:
         caption_filter: parquet: words (a caption has to hold more than half of the prompt's words),
             or a regular expression that captions have to match (.* for all).
         pool: pool: folder of embeddings from `clipdistill embed` or clip-retrieval, with URLs.
-        model_name: open_clip's name of the teacher, hf-hub:ORG/REPO or local-dir:FOLDER; default:
-            the pool's own, for tables ViT-B-32-256.
-        pretrained: open_clip's weights tag or a weights file (not for hf-hub and local-dir).
-        device: device of the teacher: auto, cpu, cuda, cuda:1, mps.
-        precision: precision of the teacher's forward pass; auto is fp16 on CUDA, fp32 elsewhere.
-        timeout: most seconds to wait for the next byte from a service.
-        retries: number of further tries after a temporary failure.
-        backoff: most seconds of the first pause between tries; each next one may be twice as long.
     """
 
-    source: SourceName | None = None
     num_images: Annotated[int, Parameter(name=("--num-images", "-n"))] = 50
     num_result_ids: Annotated[int, Parameter(name=("--num-result-ids", "-m"))] = 0
-    max_workers: int = 2
-    append: bool = False
     url: str | None = None
     indice_name: str | None = None
     query: Literal["auto", "text", "embedding"] = "auto"
@@ -115,6 +100,30 @@ class SearchOptions:
     table_embeddings: Path | None = None
     caption_filter: str = "words"
     pool: Path | None = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(SourceOptions):
+    """What to search, and how.
+
+    Attributes:
+        source: source to search: knn, commons, openverse, parquet or pool; required.
+        max_workers: number of prompts that are searched at the same time.
+        append: add to an existing list; URLs that are in it are not added again.
+        model_name: open_clip's name of the teacher, hf-hub:ORG/REPO or local-dir:FOLDER; default:
+            the pool's own, for tables ViT-B-32-256.
+        pretrained: open_clip's weights tag or a weights file (not for hf-hub and local-dir).
+        device: device of the teacher: auto, cpu, cuda, cuda:1, mps.
+        precision: precision of the teacher's forward pass; auto is fp16 on CUDA, fp32 elsewhere.
+        timeout: most seconds to wait for the next byte from a service.
+        retries: number of further tries after a temporary failure.
+        backoff: most seconds of the first pause between tries; each next one may be twice as long.
+    """
+
+    source: SourceName | None = None
+    max_workers: int = 2
+    append: bool = False
     model_name: str | None = None
     pretrained: str | None = None
     device: str = "auto"

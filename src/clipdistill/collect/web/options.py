@@ -12,10 +12,9 @@ from ...core.signatures import check_ranges
 USER_AGENT = "clipdistill/0.1"
 
 
-@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class DownloadOptions:
-    """How to download; every protection is on by default.
+class FetchOptions:
+    """How `download` and `run` fetch images; every protection is on by default.
 
     Attributes:
         max_workers: number of downloads at the same time.
@@ -29,8 +28,6 @@ class DownloadOptions:
         resize: shrink the shorter side to this many pixels and store as JPEG (smaller images keep
             their bytes); 0: keep the bytes of every image.
         total_bytes: stop when this many bytes have been received; 0: no limit.
-        retry_failed: try URLs again that failed permanently in an earlier run (404, not an image,
-            ...).
         respect_robots: leave out images that the server reserves (X-Robots-Tag with noai,
             noimageai, noml, noindex or none; tdm-reservation).
         verify_tls: check certificates.
@@ -50,7 +47,6 @@ class DownloadOptions:
     min_size: int = 32
     resize: int = 512
     total_bytes: int = 0
-    retry_failed: bool = False
     respect_robots: bool = True
     verify_tls: bool = True
     user_agent: str = USER_AGENT
@@ -77,3 +73,16 @@ class DownloadOptions:
             "user_agent": (self.user_agent.isprintable() and self.user_agent.isascii(), "ASCII"),
         }
         check_ranges(self, ranges)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class DownloadOptions(FetchOptions):
+    """How to download; every protection is on by default.
+
+    Attributes:
+        retry_failed: try URLs again that failed permanently in an earlier run (404, not an image,
+            ...).
+    """
+
+    retry_failed: bool = False
