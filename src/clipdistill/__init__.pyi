@@ -36,7 +36,7 @@ from .measure.evaluate import EvaluateResult as EvaluateResult
 from .measure.race.report import BenchmarkResult as BenchmarkResult
 from .models.open import open_embedder as open_embedder
 from .pipeline.quickstart import QuickstartResult as QuickstartResult
-from .pipeline.run import RunResult as RunResult
+from .pipeline.result import RunResult as RunResult
 from .show.demo import DemoResult as DemoResult
 from .show.demo import WebDemoResult as WebDemoResult
 from .show.predict import PredictResult as PredictResult
