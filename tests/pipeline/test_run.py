@@ -309,6 +309,20 @@ def test_without_labels_some_pictures_are_held_out(
     assert all(Path(picture["path"]).is_file() for picture in predictions["pictures"])
 
 
+def test_views_are_embedded_and_trained_on(copied: Path, world: Path, options: RunOptions) -> None:
+    result, _ = told(world, copied, replace(options, views=1, criterion="l1", warmup=0.0))
+    views = load_embeddings(copied / "embeddings").views()
+    assert views is not None
+    assert views.spec.count == 1
+    assert (copied / "replaced" / "embeddings-1" / "meta.json").is_file()
+    assert {"embed", "distill"} <= set(result.done)
+    assert "embed labelled" not in result.done
+    card = json.loads((copied / "student" / "student.json").read_text())
+    assert '"l1"' in json.dumps(card)
+    again, _ = told(world, copied, replace(options, views=1, criterion="l1", warmup=0.0))
+    assert not again.done
+
+
 def test_killed_again_and_again_it_ends_with_the_same_files(
     finished: RunResult, world: Path, options: RunOptions, tmp_path: Path
 ) -> None:
