@@ -43,8 +43,8 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
         num_images: URLs per prompt that the search looks for, at most.
         url: knn: address of the service.
         contact: commons: your e-mail address or URL, which image servers get as well; default: the
-            environment's CLIPDISTILL_CONTACT.
-        query: knn: ask by text, or by the teacher's embedding of the prompt; auto: by text.
+            environment variable CLIPDISTILL_CONTACT.
+        query: knn: search by text, or by the teacher's embedding of the prompt; auto: by text.
         teacher: NAME/PRETRAINED of open_clip, hf-hub:ORG/REPO or local-dir:FOLDER.
         template: text with {} for the prompt, such as "a photo of {}"; repeatable; or openai or
             simple, for a set.
