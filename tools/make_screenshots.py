@@ -22,7 +22,7 @@ from clipdistill.formats.text import TextEmbeddings
 from clipdistill.images.sources import list_images
 from clipdistill.models.recognizer import Recognizer, open_recognizer
 from clipdistill.models.teacher import embed_classes, load_teacher
-from clipdistill.show.web.classes import Encode
+from clipdistill.show.web.class_lists import Encode
 from clipdistill.show.web.server import running_page
 
 ROOT = Path(__file__).parents[1]

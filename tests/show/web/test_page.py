@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from clipdistill.show.web.answer import Opinion, judged, render, short_name
+from clipdistill.show.web.classes import ClassLists, Models, parse_classes
 from PIL import Image
 
 from browser import PHONE, launched, opened
@@ -24,8 +26,6 @@ from clipdistill.models.embedder import Embedder
 from clipdistill.models.open import open_embedder
 from clipdistill.models.recognizer import Recognizer
 from clipdistill.pipeline.toy.world import draw
-from clipdistill.show.web.answer import Opinion, judged, render, short_name
-from clipdistill.show.web.classes import ClassLists, Models, parse_classes
 
 KINDS = ("boat", "car", "cat", "house", "star")
 HOSTILE = (
