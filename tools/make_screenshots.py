@@ -32,7 +32,7 @@ from browser import launched, opened  # noqa: E402 (lies with the tests)
 IMAGES = ROOT / "docs/images"
 MOST = 200_000
 """Bytes of a screenshot."""
-PAGE = (1180, 985)
+PAGE = (1180, 1020)
 REPORT = (1180, 1100)
 SHOWN = 6
 """Examples on the page."""

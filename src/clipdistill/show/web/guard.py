@@ -51,10 +51,9 @@ class Guard:
 
 def is_foreign(scope: Scope) -> bool:
     """Whether another page made this request; a link elsewhere may lead to the page itself."""
-    host, origins, sites = (
-        _values(scope, name) for name in (b"host", b"origin", b"sec-fetch-site")
-    )
-    own = [f"{scheme}://{name}" for name in host for scheme in ("http", "https")]
+    hosts, origins = _values(scope, b"host"), _values(scope, b"origin")
+    own = [f"{scheme}://{host}" for host in hosts for scheme in ("http", "https")]
+    sites = _values(scope, b"sec-fetch-site")
     elsewhere = any(site not in ("same-origin", "none") for site in sites)
     return any(origin not in own for origin in origins) or (elsewhere and scope["path"] != "/")
 

@@ -6,8 +6,8 @@
     POST /predict?classes=KEY&teacher=0|1   an encoded image -> {"answers": [...]}
     POST /classes                 {"classes": [...]} -> {"classes": [...], "key": KEY}
 
-An image or a class list that cannot be used is {"problem": "..."}; a request that cannot be answered
-is {"message": "..."} with its status.
+An image or a class list that cannot be used gives {"problem": "..."}; a request that cannot be
+answered gives {"message": "..."} with its status.
 """
 
 from __future__ import annotations
@@ -132,9 +132,12 @@ class _Page:
     def application(self) -> Starlette:
         """The ASGI application."""
         routes = [
-            *(Route(path, _file(*kept)) for path, kept in STATIC.items()),
+            *(Route(path, _kept(_read(name), kind)) for path, (name, kind) in STATIC.items()),
+            *(
+                Route(f"/examples/{number}", _kept(data, "image/png"))
+                for number, data in enumerate(self.examples, 1)
+            ),
             Route("/about", self.about),
-            Route("/examples/{number:int}", self.example),
             Route("/predict", self.predict, methods=["POST"]),
             Route("/classes", self.classes, methods=["POST"]),
         ]
@@ -164,13 +167,6 @@ class _Page:
                 },
             }
         )
-
-    async def example(self, request: Request) -> Response:
-        """One of the examples."""
-        number = request.path_params["number"]
-        if not 1 <= number <= len(self.examples):
-            raise Refusal(404, "There is no such example.")
-        return Response(self.examples[number - 1], media_type="image/png")
 
     async def predict(self, request: Request) -> Response:
         """Classify an encoded image."""
@@ -224,9 +220,12 @@ def _both(models: Models) -> list[Recognizer]:
     return [model for model in (models.student, models.teacher) if model is not None]
 
 
-def _file(name: str, kind: str) -> Callable[[Request], Awaitable[Response]]:
-    """The route of one file of the page, read once."""
-    content = (files(__package__) / "static" / name).read_bytes()
+def _read(name: str) -> bytes:
+    return (files(__package__) / "static" / name).read_bytes()
+
+
+def _kept(content: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:
+    """What a route calls that always sends the same, from memory."""
 
     async def send(request: Request) -> Response:
         return Response(content, media_type=kind)
