@@ -525,7 +525,7 @@ class TestServer:
     def test_other_hosts_get_nothing(self, alone, host):
         status, _, body = ask(alone, "/about", host=host)
         assert status == 400
-        assert b"does not answer for the host" in body
+        assert b"accepts no requests for the host" in body
 
     @pytest.mark.parametrize("host", ["localhost", "localhost:1", "LOCALHOST:80", "[::1]:80"])
     def test_this_machines_names_do(self, alone, host):

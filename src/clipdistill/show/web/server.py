@@ -145,7 +145,7 @@ class _Page:
         return Starlette(routes=routes, middleware=[guard], exception_handlers=ERRORS_AS_ANSWERS)
 
     async def about(self, request: Request) -> Response:
-        """What the page needs to know once."""
+        """What the page reads when it is opened."""
         own = self.lists.own
         titles = ["Model"] if own.teacher is None else ["Student", "Teacher"]
         models = [
