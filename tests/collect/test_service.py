@@ -426,7 +426,7 @@ def test_chunked_bodies_without_end(client):
 
 
 def test_a_body_shorter_than_it_says(client, monkeypatch):
-    monkeypatch.setattr("clipdistill.collect.service.BODY_SECONDS", 0.2)
+    monkeypatch.setattr("clipdistill.core.serving.BODY_SECONDS", 0.2)
     head = b"POST /knn-service HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{}"
     assert b" 408 " in client.raw(head).splitlines()[0]
 
@@ -459,6 +459,10 @@ def test_clients_that_go_away(client):
         ("evil.example", 400),
         ("localhost.evil.example", 400),
         ("localhost@evil.example", 400),
+        ("evil.example@localhost", 400),
+        ("localhost:80@evil.example", 400),
+        ("localhost:1:1", 400),
+        ("localhost,evil.example", 400),
         ("evil.example:1234", 400),
         ("", 400),
         ("127.0.0.1.evil.example", 400),

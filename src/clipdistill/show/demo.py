@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ..core.errors import ClipDistillError, InputError
+from ..core.errors import ClipDistillError, InputError, MissingExtraError
 from ..core.progress import message, screen
 from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
@@ -203,7 +203,7 @@ def demo(
         InputError: no source, several sources, a source that cannot be opened, no labels, or no
             display.
         MismatchError: the text embeddings or the teacher do not belong to the model.
-        MissingExtraError: OpenCV or gradio is not installed (extra `demo`).
+        MissingExtraError: OpenCV or Starlette is not installed (extra `demo`).
         OutputError: the recording cannot be written.
     """
     _check(options)
@@ -397,7 +397,10 @@ def _counts_table(result: DemoResult) -> Table:
 
 def _web(model: str, options: DemoOptions) -> WebDemoResult:
     """The page in the browser."""
-    from .web.server import serve_page
+    try:
+        from .web.server import serve_page
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "starlette", "demo", "The page") from error
 
     student = _open(model, options)
     loaded = _load_teacher(student, options)
