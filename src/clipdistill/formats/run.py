@@ -38,6 +38,16 @@ EXPORTS = {"onnxruntime": "cpu", "tensorrt": "trt"}
 """What a file is for -> the folder that it lies in."""
 
 
+FORMER_NAMES = {"baseline.json": "ceiling.json", "predictions.json": "opinions.json"}
+"""File -> its name before version 0.1.0."""
+
+
+def present(path: Path) -> Path:
+    """Where a file of a run lies: `path`, or its former name where only that is there."""
+    former = path.with_name(FORMER_NAMES.get(path.name, path.name))
+    return former if former.is_file() and not path.is_file() else path
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where everything of a run lies.

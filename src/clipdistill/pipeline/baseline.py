@@ -12,8 +12,8 @@ from ..core import metrics
 from ..core.results import Table, list_some
 from ..core.wording import percent
 from ..core.zeroshot import top_k
-from ..formats.baseline import Baseline
 from ..formats.embeddings import Embeddings, load_embeddings, match_rows
+from ..formats.measurements import Baseline
 from ..formats.text import TextEmbeddings, load_text
 from ..images.sources import list_images
 from ..measure.task import scores_of, true_classes

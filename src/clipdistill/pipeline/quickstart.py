@@ -14,7 +14,8 @@ from pathlib import Path
 from ..core.errors import MissingExtraError, OutputError
 from ..core.files import ensure_folder, read_json, write_bytes, write_json
 from ..core.progress import message, track
-from ..core.results import Result, Table, from_json, to_json
+from ..core.results import Result, Table, to_json
+from ..formats.measurements import load_measurement
 from ..formats.run import RunFolder
 from ..measure.evaluate import EvaluateResult
 from ..measure.race.report import BenchmarkResult
@@ -139,7 +140,7 @@ def quickstart(
         seconds=time.monotonic() - start,
         rows=_first_rows(done.evaluation),
         predictions=_classify(folder, held_out),
-        benchmark=from_json(BenchmarkResult, read_json(folder.benchmark, "the benchmark")),
+        benchmark=load_measurement(folder.benchmark, BenchmarkResult),
         report=done.report,
     )
     write_json(out / "summary.json", to_json(result))

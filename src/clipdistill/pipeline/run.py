@@ -12,18 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ClipDistillError, MismatchError, MissingExtraError
-from ..core.files import ensure_folder, locked, read_json, write_bytes, write_json
+from ..core.files import ensure_folder, locked, write_bytes
 from ..core.progress import message, show_table
-from ..core.results import Result, Table, from_json, list_some, to_json
+from ..core.results import Result, Table, list_some
 from ..core.wording import percent
-from ..formats.baseline import Baseline, load_baseline, save_baseline
 from ..formats.embeddings import Failure, read_failures
+from ..formats.measurements import (
+    Baseline,
+    ModelEvaluation,
+    find_measurement,
+    save_measurement,
+)
 from ..formats.probe import Probe, load_probe, save_probe
 from ..formats.run import RunFolder
 from ..images.sources import list_images
 from ..measure.benchmark import BenchmarkOptions, benchmark
 from ..measure.calibration import LEAST_IMAGES
-from ..measure.evaluate import EvaluateResult, Evaluation, evaluate
+from ..measure.evaluate import EvaluateResult, evaluate
 from .baseline import measure, sentence, table, warnings
 from .estimate import CostedStep, costed, plan_table, short_of_space, totals
 from .fingerprints import of_embedded
@@ -89,7 +94,7 @@ def rows_of(result: EvaluateResult) -> tuple[Row, ...]:
     )
 
 
-def _short_name(one: Evaluation) -> str:
+def _short_name(one: ModelEvaluation) -> str:
     if one.role == "teacher":
         return "teacher"
     return Path(one.model).stem if one.model.endswith(".onnx") else "student"
@@ -395,7 +400,7 @@ def _measure_baseline(road: Road, recorder: Recorder, step: Step) -> str:
     found = measure(
         folder.embeddings, folder.text, road.options.labelled, folder.labelled_embeddings
     )
-    save_baseline(folder.baseline, found)
+    save_measurement(folder.baseline, found)
     show_table(table(found))
     for line in (sentence(found), *warnings(found)):
         message(line)
@@ -488,7 +493,7 @@ def _evaluate(road: Road, recorder: Recorder, step: Step) -> str:
         labelled=road.options.labelled,
         images=road.measuring_images,
     )
-    write_json(folder.evaluation, to_json(result))
+    save_measurement(folder.evaluation, result)
     return ""
 
 
@@ -511,7 +516,7 @@ def _benchmark(road: Road, recorder: Recorder, step: Step) -> str:
         labelled=road.options.labelled,
         images=road.measuring_images,
     )
-    write_json(folder.benchmark, to_json(result))
+    save_measurement(folder.benchmark, result)
     return ""
 
 
@@ -559,9 +564,6 @@ def _result(
     seconds: float,
 ) -> RunResult:
     folder = road.folder
-    evaluation = None
-    if folder.evaluation.is_file():
-        evaluation = from_json(EvaluateResult, read_json(folder.evaluation, "the evaluation"))
     return RunResult(
         out=folder.out,
         dry_run=dry_run,
@@ -569,8 +571,8 @@ def _result(
         estimate=about,
         done=done,
         failures=(*read_failures(folder.embeddings), *read_failures(folder.labelled_embeddings)),
-        baseline=load_baseline(folder.baseline) if folder.baseline.is_file() else None,
-        evaluation=evaluation,
+        baseline=find_measurement(folder.baseline, Baseline),
+        evaluation=find_measurement(folder.evaluation, EvaluateResult),
         classifier=folder.classifier if folder.classifier.is_file() else None,
         report=folder.report if folder.report.is_file() else None,
         seconds=seconds,

@@ -11,42 +11,13 @@ from pathlib import Path
 from ...core.charts import Point, scatter
 from ...core.results import Result, Table, list_some
 from ...core.wording import percent
-from ...formats.embeddings import Failure
-from ...formats.measurements import BenchmarkRow
+from ...formats.measurements import Benchmark, BenchmarkRow
 from .conclusions import is_sparse
 
 
 @dataclass(frozen=True, repr=False)
-class BenchmarkResult(Result):
-    """What `benchmark` measured.
-
-    Attributes:
-        rows: one a model and runtime.
-        reference: whom agreement and cosine compare with.
-        conclusions: what is slower than FP32, and what sparsity did.
-        images: on which agreement and cosine were measured.
-        labelled: on which accuracy was.
-        batches: pictures at once.
-        rounds: how often everyone was timed.
-        threads: each could use; None: its own choice.
-        machine: where.
-        failures: images that could not be used, each with its reason.
-        out: the markdown file, if one was written.
-        plot: the chart, likewise.
-    """
-
-    rows: tuple[BenchmarkRow, ...]
-    reference: str
-    conclusions: tuple[str, ...]
-    images: int
-    labelled: int
-    batches: tuple[int, ...]
-    rounds: int
-    threads: int | None
-    machine: str
-    failures: tuple[Failure, ...]
-    out: Path | None = None
-    plot: Path | None = None
+class BenchmarkResult(Result, Benchmark):
+    """What `benchmark` measured; its attributes are those of `Benchmark`."""
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ...core.files import TEMPORARY_PREFIX
-from ...formats.baseline import Baseline, load_baseline
 from ...formats.cards import Compression, StudentCard, TeacherCard
 from ...formats.classifier import OnnxCard
-from ...formats.measurements import Evaluated, Raced, load_evaluated, load_raced
+from ...formats.measurements import Baseline, Benchmark, Evaluation, find_measurement
 from ...formats.onnx_wire import read_onnx
 from ...formats.predictions import ModelPredictions, Predictions, load_predictions
-from ...formats.run import STUDENTS, RunFolder, RunRecord, load_run
+from ...formats.run import STUDENTS, RunFolder, RunRecord, load_run, present
 from ...formats.student import is_student, load_card, read_metrics
 from ...formats.text import TextEmbeddings, load_text
 from .data import Data, load_data
@@ -75,8 +74,8 @@ class Gathered:
     classifier_of: str
     text: TextEmbeddings | None
     students: tuple[Student, ...]
-    evaluated: Evaluated | None
-    raced: Raced | None
+    evaluated: Evaluation | None
+    raced: Benchmark | None
     baseline: Baseline | None
     predictions: Predictions | None
     data: Data
@@ -112,16 +111,17 @@ def gather(run: Path) -> Gathered:
     """
     folder = RunFolder(run)
     record = load_run(folder)
+    predictions = present(folder.predictions)
     return Gathered(
         folder=folder,
         record=record,
         classifier_of=_classifier_of(folder),
         text=load_text(folder.text) if folder.text.is_file() else None,
         students=_students(folder),
-        evaluated=load_evaluated(folder.evaluation),
-        raced=load_raced(folder.benchmark),
-        baseline=load_baseline(folder.baseline) if folder.baseline.is_file() else None,
-        predictions=load_predictions(folder.predictions) if folder.predictions.is_file() else None,
+        evaluated=find_measurement(folder.evaluation, Evaluation),
+        raced=find_measurement(folder.benchmark, Benchmark),
+        baseline=find_measurement(folder.baseline, Baseline),
+        predictions=load_predictions(predictions) if predictions.is_file() else None,
         data=load_data(folder, images_folder(folder, record)),
         made=_made(folder),
     )
