@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import re
 import socket
 import threading
@@ -16,14 +15,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .errors import ClipDistillError, InputError
+from .loopback import LOCALHOST
 
 MAX_CONNECTIONS = 1000
 
 
 STOP_SECONDS = 3
-
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class _OnlyHosts:
@@ -58,16 +55,6 @@ def _message(status: int, text: str) -> Response:
     # Bodies that were not read to their end would be taken for the next request.
     headers = {"Connection": "close"} if status in (408, 413) else None
     return JSONResponse({"message": text}, status, headers)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host to listen on is this machine alone."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -120,7 +107,7 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
 
 
 @contextlib.contextmanager
-def running_service(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+def running_service(app: ASGIApp, host: str = LOCALHOST, port: int = 0) -> Iterator[str]:
     """Serve `app` in a thread as long as the block runs; yields the base URL.
 
     Raises:

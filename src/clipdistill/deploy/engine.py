@@ -17,6 +17,7 @@ from ..core.files import ensure_folder, sha256_of
 from ..core.metrics import cosines
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
+from ..core.wording import percent
 from ..formats.classifier import OnnxCard
 from ..formats.engine import EngineCard, Gpu, card_path, check_engine_output, save_engine
 from ..formats.onnx_wire import STANDARD_DOMAINS, OnnxFacts, read_onnx, sparse_share
@@ -124,7 +125,7 @@ class EngineResult(Result):
         return list_some(title, self.int8_layers)
 
     def _sparse(self) -> list[str]:
-        stored = f"{100 * self.stored_sparse:.0f}% of the file's weights are 2:4"
+        stored = f"{percent(self.stored_sparse, 0)} of the file's weights are 2:4"
         if not self.sparse_asked:
             asked = "; --sparse lets TensorRT use that." if self.stored_sparse > 0 else ""
             return [f"{stored}{asked}"] if asked else []

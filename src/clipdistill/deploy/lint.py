@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..core.errors import FormatError
 from ..core.files import describing
 from ..core.results import Result, Table
+from ..core.wording import percent
 from ..formats.classifier import Target
 from ..models.open import needs_training_extra
 
@@ -67,8 +68,8 @@ class LintResult(Result):
             f"{self.file}: {status} for {self.target}{made}; opset {self.opset}, "
             f"{self.size_mb:.1f} MB.",
             f"{self.macs / 1e6:.1f} million multiplications a picture in {len(self.layers)} "
-            f"layers: {_percent(self.int8_share)} INT8, {_percent(self.two_four_share)} 2:4; "
-            f"sparse kernels can take {_percent(self.engaging_share)}.",
+            f"layers: {percent(self.int8_share)} INT8, {percent(self.two_four_share)} 2:4; "
+            f"sparse kernels can take {percent(self.engaging_share)}.",
         ]
         return [*lines, *(_told(self.findings) or ["Nothing to remark."])]
 
@@ -126,7 +127,3 @@ def _told(findings: tuple[Finding, ...]) -> list[str]:
         lines.append(f"  {severity}: {rule}: {found[0].message}{where}")
     errors = [found[0] for found in groups.values() if found[0].severity != "note"]
     return [*lines, *(f"  -> {advice}" for advice in dict.fromkeys(one.advice for one in errors))]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"

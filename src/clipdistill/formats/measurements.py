@@ -17,6 +17,7 @@ import numpy as np
 from ..core.errors import FormatError
 from ..core.files import check_format, read_json, write_json
 from ..core.results import Versioned, from_json, to_json
+from ..core.two_four import is_sparse
 from ..core.zeroshot import Calibration
 from .embeddings import Failure
 from .run import present
@@ -164,6 +165,11 @@ class BenchmarkRow:
     images: int = 0
     round_ms: tuple[float, ...] = ()
     reason: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What its weights are, such as "int8 2:4"; empty when unknown."""
+        return f"{self.precision} {'2:4' if is_sparse(self.sparse) else ''}".strip()
 
 
 @dataclass(frozen=True)

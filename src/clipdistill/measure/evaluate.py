@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..core import metrics
 from ..core.errors import InputError, MismatchError
 from ..core.files import ensure_folder
+from ..core.model_names import short_names
 from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
 from ..core.wording import percent
@@ -43,7 +44,6 @@ from .task import (
     embed,
     latency_ms,
     scores_of,
-    short_names,
     true_classes,
 )
 

@@ -18,10 +18,9 @@ from ..formats.text import TextEmbeddings, load_text
 from ..images.sources import list_images
 from ..measure.task import scores_of, true_classes
 
-NEAR = 0.98
-"""Cosine of two labels' text embeddings above which a teacher hardly tells them apart."""
 BLURRED = 0.5
-"""Share of two labels' pictures for which both are nearly as likely, likewise."""
+"""Share of two labels' images for which both are nearly as likely, above which a teacher hardly
+tells them apart."""
 NEARLY = 0.5
 """The second label is nearly as likely when its probability is above this share of the first's."""
 LEAST_BLURRED = 10
@@ -111,7 +110,6 @@ def _accuracy(
 
 def _overlapping(classes: TextEmbeddings, best: _Best) -> tuple[tuple[str, str, float], ...]:
     """Pairs of labels that the teacher hardly tells apart, by their texts or on the pictures."""
-    cosines = classes.vectors @ classes.vectors.T
     count = len(classes.labels)
     pairs = np.zeros((count, count), dtype=np.int64)
     near = best.shares[:, 1] > NEARLY * best.shares[:, 0]
@@ -120,9 +118,7 @@ def _overlapping(classes: TextEmbeddings, best: _Best) -> tuple[tuple[str, str, 
     mine = np.bincount(best.labels[:, 0], minlength=count)[:count]
     both = mine[:, None] + mine[None, :]
     blurred = (pairs >= LEAST_BLURRED) & (pairs > BLURRED * np.maximum(both, 1))
-    found = np.argwhere(np.triu((cosines > NEAR) | blurred, k=1))
-    named = [(classes.labels[i], classes.labels[j], float(cosines[i, j])) for i, j in found]
-    return tuple(sorted(named, key=lambda pair: -pair[2]))
+    return classes.overlapping(blurred)
 
 
 def table(baseline: Baseline) -> Table:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from ..core.errors import MissingExtraError, OutputError
 from ..core.files import ensure_folder, read_json, write_bytes, write_json
+from ..core.loopback import LOCALHOST
 from ..core.progress import message, track
 from ..core.results import Result, Table, to_json
+from ..core.wording import percent
 from ..formats.measurements import load_measurement
 from ..formats.run import RunFolder
 from ..measure.evaluate import EvaluateResult
@@ -70,7 +72,7 @@ class QuickstartResult(Result):
             Table(
                 "A few pictures, classified by classifier.onnx",
                 ("picture", "label", ">probability"),
-                tuple((name, label, f"{100 * p:.1f}%") for name, label, p in self.predictions),
+                tuple((name, label, percent(p)) for name, label, p in self.predictions),
             ),
             *self.benchmark.summary(),
             f"Everything lies in {out} ({self.seconds:.0f} s):",
@@ -226,7 +228,7 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", PORT))
+            probe.bind((LOCALHOST, PORT))
         except OSError:
             return 0
     return PORT

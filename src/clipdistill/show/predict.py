@@ -13,6 +13,7 @@ from ..core.errors import InputError
 from ..core.progress import track
 from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
+from ..core.wording import percent
 from ..core.zeroshot import top_k
 from ..images.loading import batched, default_workers, load_pixels, stack
 from ..images.sources import ImageItem, match_images
@@ -152,7 +153,7 @@ def _name(item: ImageItem) -> str:
 
 
 def _one_picture(one: Prediction) -> Table:
-    rows = tuple((label, _percent(share)) for label, share in one.ranked)
+    rows = tuple((label, percent(share)) for label, share in one.ranked)
     title = f"{one.image}: {UNKNOWN} (no label is likely enough)" if one.unknown else one.image
     return Table(title, ("label", ">probability"), rows)
 
@@ -161,13 +162,9 @@ def _many_pictures(good: Sequence[Prediction], classes: int) -> Table:
     rows = []
     for one in good:
         (label, share), *rest = one.ranked
-        second = f"{rest[0][0]} ({_percent(rest[0][1])})" if rest else ""
+        second = f"{rest[0][0]} ({percent(rest[0][1])})" if rest else ""
         if one.unknown:
-            label, second = UNKNOWN, f"{label} ({_percent(share)})"
-        rows.append((one.image, label, _percent(share), second))
+            label, second = UNKNOWN, f"{label} ({percent(share)})"
+        rows.append((one.image, label, percent(share), second))
     title = f"{len(good)} images, {classes} labels"
     return Table(title, ("image", "label", ">probability", "runner-up"), tuple(rows))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"

@@ -20,14 +20,13 @@ from ...core import zeroshot
 from ...core.errors import ClipDistillError
 from ...core.files import atomic_path
 from ...formats.classifier import EMBEDDINGS, PROBABILITIES, OnnxCard
+from ...formats.onnx_wire import HEAD
 from ...formats.text import TextEmbeddings
 from ...images.synthetic import smooth_pixels
 from ...models.open import OnnxEmbedder
 from .files import load_graph, save_graph
 from .links import keep
 
-HEAD = "zeroshot/"
-"""Nodes and constants of the head have names that start like this."""
 CHECK_PICTURES = 4
 TOLERANCE = 1e-4
 """Largest difference of a probability between the file and numpy: 100 x float32's cosine error."""

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from ...core.wording import percent
+from ...formats.onnx_wire import HEAD
 from .findings import Finding, Rule, Subject, reexport
-from .head import HEAD
 from .links import DEQUANTIZE, QUANTIZE, Graph, attribute
 from .quantized import WEIGHTED
 from .weights import channel_axes, stored_weight
@@ -207,7 +208,7 @@ def floating(subject: Subject) -> Iterator[Finding]:
             "note" if share < SMALL_SHARE else "warning",
             "float-layers",
             left[0].node,
-            f"{len(left)} layers with {100 * share:.1f}% of the multiplications stay in "
+            f"{len(left)} layers with {percent(share)} of the multiplications stay in "
             f"float: {names}.",
             "Nothing, where they were left out on purpose.",
         )
