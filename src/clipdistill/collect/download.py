@@ -11,7 +11,7 @@ from ..core.errors import InputError
 from ..core.files import ensure_folder, locked
 from ..core.progress import track
 from ..core.results import Result, Table, list_some
-from ..formats.ledger import FAILED, OK, REFUSED
+from ..formats.ledger import FAILED, INDEX, OK, REFUSED
 from ..formats.urls import count_urls
 from .web.options import DownloadOptions
 
@@ -81,7 +81,7 @@ class DownloadResult(Result):
             lines.append(Table("Not downloaded", ("kind", ">URLs", "such as", "of"), rows))
         if self.stopped:
             lines.append(f"Stopped: {self.stopped}. The same command goes on.")
-        lines.append(f"Pictures and their ledger (index.parquet): {self.images}")
+        lines.append(f"Pictures and their ledger ({INDEX}): {self.images}")
         return lines
 
 
@@ -135,7 +135,7 @@ def _refuse_emptiness(urls: Path, result: DownloadResult) -> None:
         "\n".join(
             [
                 f"{urls}: none of its {result.urls} URLs gave a picture; "
-                f"{result.images}/index.parquet "
+                f"{result.images}/{INDEX} "
                 "says why of each.",
                 *list_some("Such as:", reasons, 5),
                 *(

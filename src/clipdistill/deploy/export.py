@@ -27,7 +27,7 @@ from ..core.signatures import NameOrPath
 from ..core.wording import percent
 from ..formats.cards import Compression
 from ..formats.classifier import EMBEDDINGS, INPUT, FilePrecision, OnnxCard, Target, check_output
-from ..formats.student import load_samples
+from ..formats.student import SAMPLES, load_samples
 from ..formats.text import TextEmbeddings, load_text
 from ..images.loading import load_one
 from ..images.preprocess import Preprocess
@@ -218,7 +218,7 @@ def export(
     if int8 and target == "onnxruntime" and not checks.real:
         raise InputError(
             f"{student}: an INT8 file for ONNX Runtime needs pictures to take ranges from, and "
-            "this student has no samples.npy. Add --images FOLDER with some of those it will see."
+            f"this student has no {SAMPLES}. Add --images FOLDER with some of those it will see."
         )
     started = time.perf_counter()
     with atomic_path(out) as temporary:

@@ -16,6 +16,10 @@ def _check_dim(dim: int) -> None:
         raise FormatError(f"the dimension of an embedding should be 1 or more, found {dim}")
 
 
+TEACHER_CONFIG, TEACHER_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+"""Files of a teacher's folder, in open_clip's own format."""
+
+
 @dataclass(frozen=True)
 class TeacherCard:
     """Who made an embedding space.

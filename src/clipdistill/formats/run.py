@@ -148,6 +148,11 @@ class RunFolder:
         """The page for people."""
         return self.out / "report.html"
 
+    @property
+    def model_card(self) -> Path:
+        """The page for people, as Hugging Face has it."""
+        return self.out / "README.md"
+
     def student(self, name: str) -> Path:
         """The folder of one of `STUDENTS`."""
         return self.out / ("student" if name == "dense" else f"student-{name}")

@@ -18,7 +18,7 @@ from ..core.progress import message, track
 from ..core.results import Result, Table, to_json
 from ..core.wording import percent
 from ..formats.measurements import load_measurement
-from ..formats.run import RunFolder
+from ..formats.run import EXPORTS, RunFolder
 from ..measure.evaluate import EvaluateResult
 from ..measure.race.report import BenchmarkResult
 from .options import RunOptions
@@ -62,7 +62,8 @@ class QuickstartResult(Result):
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
-        out = self.out
+        out, folder = self.out, RunFolder(self.out)
+        exports = ", ".join(str(out / name) for name in EXPORTS.values())
         page = [f"  {self.report}      all of it, to be read"] if self.report is not None else []
         return [
             results_table(
@@ -70,28 +71,27 @@ class QuickstartResult(Result):
                 self.rows,
             ),
             Table(
-                "A few pictures, classified by classifier.onnx",
+                f"A few pictures, classified by {folder.classifier.name}",
                 ("picture", "label", ">probability"),
                 tuple((name, label, percent(p)) for name, label, p in self.predictions),
             ),
             *self.benchmark.summary(),
             f"Everything lies in {out} ({self.seconds:.0f} s):",
             f"  {out / 'world'}             pictures, as if they lay somewhere on the web",
-            f"  {out / 'image_urls.txt'}    what a search by the prompts found there",
-            f"  {out / 'images'}            the pictures that were downloaded, without labels",
-            f"  {out / 'embeddings'}        what the teacher said of them",
-            f"  {out / 'student'}           the distilled network",
-            f"  {out / 'classifier.onnx'}   the classifier, with labels and preprocessing",
+            f"  {folder.urls}    what a search by the prompts found there",
+            f"  {folder.images}            the pictures that were downloaded, without labels",
+            f"  {folder.embeddings}        what the teacher said of them",
+            f"  {folder.student('dense')}           the distilled network",
+            f"  {folder.classifier}   the classifier, with labels and preprocessing",
             f"  {out / 'student-*'}         the same, 2:4 sparse, INT8, and both",
-            f"  {out / 'cpu'}, {out / 'trt'}   files of all four, for ONNX Runtime and for "
-            "TensorRT or OpenVINO",
-            f"  {out / 'run.json'}          how each of these was made, with the commands",
+            f"  {exports}   files of all four, for ONNX Runtime and for TensorRT or OpenVINO",
+            f"  {folder.record}          how each of these was made, with the commands",
             f"  {out / 'summary.json'}      the tables above",
             *page,
             "Next:",
-            f"  clipdistill predict {out}/classifier.onnx {out}/held-out/cat",
-            f"  clipdistill evaluate {out}/student {out}/classifier.onnx --labelled {out}/held-out "
-            f"--text {out}/text.npy",
+            f"  clipdistill predict {folder.classifier} {out}/held-out/cat",
+            f"  clipdistill evaluate {folder.student('dense')} {folder.classifier} "
+            f"--labelled {out}/held-out --text {folder.text}",
             "  clipdistill run YOUR_PROMPTS.txt runs/yours --images YOUR_PHOTOS",
         ]
 
@@ -129,8 +129,8 @@ def quickstart(
     _draw(world, num_images, seed, labelled=False)
     _draw(held_out, 25 * len(KINDS), seed + 1, labelled=True)
     lines = [f"{kind}\t{prompt}\n" for kind, prompt in zip(KINDS, prompts(), strict=True)]
-    write_bytes(out / "prompts.txt", "".join(lines).encode())
     folder = RunFolder(out)
+    write_bytes(folder.prompts, "".join(lines).encode())
     with as_file(files("clipdistill.pipeline.toy") / "toy_teacher") as place:
         teacher = f"local-dir:{place}"
         with _served(folder, teacher, world) as url:

@@ -10,7 +10,10 @@ from typing import Any
 
 from ..distillation.options import DistillOptions
 from ..formats.classifier import Target
+from ..formats.embeddings import META
+from ..formats.ledger import INDEX
 from ..formats.run import EXPORTS, RunFolder
+from ..formats.student import CARD, WEIGHTS
 from ..measure.calibration import LEAST_IMAGES
 from .fingerprints import of_value
 from .inputs import Inputs
@@ -225,7 +228,7 @@ def _search(road: Road) -> list[Step]:
     downloading = road.options.download_options()
     urls = road.below(folder.urls)
     table = road.below(folder.urls.with_suffix(".parquet"))
-    index = f"{road.below(folder.images)}/index.parquet"
+    index = f"{road.below(folder.images)}/{INDEX}"
     search = Step(
         "search",
         "search",
@@ -261,7 +264,7 @@ def _embed(road: Road) -> Step:
         {name: road.inputs.digests[name] for name in ("pictures", "teacher files")},
         ("download",) if road.options.search is not None else (),
         (folder,),
-        (f"{folder}/meta.json",),
+        (f"{folder}/{META}",),
         command("embed", road.images, road.folder.embeddings, **_teacher_flags(road)),
     )
 
@@ -299,7 +302,7 @@ def _embed_labelled(road: Road) -> Step:
         {name: road.inputs.digests[name] for name in ("labelled", "teacher files")},
         (),
         (folder,),
-        (f"{folder}/meta.json",),
+        (f"{folder}/{META}",),
         command(
             "embed", road.options.labelled, road.folder.labelled_embeddings, **_teacher_flags(road)
         ),
@@ -356,7 +359,7 @@ def _distill(road: Road, name: StudentName) -> Step:
         {},
         before,
         (folder,),
-        tuple(f"{folder}/{file}" for file in ("model.safetensors", "student.json")),
+        tuple(f"{folder}/{file}" for file in (WEIGHTS, CARD)),
         command(
             "distill",
             road.options.student,

@@ -12,13 +12,11 @@ from ...formats.classifier import OnnxCard
 from ...formats.measurements import Baseline, Benchmark, Evaluation, find_measurement
 from ...formats.onnx_wire import read_onnx
 from ...formats.predictions import ModelPredictions, Predictions, load_predictions
-from ...formats.run import STUDENTS, RunFolder, RunRecord, load_run, present
+from ...formats.run import EXPORTS, STUDENTS, RunFolder, RunRecord, load_run, present
 from ...formats.student import is_student, load_card, read_metrics
 from ...formats.text import TextEmbeddings, load_text
 from .data import Data, load_data
 from .naming import model_name
-
-MODEL_CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -154,7 +152,7 @@ def _classifier_of(folder: RunFolder) -> str:
 
 def _made(folder: RunFolder) -> tuple[Made, ...]:
     """What lies in the folder, without the report itself, hidden files and left-overs."""
-    ours = {folder.report.name, MODEL_CARD}
+    ours = {folder.report.name, folder.model_card.name}
     found = []
     for path in sorted(folder.out.iterdir()):
         if path.name in ours or path.name.startswith((".", TEMPORARY_PREFIX)):
@@ -177,6 +175,6 @@ def student_predictions(run: Gathered, kind: str) -> ModelPredictions | None:
     named = [(model_name(one.model, one.role, run.classifier_of), one) for one in told]
     students = [(name, one) for name, one in named if name.kind != "teacher"]
     own = [(name, one) for name, one in students if name.kind == kind]
-    order = {"cpu": 0, "trt": 1}
-    best = sorted(own or students[:1], key=lambda pair: order.get(pair[0].folder, 2))
-    return best[0][1] if best else None
+    folders = (*EXPORTS.values(), "student", "")
+    best = min(own or students[:1], key=lambda pair: folders.index(pair[0].folder), default=None)
+    return None if best is None else best[1]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...core.model_names import short_teacher
-from ...formats.run import STUDENTS, RunFolder
+from ...formats.run import EXPORTS, STUDENTS, RunFolder
 
 FORMS = {"dense": "", "sparse": "2:4 sparse ", "int8": "INT8 ", "sparse-int8": "2:4 sparse INT8 "}
 """Student -> what stands before its architecture."""
@@ -60,7 +60,7 @@ def model_name(model: str, role: str, classifier_of: str = "") -> ModelName:
     for name in STUDENTS:
         if path == folder.student(name):
             return ModelName(name, path.name, "student")
-        for target in ("onnxruntime", "tensorrt"):
+        for target in EXPORTS:
             export = RunFolder(path.parent.parent).export(name, target)
             if path.with_suffix(".onnx") == export:
                 return ModelName(name, f"{path.parent.name}/{path.name}", path.parent.name)
