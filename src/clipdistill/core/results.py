@@ -161,6 +161,8 @@ def from_json(kind: type[Kind], value: Any) -> Kind:
 
 def _built(kind: Any, value: Any, where: str) -> Any:
     origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
     if kind in PLAIN:
         return _plain(kind, value, where)
     if origin in (Union, UnionType):

@@ -18,8 +18,8 @@ from ..core.metrics import cosines
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
 from ..core.wording import percent
-from ..formats.classifier import OnnxCard
-from ..formats.engine import EngineCard, Gpu, card_path, check_engine_output, save_engine
+from ..formats.classifier import OnnxCard, check_output
+from ..formats.engine import ENGINE, EngineCard, Gpu, card_path, save_engine
 from ..formats.onnx_wire import STANDARD_DOMAINS, OnnxFacts, read_onnx, sparse_share
 from ..images.loading import load_one
 from ..images.preprocess import Preprocess
@@ -200,7 +200,7 @@ def engine(
     if trtexec:
         lines = trtexec_lines(classifier, out, side, facts.precision, how)
         return TrtexecResult({key: shlex.join(line) for key, line in lines.items()})
-    check_engine_output(out)
+    check_output(out, ENGINE)
     if options.timing_cache is not None:
         ensure_folder(options.timing_cache.parent)
     import_tensorrt()

@@ -22,15 +22,14 @@ run.json               settings, steps with their commands and fingerprints, ver
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..core.errors import FormatError, InputError
 from ..core.files import check_format, describing, read_json, write_json
+from ..core.results import Versioned, from_json, to_json
 
-FORMAT = "clipdistill.run"
-VERSION = 1
 STUDENTS = ("dense", "sparse", "int8", "sparse-int8")
 """Names of the students that a run can make, in the order in which they are made and shown."""
 
@@ -188,7 +187,7 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class RunRecord(Versioned):
     """How a run was made.
 
     Attributes:
@@ -201,6 +200,9 @@ class RunRecord:
         unfinished: steps that were begun and interrupted.
         others: finished steps that the settings no longer ask for; their files are still there.
     """
+
+    FORMAT: ClassVar[str] = "clipdistill.run"
+    VERSION: ClassVar[int] = 1
 
     settings: dict[str, Any]
     steps: tuple[StepRecord, ...]
@@ -222,7 +224,7 @@ class RunRecord:
 
 def save_run(folder: RunFolder, record: RunRecord) -> None:
     """Write `run.json` atomically."""
-    write_json(folder.record, {"format": FORMAT, "version": VERSION, **asdict(record)})
+    write_json(folder.record, to_json(record))
 
 
 def load_run(folder: RunFolder) -> RunRecord:
@@ -238,31 +240,9 @@ def load_run(folder: RunFolder) -> RunRecord:
             "`clipdistill run` or `clipdistill quickstart`."
         )
     card = read_json(folder.record, "a run's record")
-    check_format(folder.record, card, FORMAT, VERSION)
+    check_format(folder.record, card, RunRecord.FORMAT, RunRecord.VERSION)
     with describing(folder.record):
         try:
-            return RunRecord(
-                dict(card["settings"]),
-                tuple(_step(value) for value in card["steps"]),
-                {str(name): str(value) for name, value in card["versions"].items()},
-                str(card["machine"]),
-                str(card["started"]),
-                str(card["finished"]),
-                tuple(_step(value) for value in card.get("unfinished", ())),
-                tuple(_step(value) for value in card.get("others", ())),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"the record of a run cannot be read: {error!r}") from error
-
-
-def _step(value: dict[str, Any]) -> StepRecord:
-    return StepRecord(
-        str(value["name"]),
-        str(value["command"]),
-        str(value["fingerprint"]),
-        float(value["seconds"]),
-        tuple(str(one) for one in value["outputs"]),
-        dict(value.get("settings", {})),
-        {str(name): str(one) for name, one in value.get("inputs", {}).items()},
-        str(value.get("result", "")),
-    )
+            return from_json(RunRecord, card)
+        except ValueError as error:
+            raise FormatError(f"the record of a run cannot be read: {error}") from error

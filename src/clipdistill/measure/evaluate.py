@@ -18,7 +18,6 @@ from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
 from ..core.wording import percent
 from ..core.zeroshot import top_k
-from ..formats.cards import TeacherCard
 from ..formats.embeddings import load_embeddings, match_rows
 from ..formats.measurements import Evaluation, ModelEvaluation
 from ..formats.predictions import (
@@ -28,7 +27,6 @@ from ..formats.predictions import (
     Predictions,
     save_predictions,
 )
-from ..formats.text import TextEmbeddings
 from ..images.loading import default_workers, load_one, stack
 from ..images.sources import list_images
 from ..models.embedder import Embedder, carried_text
@@ -194,7 +192,7 @@ def _find_reference(
         stored = load_embeddings(embeddings)
         for embedder in opened:
             embedder.spec.check_space(stored.teacher, embeddings)
-        _check_text(task.text, stored.teacher, embeddings)
+        stored.teacher.check_same(task.text.teacher, embeddings, "the text embeddings")
         found = match_rows(stored, [item.key for item in task.items])
         if not found:
             raise MismatchError(
@@ -210,10 +208,6 @@ def _find_reference(
             done[index] = embed(embedder, task)
             return Reference(embedder.spec.name, done[index])
     return None
-
-
-def _check_text(text: TextEmbeddings, teacher: TeacherCard, where: Path) -> None:
-    teacher.check_same(text.teacher, where, "the text embeddings")
 
 
 def _measure(
