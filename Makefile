@@ -14,7 +14,7 @@ TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 help: ## List what can be made.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 20
 
-quickstart: $(READY) ## See the whole road run offline, in minutes (OUT=folder).
+quickstart: $(READY) ## See the whole pipeline run offline, in minutes (OUT=folder).
 	$(BIN)/clipdistill quickstart --out $(OUT)
 
 test: $(READY) ## Run the tests, offline (ARGS="-k words" picks some).

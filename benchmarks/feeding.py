@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from clipdistill import distill, embed
-from clipdistill.distillation.losses import distillation_loss
+from clipdistill.distillation.losses import LossContext, distillation_loss
 from clipdistill.distillation.optimizer import make_optimizer
 from clipdistill.distillation.options import DistillOptions as Options
 from clipdistill.images.loading import load_pixels, stack
@@ -152,7 +152,8 @@ def training_step(arch: str, size: int, options: Options):
 
     def step(pixels: torch.Tensor, targets: torch.Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss = distillation_loss("cosine", network(pixels), targets, torch.ones(len(pixels)))
+        context = LossContext(torch.ones(len(pixels)))
+        loss = distillation_loss("cosine", network(pixels), targets, context)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), options.grad_clip)
         optimizer.step()

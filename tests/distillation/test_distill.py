@@ -229,7 +229,7 @@ def test_agreement_is_measured_with_text_embeddings_or_a_prompts_file(tmp_path, 
     assert "same label as the teacher" in "\n".join(map(str, one.summary()))
 
 
-@pytest.mark.parametrize("criterion", ["mse", "l1", "huber"])
+@pytest.mark.parametrize("criterion", ["mse", "l1", "huber", "relational", "anchors"])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_every_criterion_and_optimizer_learns(tmp_path, data, criterion, optimizer):
     lr = {"adam": 2e-3, "sgd": 0.05}[optimizer]
@@ -320,6 +320,17 @@ def test_init_checkpoint_from_a_student_its_checkpoint_and_an_older_one(tmp_path
         check_parameters(tmp_path / name, kept)
     run(data, tmp_path / "last", still(init_checkpoint=out / "checkpoint.pth"))
     check_parameters(tmp_path / "last", load_checkpoint(out / "checkpoint.pth")["model"])
+
+
+def test_a_derived_student_has_its_parents_input(tmp_path, finished, data):
+    """timm's own size of test_resnet is 160 pixels."""
+    parent, first = finished
+    derived = replace(FAST, image_size=None, num_epochs=1, init_checkpoint=parent)
+    result = run(data, tmp_path / "derived", derived)
+    assert result.image_size == first.image_size == 32
+    assert load_card(tmp_path / "derived").preprocess == load_card(parent).preprocess
+    larger = run(data, tmp_path / "larger", replace(derived, image_size=40))
+    assert larger.image_size == 40
 
 
 def test_init_checkpoint_that_does_not_fit(tmp_path, finished, data):

@@ -18,13 +18,13 @@ from clipdistill.distillation.batches import (
     epoch_batches,
     split_rows,
 )
-from clipdistill.distillation.losses import distillation_loss
+from clipdistill.distillation.losses import LOSSES, LossContext, distillation_loss
 from clipdistill.distillation.optimizer import learning_rate, make_optimizer
 from clipdistill.distillation.options import DistillOptions
 
 OUTPUT = torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]])
 TARGET = torch.tensor([[6.0, 8.0], [0.0, 1.0], [0.0, -1.0]])
-ALL = torch.ones(3)
+ALL = LossContext(torch.ones(3), torch.nn.functional.normalize(torch.eye(2)))
 
 
 @pytest.mark.parametrize(
@@ -41,16 +41,18 @@ def test_losses_by_hand(criterion, expected):
     assert math.isclose(float(found), expected, rel_tol=1e-6)
 
 
-@pytest.mark.parametrize("criterion", ["cosine", "mse", "l1", "huber"])
+@pytest.mark.parametrize("criterion", LOSSES)
 def test_pictures_that_could_not_be_read_do_not_count(criterion):
-    fine = torch.tensor([1.0, 0.0, 1.0])
-    found = distillation_loss(criterion, OUTPUT, TARGET, fine)
-    expected = distillation_loss(criterion, OUTPUT[::2], TARGET[::2], ALL[::2])
+    some = LossContext(torch.tensor([1.0, 0.0, 1.0]), ALL.anchors)
+    found = distillation_loss(criterion, OUTPUT, TARGET, some)
+    two = LossContext(torch.ones(2), ALL.anchors)
+    expected = distillation_loss(criterion, OUTPUT[::2], TARGET[::2], two)
     assert torch.isclose(found, expected)
-    assert float(distillation_loss(criterion, OUTPUT, TARGET, torch.zeros(3))) == 0
+    none = LossContext(torch.zeros(3), ALL.anchors)
+    assert float(distillation_loss(criterion, OUTPUT, TARGET, none)) == 0
 
 
-@pytest.mark.parametrize("criterion", ["cosine", "mse", "l1", "huber"])
+@pytest.mark.parametrize("criterion", LOSSES)
 def test_losses_are_zero_where_student_and_teacher_agree_and_have_gradients(criterion):
     assert float(distillation_loss(criterion, TARGET, TARGET, ALL)) == pytest.approx(0, abs=1e-6)
     output = OUTPUT.clone().requires_grad_()
@@ -60,9 +62,8 @@ def test_losses_are_zero_where_student_and_teacher_agree_and_have_gradients(crit
 
 
 def test_half_precision_outputs_are_measured_in_float32():
-    found = distillation_loss(
-        "mse", torch.full((1, 2), 300.0, dtype=torch.float16), torch.zeros(1, 2), torch.ones(1)
-    )
+    output = torch.full((1, 2), 300.0, dtype=torch.float16)
+    found = distillation_loss("mse", output, torch.zeros(1, 2), LossContext(torch.ones(1)))
     assert float(found) == 90_000  # above the largest float16
 
 

@@ -55,9 +55,9 @@ def test_looks_ahead_no_further_than_told(monkeypatch, folder):
     started = []
     real = load_one
 
-    def counting(item: ImageItem, preprocess: Preprocess) -> loading.Loaded:
+    def counting(item: ImageItem, *args: object) -> loading.Loaded:
         started.append(item)
-        return real(item, preprocess)
+        return real(item, *args)
 
     monkeypatch.setattr(loading, "load_one", counting)
     stream = load_pixels(list_images(folder), SMALL, workers=2, ahead=4)

@@ -119,6 +119,21 @@ def test_labels_without_a_teacher(labelled: Path, tiny_classifier: Path) -> None
     assert (row.agreement, row.cosine) == (None, None)
 
 
+def test_tables_show_labels_without_their_template(
+    tmp_path: Path, tiny_student: Path, make_text, pictures
+) -> None:
+    text = make_text(tmp_path / "text.npy", ("a photo of a red disc", "a photo of a dog"))
+    root = tmp_path / "labelled"
+    pictures(root / "a photo of a red disc", 3, seed=1)
+    pictures(root / "a photo of a dog", 3, seed=2)
+    for where in ({"labelled": root}, {"images": root}):
+        result = evaluate(str(tiny_student), text=text, **where)
+        table = [part for part in result.summary() if isinstance(part, Table)][-1]
+        assert {row[0] for row in table.rows} == {"red disc", "dog"}
+        assert "photo" not in str(table.rows)
+        assert result.rows[0].labels == ["a photo of a red disc", "a photo of a dog"]
+
+
 def test_without_labels(
     labelled: Path, tiny_teacher, tiny_student: Path, tiny_text: Path, tmp_path: Path
 ) -> None:

@@ -122,6 +122,21 @@ def test_what_a_reader_looks_for_is_there(whole: RunFolder) -> None:
     assert page.words.count("To add it:") == 0
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_labels_are_shown_without_their_template(tmp_path: Path, labelled: bool) -> None:
+    prompts = ("a photo of a dog", "a picture of the cat.", "an image of a cat", "a photo of a cat")
+    folder = assemble(tmp_path / "run", prompts, labelled=labelled, downloaded=False)
+    before = [path.read_bytes() for path in (folder.evaluation, folder.predictions)]
+    page = page_of(folder)
+    card = report(folder.out, format="markdown").out.read_text(encoding="utf-8")
+    for text in (page.words, card):
+        assert "photo of a dog" not in text
+        assert "an image of a cat" in text  # three would be called cat
+    assert "dog" in page.words
+    assert "“dog”" in card
+    assert [path.read_bytes() for path in (folder.evaluation, folder.predictions)] == before
+
+
 def test_the_page_asks_for_nothing_and_its_ids_are_its_own(whole: RunFolder) -> None:
     page = page_of(whole)
     for tag, attributes in page.elements:

@@ -20,6 +20,7 @@ from ..core.progress import message, track
 from ..core.results import Result, Table, list_some
 from ..formats.prompts import load_prompts
 from ..formats.urls import UrlRow, read_urls, save_urls
+from ..models.teachers import DEFAULT_MODEL_NAME, DEFAULT_PRETRAINED
 from .sources.asking import ask_all
 from .sources.hits import Embed, Source, balance, ranked
 from .sources.journal import Journal, journal_path
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ..models.teacher import Teacher
     from .sources.http import Service
 
-TABLE_TEACHER = ("ViT-B-32", "laion2b_s34b_b79k")
+TABLE_TEACHER = (DEFAULT_MODEL_NAME, DEFAULT_PRETRAINED)
 """Ranks the captions of tables when no teacher is named; the default of `embed`."""
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
 HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that are not seen but turn text around, break lines, or cannot be written."""
 SHORT = 22
 """Characters of a label in a chart."""
+TEMPLATE = re.compile(
+    r"(?:an?|the)\s+(?:photo|picture|image)\s+of\s+(?:(?:an?|the)\s+)?(\S.*?)\.?", re.I
+)
+"""What a prompt without a label usually looks like, and the part of it that names the class."""
 
 
 def clean(text: str) -> str:
@@ -109,3 +114,19 @@ def clock(seconds: float) -> str:
     whole = max(0, round(seconds))
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def shown_labels(labels: Iterable[str]) -> dict[str, str]:
+    """How labels are shown: label -> the label without "a photo of a ..." around it.
+
+    Only for showing; files keep the label itself.  Two labels never become the same: a label is
+    shown whole if what remains of it is, or could be, another one.
+    """
+    bare = {label: _without_template(label) for label in labels}
+    taken = Counter(name for label, rest in bare.items() for name in {label, rest})
+    return {label: rest if taken[rest] == 1 else label for label, rest in bare.items()}
+
+
+def _without_template(label: str) -> str:
+    found = TEMPLATE.fullmatch(label.strip())
+    return found[1] if found else label

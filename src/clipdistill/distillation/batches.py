@@ -47,6 +47,22 @@ def epoch_batches(
     return np.array_split(order, count), np.array_split(mirrored, count)
 
 
+def view_numbers(
+    rows: int, views: int, seed: int, epoch: int, count: int
+) -> list[NDArray[np.intp]]:
+    """Choose what each image of an epoch shows: 0 the image itself, 1 to `views` a view.
+
+    Returns:
+        int (B,) for each of `count` batches, in the order of `epoch_batches`.
+    """
+    random = np.random.default_rng((seed, epoch, _VIEWS))
+    return np.array_split(random.integers(0, views + 1, rows), count)
+
+
+_VIEWS = 1
+"""Sets the choice of views apart from the order of images."""
+
+
 def _step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
     sequence = np.random.SeedSequence((seed, epoch, step, rank))
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)

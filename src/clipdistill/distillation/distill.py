@@ -37,6 +37,7 @@ from ..formats.student import (
     save_samples,
 )
 from ..formats.text import TextEmbeddings, load_text
+from ..formats.views import Views
 from ..images.loading import default_workers
 from ..images.pixels import PixelCache
 from ..images.sources import ImageItem, list_images
@@ -195,6 +196,7 @@ class _Pairs:
     teacher: TeacherCard
     not_embedded: int
     gone: int
+    views: Views | None = None
 
     def fingerprint(self) -> str:
         """Names which pictures these are, and whose embeddings."""
@@ -204,6 +206,8 @@ class _Pairs:
         # A sample of the vectors tells raw ones from normalised ones, and other unnamed teachers.
         some = self.targets[:: max(1, len(self.targets) // 64)]
         digest.update(np.ascontiguousarray(some).tobytes())
+        if self.views is not None:
+            digest.update(f"{self.views.spec}".encode())
         return digest.hexdigest()
 
 
@@ -247,7 +251,7 @@ def distill(
     check_arch(arch)
     _check_options(options)
     items = _chosen(list_images(images), options.only)
-    pairs = _pair(items, load_embeddings(embeddings))
+    pairs = _with_views(_pair(items, load_embeddings(embeddings)), options.views, embeddings)
     if options.output_dim is not None and options.output_dim != pairs.teacher.dim:
         raise MismatchError(
             f"--output-dim {options.output_dim}, but {embeddings} holds {pairs.teacher.dim}-d "
@@ -365,15 +369,36 @@ def _pair(items: Sequence[ImageItem], embeddings: Embeddings) -> _Pairs:
             f"{items[0].key!r}. Give the folder that was embedded, or run `clipdistill embed`."
         )
     order = np.array([rows[item.key] for item in kept], dtype=np.intp)
+    views = embeddings.views()
     in_order = len(order) == len(embeddings.rows) and bool((np.diff(order) == 1).all())
     return _Pairs(
         items=kept,
         contents=[embeddings.rows[index].content for index in order],
         targets=embeddings.vectors if in_order else embeddings.vectors[order],
+        views=None if views is None else views.of(order),
         teacher=embeddings.teacher,
         not_embedded=len(items) - len(kept),
         gone=len(embeddings.rows) - len(set(order.tolist())),
     )
+
+
+def _with_views(pairs: _Pairs, count: int | None, embeddings: Path) -> _Pairs:
+    """The pairs with the views that shall be replayed: all that are stored unless given.
+
+    Raises:
+        InputError: more views are asked for than are stored.
+    """
+    stored = 0 if pairs.views is None else pairs.views.spec.count
+    if count is None or count == stored:
+        return pairs
+    if count > stored:
+        raise InputError(
+            f"--views {count}: {embeddings} holds {stored or 'no'} views per image. Run "
+            f"`clipdistill embed --views {count}` into another folder, or ask for fewer."
+        )
+    if count == 0 or pairs.views is None:
+        return replace(pairs, views=None)
+    return replace(pairs, views=pairs.views.first(count))
 
 
 def _load_class_list(
@@ -401,13 +426,20 @@ def _load_class_list(
 
 def _new_card(arch: str, pairs: _Pairs, options: DistillOptions) -> StudentCard:
     from ..models.student import default_preprocess
+    from .fine_tuning import start_card
 
     known = pairs.teacher.fingerprint is not None
     geometry = pairs.teacher.preprocess if known else None
+    preprocess = default_preprocess(arch, options.image_size, geometry)
+    parent = None if options.init_checkpoint is None else start_card(options.init_checkpoint)
+    if parent is not None:
+        preprocess = parent.preprocess.at_size(options.image_size or parent.preprocess.size)
+        if options.image_size is None:
+            message(f"The input is that of {options.init_checkpoint}: {preprocess.geometry}.")
     return StudentCard(
         arch=arch,
         dim=pairs.teacher.dim,
-        preprocess=default_preprocess(arch, options.image_size, geometry),
+        preprocess=preprocess,
         teacher=pairs.teacher if known else None,
         training={"options": options.identity(), "data": pairs.fingerprint()},
     )
@@ -498,7 +530,11 @@ def _initial_network(card: StudentCard, options: DistillOptions) -> torch.nn.Mod
 
     torch.manual_seed(options.seed)
     network = build_student(
-        card.arch, card.dim, image_size=card.preprocess.size, pretrained=options.pretrained
+        card.arch,
+        card.dim,
+        image_size=card.preprocess.size,
+        pretrained=options.pretrained,
+        ask_hub=True,
     )
     check_size(network, card.arch, card.preprocess.size)
     if options.student_weights is not None:
@@ -522,6 +558,7 @@ def _pixel_cache(
         pairs.contents,
         card.preprocess,
         workers=workers,
+        views=None if pairs.views is None else pairs.views.parameters(np.arange(len(pairs.items))),
         limit_bytes=int(options.cache_gb * BYTES_PER_GB),
     )
 
@@ -552,7 +589,7 @@ def _split(
                 ]
             )
         )
-    return TrainingData(cache, pairs.targets, train, val, text)
+    return TrainingData(cache, pairs.targets, train, val, text, pairs.views)
 
 
 def _finished_card(

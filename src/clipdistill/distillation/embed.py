@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +18,8 @@ from ..core.results import Result, Table, list_some
 from ..formats.embeddings import EmbeddingStore, Failure, Header, Row, load_embeddings, npy_path
 from ..images.loading import Loaded, batched, default_workers, load_pixels, stack
 from ..images.sources import ImageItem, content_id, list_images
+from ..images.views import MOST_VIEWS, ViewSpec
+from ..models.teachers import DEFAULT_MODEL_NAME, DEFAULT_PRETRAINED, license_note
 
 if TYPE_CHECKING:
     from ..models.teacher import Teacher
@@ -30,6 +32,7 @@ class EmbedResult(Result):
     Attributes:
         out: the folder of embeddings.
         teacher: who made them.
+        license: of the teacher's weights, an SPDX-like identifier; empty when unknown.
         images: pictures found.
         embedded: pictures embedded in this run.
         kept: pictures that were embedded before.
@@ -41,6 +44,7 @@ class EmbedResult(Result):
 
     out: Path
     teacher: str
+    license: str
     images: int
     embedded: int
     kept: int
@@ -81,8 +85,8 @@ def embed(
     images: Path,
     out: Path,
     *,
-    model_name: str = "ViT-B-32",
-    pretrained: str = "laion2b_s34b_b79k",
+    model_name: str = DEFAULT_MODEL_NAME,
+    pretrained: str = DEFAULT_PRETRAINED,
     batch_size: int = 64,
     num_workers: int | None = None,
     device: str = "auto",
@@ -91,6 +95,8 @@ def embed(
     dtype: Literal["float16", "float32"] = "float16",
     normalize: bool = True,
     shard_size: int = 4096,
+    views: int = 0,
+    view_seed: int = 0,
 ) -> EmbedResult:
     """Embed images with a teacher.
 
@@ -109,7 +115,10 @@ def embed(
         layout: clip-retrieval's shards, or one .npy an image (the older scripts').
         dtype: of the stored vectors (layout npy: always float32).
         normalize: store vectors of unit length.
-        shard_size: embeddings a shard; what a kill can lose at most.
+        shard_size: embeddings per shard; a kill loses at most these.
+        views: views per image to embed as well, for `distill` to replay: seeded crops, mirrorings
+            and mild colour changes. Each costs as much as the image itself. 0: none.
+        view_seed: seed of the views.
 
     Raises:
         InputError: the folder is missing, empty, or no image can be read.
@@ -118,12 +127,16 @@ def embed(
         OutputError: `out` cannot be written to, or another `embed` is at it.
     """
     images, out = Path(images), Path(out)
+    spec = _view_spec(views, view_seed, layout)
     items = list_images(images)
     ensure_folder(out)
     from ..models.teacher import load_teacher
 
     teacher = load_teacher(model_name, pretrained, device=device, precision=precision)
-    header = Header(teacher.card, layout, "float32" if layout == "npy" else dtype, normalize)
+    note = license_note(str(teacher.card), teacher.card.license)
+    if note:
+        message(note)
+    header = Header(teacher.card, layout, "float32" if layout == "npy" else dtype, normalize, spec)
     workers = default_workers() if num_workers is None else num_workers
     with locked(out, "embed"):
         store = EmbeddingStore(out, header)
@@ -144,6 +157,7 @@ def embed(
     return EmbedResult(
         out=out,
         teacher=str(teacher.card),
+        license=teacher.card.license,
         images=len(items),
         embedded=len(plan.todo) - len(failures) + len(plan.failures),
         kept=plan.kept,
@@ -152,6 +166,25 @@ def embed(
         failures=tuple(failures),
         seconds=seconds,
     )
+
+
+def _view_spec(views: int, seed: int, layout: str) -> ViewSpec | None:
+    """The views to embed; None: none.
+
+    Raises:
+        InputError: the options cannot be used.
+    """
+    if views == 0:
+        return None
+    if not 1 <= views <= MOST_VIEWS:
+        raise InputError(f"--views {views}: expected 0 to {MOST_VIEWS}.")
+    if seed < 0:
+        raise InputError(f"--view-seed {seed}: expected 0 or more.")
+    if layout == "npy":
+        raise InputError(
+            "--views needs --layout clip-retrieval: layout npy has one vector per image."
+        )
+    return ViewSpec(views, seed)
 
 
 def _check_any(
@@ -219,8 +252,10 @@ def _append_moved(store: EmbeddingStore, moved: Sequence[tuple[Row, str]]) -> No
         return
     before = load_embeddings(store.root)
     number = before.by_image()
-    vectors = [before.vectors[number[known]] for _, known in moved]
-    store.append([row for row, _ in moved], np.stack(vectors))
+    places = np.array([number[known] for _, known in moved], dtype=np.intp)
+    views = before.views()
+    seen = None if views is None else (views.embeddings(places), views.parameters(places))
+    store.append([row for row, _ in moved], before.vectors[places], seen)
 
 
 def _embed_all(
@@ -233,55 +268,81 @@ def _embed_all(
 ) -> list[Failure]:
     """Embed `todo` and append it shard by shard; returns the failures."""
     failures: list[Failure] = []
-    rows: list[Row] = []
-    vectors: list[NDArray[np.float32]] = []
-
-    def flush() -> None:
-        if rows:
-            store.append(rows, np.concatenate(vectors))
-            rows.clear()
-            vectors.clear()
-
-    loaded = load_pixels(todo, teacher.card.preprocess, workers=workers, ahead=4 * batch_size)
+    shard = _Shard()
+    spec = store.header.views
+    # Views wait decoded as well: fewer images at once, the same memory.
+    ahead = max(1, 4 * batch_size // (1 + (spec.count if spec else 0)))
+    loaded = load_pixels(todo, teacher.card.preprocess, workers=workers, ahead=ahead, views=spec)
     with track("embed", len(todo), "images") as step:
         try:
             for good, bad in batched(loaded, batch_size):
                 failures += [Failure(one.item.key, one.reason) for one in bad]
                 if good:
-                    _add(teacher, store.header, good, rows, vectors, failures)
-                if len(rows) >= shard_size:
-                    flush()
+                    failures += shard.add(teacher, store.header, good, batch_size)
+                if len(shard.rows) >= shard_size:
+                    shard.flush(store)
                 step(len(good) + len(bad), f"{len(failures)} failed" if failures else "")
         except KeyboardInterrupt:
-            flush()
+            shard.flush(store)
             raise
-        flush()
+        shard.flush(store)
     return failures
 
 
-def _add(
-    teacher: Teacher,
-    header: Header,
-    good: Sequence[Loaded],
-    rows: list[Row],
-    vectors: list[NDArray[np.float32]],
-    failures: list[Failure],
-) -> None:
-    """Embed one batch and add its rows and vectors; vectors that are not finite are failures."""
-    tower = teacher.images
-    pixels = stack(good)
-    batch = tower.embed_pixels(pixels) if header.normalized else tower.raw_pixels(pixels)
-    # Checked as stored: raw outputs may be too large for float16.
-    with np.errstate(over="ignore"):
-        finite: NDArray[np.bool_] = np.isfinite(batch.astype(header.dtype)).all(axis=1)
-    for one, fine in zip(good, finite, strict=True):
-        item = one.item
-        if fine:
-            rows.append(Row(item.key, one.content, item.size, item.mtime_ns))
-        else:
-            failures.append(
-                Failure(
-                    item.key, "its embedding is not finite; try --precision fp32 --dtype float32"
-                )
-            )
-    vectors.append(batch[finite])
+@dataclass
+class _Shard:
+    """Embedded images that are not yet written.
+
+    Attributes:
+        rows: the images.
+        vectors: float32 (n, D) each.
+        views: (embeddings float32 (n, K, D), parameters float32 (n, K, 8)) each; none without.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    vectors: list[NDArray[np.float32]] = field(default_factory=list)
+    views: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=list)
+
+    def add(
+        self, teacher: Teacher, header: Header, good: Sequence[Loaded], batch_size: int
+    ) -> list[Failure]:
+        """Embed one batch; returns the images whose embedding is not finite."""
+        tower = teacher.images
+        embed_batch = tower.embed_pixels if header.normalized else tower.raw_pixels
+        vectors = embed_batch(stack(good))
+        # Checked as stored: raw outputs may be too large for float16.
+        with np.errstate(over="ignore"):
+            finite: NDArray[np.bool_] = np.isfinite(vectors.astype(header.dtype)).all(axis=1)
+        if header.views is not None:
+            pixels = np.concatenate([one.views for one in good if one.views is not None])
+            parts = [
+                embed_batch(pixels[start : start + batch_size])
+                for start in range(0, len(pixels), batch_size)
+            ]
+            seen = np.concatenate(parts).reshape(len(good), header.views.count, -1)
+            with np.errstate(over="ignore"):
+                finite &= np.isfinite(seen.astype(header.dtype)).all(axis=(1, 2))
+            drawn = np.stack([one.parameters for one in good if one.parameters is not None])
+            self.views.append((seen[finite], drawn[finite]))
+        self.vectors.append(vectors[finite])
+        failures = []
+        for one, fine in zip(good, finite, strict=True):
+            item = one.item
+            if fine:
+                self.rows.append(Row(item.key, one.content, item.size, item.mtime_ns))
+            else:
+                reason = "its embedding is not finite; try --precision fp32 --dtype float32"
+                failures.append(Failure(item.key, reason))
+        return failures
+
+    def flush(self, store: EmbeddingStore) -> None:
+        """Write what there is as one shard."""
+        if self.rows:
+            views = None
+            if self.views:
+                embeddings, parameters = zip(*self.views, strict=True)
+                views = (np.concatenate(embeddings), np.concatenate(parameters))
+            store.append(self.rows, np.concatenate(self.vectors), views)
+            self.rows.clear()
+            self.vectors.clear()
+            self.views.clear()

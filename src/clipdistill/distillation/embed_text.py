@@ -12,6 +12,7 @@ from ..core.files import ensure_folder
 from ..core.results import Result, Table, list_some
 from ..formats.prompts import load_prompts
 from ..formats.text import save_text
+from ..models.teachers import DEFAULT_MODEL_NAME, DEFAULT_PRETRAINED
 
 NO_TEMPLATE = ("{}",)
 
@@ -52,8 +53,8 @@ def embed_text(
     prompts: Path,
     out: Path,
     *,
-    model_name: str = "ViT-B-32",
-    pretrained: str = "laion2b_s34b_b79k",
+    model_name: str = DEFAULT_MODEL_NAME,
+    pretrained: str = DEFAULT_PRETRAINED,
     template: Sequence[str] = (),
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from cyclopts import Parameter
 
 from ..formats.cards import Calibration
+from .losses import Criterion
 
 NOT_IDENTITY = (
     "num_workers",
@@ -58,7 +59,9 @@ class DistillOptions:
         calibration_images: training images that show the ranges of activations, before QAT.
         calibration: what of them is the range: max, percentile (the 99.99th) or entropy.
         image_size: side of the student's input in pixels; default: the model's own.
-        criterion: cosine (1 - cosine, on the sphere where zero-shot works), mse, l1 or huber (on
+        criterion: cosine (1 - cosine, on the sphere where zero-shot works), relational (cosine, and
+            the similarities within a batch), anchors (cosine, and the similarities to some of the
+            teacher's embeddings), mse, l1 or huber (on
             the embeddings as they are stored).
         optimizer: adamw, adam or sgd.
         lr: peak learning rate; default: 2e-3, with --sparse or --qat 1e-3.
@@ -69,6 +72,8 @@ class DistillOptions:
         ema_decay: decay of the moving average of the weights, which is what is kept; 0: none.
         grad_clip: largest gradient norm; 0: no clipping.
         flip: mirror half of the pictures, anew in every epoch.
+        views: views per image to replay from the embeddings of `embed --views`, each with the
+            teacher's embedding of it; default: all that are stored; 0: the image itself alone.
         batch_size: images a step, over all processes together.
         num_epochs: passes over the images.
         seed: of the new weights, the order, the mirroring and the validation split.
@@ -95,7 +100,7 @@ class DistillOptions:
     calibration_images: int = 512
     calibration: Calibration = CALIBRATION
     image_size: int | None = None
-    criterion: Literal["cosine", "mse", "l1", "huber"] = "cosine"
+    criterion: Criterion = "cosine"
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float | None = None
     weight_decay: float = 0.05
@@ -105,6 +110,7 @@ class DistillOptions:
     ema_decay: float = 0.0
     grad_clip: float = 1.0
     flip: bool = True
+    views: int | None = None
     batch_size: int = 64
     num_epochs: int = 50
     seed: int = 0
@@ -136,5 +142,7 @@ class DistillOptions:
     def identity(self) -> dict[str, Any]:
         """The settings that decide what is learnt: equal for a run and its resumption."""
         left_out = NOT_IDENTITY if self.compresses else (*NOT_IDENTITY, *COMPRESSING)
+        if self.views is None:  # which views are stored is part of the data
+            left_out = (*left_out, "views")
         settings = {**self.to_json(), "lr": self.peak_lr}
         return {k: v for k, v in settings.items() if k not in left_out}

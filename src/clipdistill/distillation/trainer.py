@@ -35,8 +35,8 @@ from ..formats.student import (
 )
 from ..models.compression.sparsity import Masks, hold, hold_gradients
 from ..models.torch_embedder import memory_layout, to_input
-from .batches import _ahead, _step_seed, batch_count, epoch_batches
-from .losses import distillation_loss
+from .batches import _ahead, _step_seed, batch_count, epoch_batches, view_numbers
+from .losses import LossContext, distillation_loss
 from .optimizer import learning_rate, make_optimizer
 from .options import DistillOptions
 from .validation import TrainingData, Validator
@@ -44,6 +44,9 @@ from .validation import TrainingData, Validator
 FINITE_CHECK_STEPS = 10
 """Steps between checks that the loss is finite (reading it makes a GPU wait); the state is only
 saved at such a step, so that nothing bad is ever saved."""
+
+ANCHORS = 1024
+"""Embeddings that the loss "anchors" compares with."""
 
 LARGEST_WEIGHT = 1e18
 """Weights beyond this are as good as infinite: their squares overflow float32."""
@@ -121,6 +124,7 @@ class Trainer:
         self.network, self.optimizer = accelerator.prepare(network, optimizer)
         self.state = TrainingState(before=list(before))
         self.steps = batch_count(len(data.train), options.batch_size, accelerator.num_processes)
+        self.anchors = self._anchors() if options.criterion == "anchors" else None
         self.writer: SummaryWriter | None = None
         self._saved = time.monotonic()
 
@@ -189,7 +193,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         with self.accelerator.autocast():
             output = self.network(pixels)
-        loss = distillation_loss(self.options.criterion, output, targets, fine)
+        context = LossContext(fine, self.anchors)
+        loss = distillation_loss(self.options.criterion, output, targets, context)
         # Processes average their gradients; shares of unequal size are weighted to the true mean.
         world = self.accelerator.num_processes
         weighted = loss * (len(pixels) * world / size)
@@ -215,12 +220,22 @@ class Trainer:
             self.data.train, options.batch_size, options.seed, state.epoch, world
         )
 
+        views = self.data.views
+        count = 0 if views is None else views.spec.count
+        shown = view_numbers(len(self.data.train), count, options.seed, state.epoch, len(batches))
+
         def load(step: int) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor, int]:
             rows = np.array_split(batches[step], world)[rank]
-            mirror = np.array_split(mirrors[step], world)[rank] & options.flip
-            pixels, fine = self.data.pixels.gather(rows)
+            numbers = np.array_split(shown[step], world)[rank]
+            # Views have been mirrored before the teacher embedded them.
+            mirror = np.array_split(mirrors[step], world)[rank] & options.flip & (numbers == 0)
+            pixels, fine = self.data.pixels.gather(rows, numbers)
             pixels[mirror] = pixels[mirror, :, ::-1]
             targets = np.asarray(self.data.targets[rows], dtype=np.float32)
+            if views is not None:
+                seen = np.flatnonzero(numbers)
+                every = views.embeddings(rows[seen])
+                targets[seen] = every[np.arange(len(seen)), numbers[seen] - 1]
             arrays = (pixels, targets, fine.astype(np.float32))
             tensors = [torch.from_numpy(array) for array in arrays]
             if self.device.type == "cuda":
@@ -303,6 +318,14 @@ class Trainer:
             return averaged
         network: torch.nn.Module = self.accelerator.unwrap_model(self.network)
         return network
+
+    def _anchors(self) -> torch.Tensor:
+        """A seeded sample of the teacher's embeddings: float32 (A, D) of unit length."""
+        random = np.random.default_rng((self.options.seed, ANCHORS))
+        count = min(ANCHORS, len(self.data.train))
+        rows = np.sort(random.choice(self.data.train, count, replace=False))
+        vectors = torch.from_numpy(np.asarray(self.data.targets[rows], dtype=np.float32))
+        return torch.nn.functional.normalize(vectors, dim=-1).to(self.device)
 
     def _here(self, masks: Masks) -> Masks:
         return {name: mask.to(self.device) for name, mask in masks.items()}

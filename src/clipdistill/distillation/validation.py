@@ -12,6 +12,7 @@ from accelerate.utils import broadcast
 from numpy.typing import NDArray
 
 from ..formats.text import TextEmbeddings
+from ..formats.views import Views
 from ..images.pixels import PixelCache
 from ..images.preprocess import Preprocess
 from ..models.torch_embedder import memory_layout, to_input
@@ -27,6 +28,7 @@ class TrainingData:
         train: int, rows to learn from.
         val: int, rows held out (may be empty).
         text: class list for the agreement with the teacher; None: not measured.
+        views: of the images, with the teacher's embedding of each; None: none are replayed.
     """
 
     pixels: PixelCache
@@ -34,6 +36,7 @@ class TrainingData:
     train: NDArray[np.intp]
     val: NDArray[np.intp]
     text: TextEmbeddings | None
+    views: Views | None = None
 
 
 class Validator:

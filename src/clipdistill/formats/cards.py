@@ -11,6 +11,9 @@ from ..core.results import from_json
 from ..core.zeroshot import LogitScale
 from ..images.preprocess import Preprocess
 
+LONGEST_LICENSE = 64
+"""Characters of a licence's identifier; what an untrusted file has more is cut off."""
+
 
 def _check_dim(dim: int) -> None:
     if not 1 <= dim <= 1 << 20:
@@ -19,6 +22,8 @@ def _check_dim(dim: int) -> None:
 
 TEACHER_CONFIG, TEACHER_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 """Files of a teacher's folder, in open_clip's own format."""
+MODEL_CARD = "README.md"
+"""A page about a model, as Hugging Face has it."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class TeacherCard:
         dim: length of an embedding.
         logits: the teacher's own logit scale and bias.
         preprocess: what its image tower expects.
+        license: of its weights, an SPDX-like identifier; empty when unknown.
     """
 
     model_name: str
@@ -40,6 +46,7 @@ class TeacherCard:
     dim: int
     logits: LogitScale
     preprocess: Preprocess
+    license: str = ""
 
     def __post_init__(self) -> None:
         _check_dim(self.dim)
@@ -68,8 +75,9 @@ class TeacherCard:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {
+        """As plain JSON values; "license" only where it is known."""
+        known = {"license": self.license} if self.license else {}
+        return known | {
             "model_name": self.model_name,
             "pretrained": self.pretrained,
             "fingerprint": self.fingerprint,
@@ -97,6 +105,7 @@ class TeacherCard:
                 dim=int(value["dim"]),
                 logits=LogitScale(scale, None if bias is None else float(bias)),
                 preprocess=Preprocess.from_json(value["preprocess"]),
+                license=str(value.get("license", ""))[:LONGEST_LICENSE],
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise FormatError(f"the teacher's card cannot be read: {error!r}") from error

@@ -3,6 +3,7 @@
     OUT/img_emb/img_emb_0.npy          float16 or float32 (n, D)      layout "clip-retrieval"
     OUT/<image name>.npy               float32 (D,) an image          layout "npy"
     OUT/metadata/metadata_0.parquet    a row an embedding, same order
+    OUT/views/                         several views of each image, see `views`
     OUT/failures.jsonl                 a line an image that could not be used
     OUT/meta.json                      teacher, layout, counts; written last: "complete"
 
@@ -40,7 +41,9 @@ from ..core.files import (
 )
 from ..core.zeroshot import LogitScale, normalized
 from ..images.preprocess import Preprocess
+from ..images.views import ViewSpec
 from .cards import TeacherCard
+from .views import VIEWS, Views, read_views, write_views
 
 if TYPE_CHECKING:
     import pyarrow
@@ -94,16 +97,19 @@ class Header:
         layout: how they lie on disk.
         dtype: precision of stored vectors (always "float32" in layout "npy").
         normalized: whether rows have unit length (False: the tower's raw output).
+        views: of each image, stored beside its embedding; None without.
     """
 
     teacher: TeacherCard
     layout: Layout
     dtype: Precision
     normalized: bool
+    views: ViewSpec | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {
+        """As plain JSON values; "views" only where there are some."""
+        views = {} if self.views is None else {"views": asdict(self.views)}
+        return views | {
             "format": FORMAT,
             "version": VERSION,
             "teacher": self.teacher.to_json(),
@@ -125,7 +131,17 @@ class Header:
             raise FormatError(f"{path}: unknown layout {layout!r} or dtype {dtype!r}.")
         with describing(path):
             teacher = TeacherCard.from_json(value.get("teacher"))
-        return cls(teacher, layout, dtype, bool(value.get("normalized")))
+            views = _view_spec(value.get("views"))
+        return cls(teacher, layout, dtype, bool(value.get("normalized")), views)
+
+
+def _view_spec(value: Any) -> ViewSpec | None:
+    if value is None:
+        return None
+    try:
+        return ViewSpec(int(value["count"]), int(value["seed"]))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise FormatError(f"its views cannot be read: {error!r}") from error
 
 
 @dataclass(frozen=True)
@@ -137,12 +153,16 @@ class Embeddings:
         header: teacher and layout.
         rows: one an image, no image twice.
         vectors: float16 or float32 (N, D); memory-mapped where a store has one shard.
+        shards: (number, rows) of each shard; empty for a bare folder.
+        order: int (N,), row of each image in the shards one after the other.
     """
 
     root: Path
     header: Header
     rows: list[Row]
     vectors: NDArray[np.floating]
+    shards: tuple[tuple[int, int], ...] = ()
+    order: NDArray[np.intp] | None = None
 
     @property
     def teacher(self) -> TeacherCard:
@@ -152,6 +172,17 @@ class Embeddings:
     def by_image(self) -> dict[str, int]:
         """Image key -> row number."""
         return {row.image_path: index for index, row in enumerate(self.rows)}
+
+    def views(self) -> Views | None:
+        """Open the stored views; None where there are none.
+
+        Raises:
+            FormatError: a file of theirs is missing or damaged.
+        """
+        if self.header.views is None or self.order is None:
+            return None
+        dim = self.teacher.dim
+        return read_views(self.root, self.header.views, list(self.shards), dim, self.order)
 
 
 class EmbeddingStore:
@@ -182,6 +213,12 @@ class EmbeddingStore:
 
     def _check_same(self, found: Header) -> None:
         self.header.teacher.check_same(found.teacher, "This run", self.root)
+        if self.header.views != found.views:
+            raise MismatchError(
+                f"{self.root} holds embeddings with {_described(found.views)}, but this run would "
+                f"write {_described(self.header.views)}. Use the same --views and --view-seed, or "
+                "another folder."
+            )
         mine = (self.header.layout, self.header.dtype, self.header.normalized)
         theirs = (found.layout, found.dtype, found.normalized)
         if mine != theirs:
@@ -194,8 +231,20 @@ class EmbeddingStore:
         """Every stored row, in order of writing (an image that changed stands twice)."""
         return [row for shard in self.rows for row in shard]
 
-    def append(self, rows: Sequence[Row], vectors: NDArray[np.floating]) -> None:
-        """Write one shard: `vectors` (n, D) float, a row each; complete when this returns."""
+    def append(
+        self,
+        rows: Sequence[Row],
+        vectors: NDArray[np.floating],
+        views: tuple[NDArray[np.floating], NDArray[np.float32]] | None = None,
+    ) -> None:
+        """Write one shard: `vectors` (n, D) float, a row each; complete when this returns.
+
+        Args:
+            rows: n images.
+            vectors: float (n, D).
+            views: with a header that has views, their embeddings (n, K, D) and parameters
+                (n, K, 8).
+        """
         number = self.shards[-1] + 1 if self.shards else 0
         if self.header.layout == "npy":
             if not self.shards:
@@ -208,6 +257,9 @@ class EmbeddingStore:
         else:
             with atomic_path(_vectors_path(self.root, number)) as temporary:
                 np.save(temporary, np.asarray(vectors, dtype=self.header.dtype))
+        if views is not None:
+            stored = np.asarray(views[0], dtype=self.header.dtype)
+            write_views(self.root, number, stored, views[1])
         self._write_shard(number, rows)
 
     def _write_shard(self, number: int, rows: Sequence[Row]) -> None:
@@ -227,6 +279,10 @@ class EmbeddingStore:
             "failures": len(failures),
         }
         write_json(self.root / META, {**self.header.to_json(), **counts})
+
+
+def _described(views: ViewSpec | None) -> str:
+    return "no views" if views is None else f"{views.count} views per image (seed {views.seed})"
 
 
 def read_failures(root: Path) -> tuple[Failure, ...]:
@@ -322,10 +378,12 @@ def _load_any(root: Path) -> Embeddings:
     every = [row for shard in rows for row in shard]
     latest = _latest(every)
     vectors = shards[0] if len(shards) == 1 else np.concatenate(shards)
+    sizes = tuple((n, len(shard)) for n, shard in zip(numbers, rows, strict=True))
     if len(latest) == len(every):
-        return Embeddings(root, header, every, vectors)
+        return Embeddings(root, header, every, vectors, sizes, np.arange(len(every)))
     keep = sorted(latest)
-    return Embeddings(root, header, [every[index] for index in keep], vectors[keep])
+    kept = [every[index] for index in keep]
+    return Embeddings(root, header, kept, vectors[keep], sizes, np.array(keep, dtype=np.intp))
 
 
 def shard_numbers(root: Path) -> list[int]:
@@ -355,7 +413,7 @@ def _has_vectors(root: Path) -> bool:
 
 def _is_vector(root: Path, path: Path) -> bool:
     """Whether a `.npy` below a folder without a card is an image's vector, not a file of ours."""
-    ours = (VECTORS, CACHE)
+    ours = (VECTORS, CACHE, VIEWS)
     return path.relative_to(root).parts[0] not in ours and not path.name.startswith(".")
 
 

@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 from ..core.errors import FormatError, InputError
 from ..core.files import check_format, describing, read_json, write_json
 from ..core.results import Versioned, from_json, to_json
+from .cards import MODEL_CARD
 
 STUDENTS = ("dense", "sparse", "int8", "sparse-int8")
 """Names of the students that a run can make, in the order in which they are made and shown."""
@@ -150,7 +151,7 @@ class RunFolder:
     @property
     def model_card(self) -> Path:
         """The page for people, as Hugging Face has it."""
-        return self.out / "README.md"
+        return self.out / MODEL_CARD
 
     def student(self, name: str) -> Path:
         """The folder of one of `STUDENTS`."""

@@ -1,6 +1,7 @@
 """Decoded pixels on disk: every picture is decoded once, to the size that training needs.
 
-A folder holds chunks, `<hash>.npy` uint8 (n, S, S, 3) with `<hash>.json` written after it.  The
+A folder holds chunks, `<hash>.npy` uint8 (n, S, S, 3), or (n, 1 + K, S, S, 3) with K views of each
+image after the image itself, with `<hash>.json` written after it.  The
 name is a hash of which pictures are in the chunk and how they were resized, so another training
 with the same size finds them, added pictures make new chunks only, and a killed build goes on
 where it stopped.  What does not fit the limit is decoded again in every epoch.
@@ -9,8 +10,9 @@ where it stopped.  What does not fit the limit is decoded again in every epoch.
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from ..core.files import (
     write_json,
 )
 from ..core.progress import Step, message, track
-from .loading import load_pixels
+from .loading import Loaded, load_pixels
 from .preprocess import Preprocess
 from .sources import ImageItem
 
@@ -56,6 +58,7 @@ class PixelCache:
         preprocess: how they are resized; mean and std play no part.
         workers: decoding threads.
         limit_bytes: disk space to use at most.
+        views: float32 (N, K, 8), parameters of each image's views (see `images.views`).
     """
 
     def __init__(
@@ -67,14 +70,20 @@ class PixelCache:
         *,
         workers: int,
         limit_bytes: int,
+        views: NDArray[np.float32] | None = None,
     ) -> None:
-        self.folder = folder / preprocess.geometry
+        self.views = views
+        shown = "" if views is None else f"-{views.shape[1]}-views"
+        self.folder = folder / f"{preprocess.geometry}{shown}"
         self.items = items
         self.contents = contents
         self.preprocess = preprocess
         self.workers = workers
         self.failures: dict[int, str] = {}
-        self._row_bytes = 3 * preprocess.size**2
+        size = preprocess.size
+        single = (size, size, 3)
+        self._row_shape = single if views is None else (1 + views.shape[1], *single)
+        self._row_bytes = math.prod(self._row_shape)
         self._chunk_rows = max(1, min(8192, CHUNK_BYTES // self._row_bytes))
         self._arrays: list[NDArray[np.uint8]] = []
         self.cached = self._rows_within(limit_bytes)
@@ -105,11 +114,14 @@ class PixelCache:
                 "cache and are decoded in every epoch; --cache-gb gives it more room."
             )
 
-    def gather(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def gather(
+        self, rows: NDArray[np.intp], numbers: NDArray[np.intp] | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Pixels of some rows.
 
         Args:
             rows: int (B,), any order, repeats allowed.
+            numbers: int (B,), 0 for the image itself, 1 to K for a view; None: all 0.
 
         Returns:
             uint8 (B, S, S, 3), and bool (B,): False where a picture could not be read (its pixels
@@ -118,29 +130,42 @@ class PixelCache:
         size = self.preprocess.size
         pixels = np.zeros((len(rows), size, size, 3), dtype=np.uint8)
         fine = np.ones(len(rows), dtype=bool)
-        numbers = rows // self._chunk_rows
+        shown = np.zeros(len(rows), dtype=np.intp) if numbers is None else numbers
+        chunks = rows // self._chunk_rows
         cached = rows < self.cached
-        for number in np.unique(numbers[cached]):
-            here = np.flatnonzero(cached & (numbers == number))
-            pixels[here] = self._arrays[number][rows[here] % self._chunk_rows]
-        self._decode(rows, np.flatnonzero(~cached), pixels)
+        for chunk in np.unique(chunks[cached]):
+            here = np.flatnonzero(cached & (chunks == chunk))
+            places = rows[here] % self._chunk_rows
+            array = self._arrays[chunk]
+            pixels[here] = array[places] if self.views is None else array[places, shown[here]]
+        self._decode(rows, shown, np.flatnonzero(~cached), pixels)
         if self.failures:
             fine = np.array([int(row) not in self.failures for row in rows])
         return pixels, fine
 
     def _decode(
-        self, rows: NDArray[np.intp], where: NDArray[np.intp], pixels: NDArray[np.uint8]
+        self,
+        rows: NDArray[np.intp],
+        numbers: NDArray[np.intp],
+        where: NDArray[np.intp],
+        pixels: NDArray[np.uint8],
     ) -> None:
         """Decode the rows at positions `where` into `pixels`."""
         items = [self.items[int(rows[position])] for position in where]
-        loaded = load_pixels(items, self.preprocess, workers=self.workers)
+        loaded = self._load(items, rows[where])
         for position, one in zip(where, loaded, strict=True):
             row = int(rows[position])
             reason = one.reason or self._changed(row, one.content)
             if one.pixels is None or reason:
                 self.failures[row] = reason
             else:
-                pixels[position] = one.pixels
+                number = numbers[position]
+                shown = one.pixels if number == 0 or one.views is None else one.views[number - 1]
+                pixels[position] = shown
+
+    def _load(self, items: Sequence[ImageItem], rows: NDArray[np.intp]) -> Iterator[Loaded]:
+        views = None if self.views is None else list(self.views[rows])
+        return load_pixels(items, self.preprocess, workers=self.workers, views=views)
 
     def _changed(self, row: int, content: str) -> str:
         if self.contents[row] and self.contents[row] != content:
@@ -168,6 +193,8 @@ class PixelCache:
                 item = self.items[row]
                 known = self.contents[row] or f"{item.size} {item.mtime_ns}"
                 digest.update(f"\n{item.key}\t{known}".encode())
+            if self.views is not None:
+                digest.update(np.ascontiguousarray(self.views[start:stop]).tobytes())
             chunks.append(_Chunk(self.folder / f"{digest.hexdigest()}.npy", start, stop))
         return chunks
 
@@ -182,17 +209,19 @@ class PixelCache:
                 path.unlink(missing_ok=True)
 
     def _build_chunk(self, chunk: _Chunk, step: Step) -> None:
-        size = self.preprocess.size
         count = chunk.stop - chunk.start
-        pixels = np.zeros((count, size, size, 3), dtype=np.uint8)
+        pixels = np.zeros((count, *self._row_shape), dtype=np.uint8)
         failed: dict[str, str] = {}
         items = self.items[chunk.start : chunk.stop]
-        for index, one in enumerate(load_pixels(items, self.preprocess, workers=self.workers)):
+        rows = np.arange(chunk.start, chunk.stop)
+        for index, one in enumerate(self._load(items, rows)):
             reason = one.reason or self._changed(chunk.start + index, one.content)
             if one.pixels is None or reason:
                 failed[str(index)] = reason
-            else:
+            elif one.views is None:
                 pixels[index] = one.pixels
+            else:
+                pixels[index, 0], pixels[index, 1:] = one.pixels, one.views
             step()
         with atomic_path(chunk.path) as temporary:
             np.save(temporary, pixels)
@@ -212,8 +241,8 @@ class PixelCache:
             described = read_json(chunk.path.with_suffix(".json"), "a chunk of decoded pixels")
         except (InputError, FormatError):
             return False
-        size, count = self.preprocess.size, chunk.stop - chunk.start
-        fine = array.shape == (count, size, size, 3) and array.dtype == np.uint8
+        count = chunk.stop - chunk.start
+        fine = array.shape == (count, *self._row_shape) and array.dtype == np.uint8
         return fine and described.get("images") == count and _is_failures(described.get("failed"))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ..core.files import ensure_folder
 from ..core.model_names import short_names
 from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
-from ..core.wording import percent
+from ..core.wording import percent, shown_labels
 from ..core.zeroshot import top_k
 from ..formats.embeddings import load_embeddings, match_rows
 from ..formats.measurements import Evaluation, ModelEvaluation
@@ -306,12 +306,13 @@ def _class_table(rows: Sequence[ModelEvaluation]) -> list[Table]:
     if not 0 < len(labels) <= TABLE_CLASSES:
         return []
     labels.sort(key=lambda label: rows[0].per_class[label] or 0.0)
+    shown = shown_labels(rows[0].labels)
     lines = tuple(
         (
-            label,
+            shown[label],
             str(sum(rows[0].confusion[rows[0].labels.index(label)])),
             *(percent(row.per_class[label]) for row in rows),
-            _mistaken(rows[0], label),
+            _mistaken(rows[0], label, shown),
         )
         for label in labels
     )
@@ -320,18 +321,19 @@ def _class_table(rows: Sequence[ModelEvaluation]) -> list[Table]:
     return [Table("Accuracy of each class", ("label", ">images", *names, most), lines)]
 
 
-def _mistaken(row: ModelEvaluation, label: str) -> str:
+def _mistaken(row: ModelEvaluation, label: str, shown: Mapping[str, str]) -> str:
     """The wrong label that the class's images were given to most often."""
     index = row.labels.index(label)
     wrong = [(count, other) for other, count in enumerate(row.confusion[index]) if other != index]
     count, other = max(wrong, key=lambda pair: pair[0], default=(0, 0))
-    return f"{row.labels[other]} ({count})" if count else ""
+    return f"{shown[row.labels[other]]} ({count})" if count else ""
 
 
 def _counts_table(rows: Sequence[ModelEvaluation]) -> Table:
     """How often each label was given, the commonest first."""
     labels = sorted(rows[0].labels, key=lambda label: -rows[0].counts[label])[:TABLE_CLASSES]
-    lines = tuple((label, *(str(row.counts[label]) for row in rows)) for label in labels)
+    shown = shown_labels(rows[0].labels)
+    lines = tuple((shown[label], *(str(row.counts[label]) for row in rows)) for label in labels)
     names = (f">{name}" for name in _short_names(rows))
     return Table("Images given to each label", ("label", *names), lines)
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from ..core.errors import InputError, ModelNotFoundError, did_you_mean
 from ..images.preprocess import Preprocess
+from .hub import hub_access
 
 
 def check_arch(arch: str) -> None:
@@ -30,7 +31,12 @@ def check_arch(arch: str) -> None:
 
 
 def build_student(
-    arch: str, dim: int, *, image_size: int | None = None, pretrained: bool = False
+    arch: str,
+    dim: int,
+    *,
+    image_size: int | None = None,
+    pretrained: bool = False,
+    ask_hub: bool = False,
 ) -> torch.nn.Module:
     """Build the network: float32 (N, 3, S, S) -> (N, dim).
 
@@ -39,6 +45,8 @@ def build_student(
         dim: length of the embedding.
         image_size: side of the input, for networks that must know it (ViT, Swin ...).
         pretrained: start from timm's ImageNet weights (needs the hub or its cache).
+        ask_hub: fetch the description of an "hf-hub:ORG/REPO" network. Only for a name that the
+            user typed; a name in an untrusted card is looked up in the hub's local cache alone.
 
     Raises:
         ModelNotFoundError: unknown name, or the weights cannot be fetched.
@@ -49,9 +57,10 @@ def build_student(
     if image_size is not None and _wants_size(arch):
         extra["img_size"] = image_size
     try:
-        network: torch.nn.Module = timm.create_model(
-            arch, pretrained=pretrained, num_classes=dim, **extra
-        )
+        with hub_access(allowed=pretrained or ask_hub):
+            network: torch.nn.Module = timm.create_model(
+                arch, pretrained=pretrained, num_classes=dim, **extra
+            )
         return network
     except (
         OSError,
@@ -70,8 +79,9 @@ def build_student(
         if pretrained or arch.startswith("hf-hub:"):
             raise ModelNotFoundError(
                 f"Student {arch}: its pretrained weights could not be fetched ({first}). Tried the "
-                "model hub and the local hub cache. Without a network: --student-weights FILE "
-                "takes a .safetensors or .pth, or leave --pretrained away to start from scratch."
+                "model hub and the local hub cache. Without a network: copy the weights here and "
+                "give --student-weights FILE (.safetensors or .pth), or give --no-pretrained to "
+                "start from random weights, which costs accuracy."
             ) from error
         raise InputError(f"Student {arch} cannot be built at {image_size} px: {first}") from error
 

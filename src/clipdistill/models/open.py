@@ -24,6 +24,7 @@ from ..formats.engine import ENGINE
 from ..formats.student import CARD, CHECKPOINT
 from .embedder import Embedder
 from .runtimes.ort import OnnxEmbedder
+from .teachers import DEFAULT_TEACHER
 
 if TYPE_CHECKING:
     from ..formats.cards import StudentCard
@@ -193,7 +194,7 @@ def _no_such_model(model: str) -> InputError:
     return InputError(
         f"{model}: {'no model in it' if Path(model).exists() else 'no such model'}. MODEL may be "
         "an .onnx file, an .engine file, a student's folder or checkpoint (.pth, .pt), or a "
-        "teacher: NAME/PRETRAINED (such as ViT-B-32/laion2b_s34b_b79k), hf-hub:ORG/REPO, "
+        f"teacher: NAME/PRETRAINED (such as {DEFAULT_TEACHER}), hf-hub:ORG/REPO, "
         "local-dir:FOLDER." + _near_teachers(model)
     )
 
@@ -236,7 +237,7 @@ def teacher_name(model: str) -> tuple[str, str]:
     if not pretrained:
         raise ModelNotFoundError(
             f"Teacher {model!r} does not say which weights. Write it as {model}/PRETRAINED, such "
-            "as ViT-B-32/laion2b_s34b_b79k; `open_clip.list_pretrained()` lists them."
+            f"as {DEFAULT_TEACHER}; `open_clip.list_pretrained()` lists them."
         )
     return name, pretrained
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import logging
 import pickle
 import zipfile
@@ -30,6 +31,8 @@ from ..formats.prompts import Prompts
 from ..formats.text import TextEmbeddings
 from ..images.preprocess import Preprocess
 from .embedder import EmbedderSpec
+from .hub import hub_access
+from .teachers import license_of
 from .torch_embedder import Precision, TorchEmbedder, autocast, resolve_device
 
 try:
@@ -121,7 +124,8 @@ def load_teacher(
         float(model.logit_scale.detach().exp()),
         None if bias is None else float(bias.detach()),
     )
-    card = TeacherCard(model_name, pretrained, fingerprint(model), dim, logits, preprocess)
+    license = license_of(model_name, pretrained)
+    card = TeacherCard(model_name, pretrained, fingerprint(model), dim, logits, preprocess, license)
     size = sum(value.numel() * value.element_size() for value in model.visual.state_dict().values())
     spec = EmbedderSpec(str(card), "torch", "teacher", card, dim, preprocess, size)
     images = TorchEmbedder(spec, _ImageTower(model.eval()), target, precision)
@@ -221,7 +225,8 @@ def _load(model_name: str, load: Any) -> Any:
     try:
         # open_clip logs its progress, and errors it also raises, on the root logger.
         logging.getLogger().setLevel(logging.CRITICAL)
-        return load()
+        with hub_access():
+            return load()
     except (
         OSError,
         RuntimeError,
@@ -235,6 +240,9 @@ def _load(model_name: str, load: Any) -> Any:
         pickle.UnpicklingError,
         zipfile.BadZipFile,
     ) as error:
+        if _needs_transformers(error):
+            purpose = f"Teacher {model_name} (its tokenizer)"
+            raise MissingExtraError("transformers", "siglip", purpose) from error
         first = (str(error).splitlines() or [type(error).__name__])[0]
         if model_name.startswith("local-dir:"):
             raise FormatError(
@@ -249,6 +257,17 @@ def _load(model_name: str, load: Any) -> Any:
         ) from error
     finally:
         logging.getLogger().setLevel(root_level)
+
+
+def _needs_transformers(error: BaseException) -> bool:
+    """Whether a model failed to load because transformers is missing.
+
+    open_clip imports it optionally: what fails is an import inside, an assertion that names it, or
+    a call of the None that stands for it.
+    """
+    if importlib.util.find_spec("transformers") is not None:
+        return False
+    return "transformers" in str(error) or "NoneType" in str(error)
 
 
 def _preprocess_of(model: Any) -> Preprocess:

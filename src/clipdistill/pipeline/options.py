@@ -13,6 +13,7 @@ from ..collect.sources.options import SearchOptions, SourceName
 from ..collect.web.options import USER_AGENT, DownloadOptions
 from ..core.errors import InputError
 from ..formats.classifier import Target
+from ..models.teachers import DEFAULT_TEACHER
 
 StudentName = Literal["dense", "sparse", "int8", "sparse-int8"]
 
@@ -81,7 +82,7 @@ class RunOptions:
     deduplicate: bool = True
     resize: int = 512
     allow_private: bool = False
-    teacher: str = "ViT-B-32/laion2b_s34b_b79k"
+    teacher: str = DEFAULT_TEACHER
     template: tuple[str, ...] = ()
     student: str = "resnet18"
     pretrained: bool = False
@@ -186,7 +187,7 @@ class RunOptions:
         if not pretrained:
             raise InputError(
                 f"--teacher {self.teacher}: expected NAME/PRETRAINED, such as "
-                "ViT-B-32/laion2b_s34b_b79k, hf-hub:ORG/REPO or local-dir:FOLDER."
+                f"{DEFAULT_TEACHER}, hf-hub:ORG/REPO or local-dir:FOLDER."
             )
         return name, pretrained
 

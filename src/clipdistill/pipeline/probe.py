@@ -112,7 +112,7 @@ def _training_rate(options: RunOptions, dim: int) -> tuple[int, int, float]:
     """Side of the student's input, its parameters, pictures a second of training steps."""
     import torch
 
-    from ..distillation.losses import distillation_loss
+    from ..distillation.losses import LossContext, distillation_loss
     from ..distillation.optimizer import make_optimizer
     from ..distillation.options import DistillOptions
     from ..models.student import build_student, check_arch, check_size, default_preprocess
@@ -120,7 +120,7 @@ def _training_rate(options: RunOptions, dim: int) -> tuple[int, int, float]:
 
     check_arch(options.student)
     size = default_preprocess(options.student, options.image_size, None).size
-    network = build_student(options.student, dim, image_size=size)
+    network = build_student(options.student, dim, image_size=size, ask_hub=True)
     check_size(network, options.student, size)
     device = resolve_device(options.device)
     precision = resolve_precision("auto", device, training=True)
@@ -135,7 +135,8 @@ def _training_rate(options: RunOptions, dim: int) -> tuple[int, int, float]:
         optimizer.zero_grad(set_to_none=True)
         with autocast(device, precision):
             output = network(pixels)
-        loss = distillation_loss("cosine", output, target, torch.ones(batch, device=device))
+        context = LossContext(torch.ones(batch, device=device))
+        loss = distillation_loss("cosine", output, target, context)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         float(loss.detach())  # waits for a GPU

@@ -82,7 +82,7 @@ class SearchOptions:
             regular expression that captions have to match (.* for all).
         pool: pool: folder of embeddings from `clipdistill embed` or clip-retrieval, with URLs.
         model_name: open_clip's name of the teacher, hf-hub:ORG/REPO or local-dir:FOLDER; default:
-            the pool's own, for tables ViT-B-32.
+            the pool's own, for tables ViT-B-32-256.
         pretrained: open_clip's weights tag or a weights file (not for hf-hub and local-dir).
         device: auto, cpu, cuda, cuda:1, mps.
         precision: of the teacher's forward pass; auto is fp16 on CUDA, fp32 elsewhere.

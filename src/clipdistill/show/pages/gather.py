@@ -16,6 +16,7 @@ from ...formats.run import EXPORTS, STUDENTS, RunFolder, RunRecord, load_run, pr
 from ...formats.student import is_student, load_card, read_metrics
 from ...formats.text import TextEmbeddings, load_text
 from .data import Data, load_data
+from .labels import Labelled
 from .naming import model_name
 
 
@@ -100,7 +101,7 @@ class Gathered:
 
 
 def gather(run: Path) -> Gathered:
-    """Read a run's folder; only `run.json` has to be there.
+    """Read a run's folder; only `run.json` has to be there.  Labels are as they are shown.
 
     Raises:
         InputError: there is no run.
@@ -110,16 +111,22 @@ def gather(run: Path) -> Gathered:
     folder = RunFolder(run)
     record = load_run(folder)
     predictions = present(folder.predictions)
+    named = Labelled(
+        load_text(folder.text) if folder.text.is_file() else None,
+        find_measurement(folder.evaluation, Evaluation),
+        find_measurement(folder.baseline, Baseline),
+        load_predictions(predictions) if predictions.is_file() else None,
+    ).shown()
     return Gathered(
         folder=folder,
         record=record,
         classifier_of=_classifier_of(folder),
-        text=load_text(folder.text) if folder.text.is_file() else None,
+        text=named.text,
         students=_students(folder),
-        evaluated=find_measurement(folder.evaluation, Evaluation),
+        evaluated=named.evaluated,
         raced=find_measurement(folder.benchmark, Benchmark),
-        baseline=find_measurement(folder.baseline, Baseline),
-        predictions=load_predictions(predictions) if predictions.is_file() else None,
+        baseline=named.baseline,
+        predictions=named.predictions,
         data=load_data(folder, images_folder(folder, record)),
         made=_made(folder),
     )

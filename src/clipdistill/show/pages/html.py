@@ -13,6 +13,7 @@ from typing import Any
 
 from ...core import wording as words
 from ...core.errors import MissingExtraError
+from ...models.teachers import restriction
 from . import figures, missing
 from .classes import classes_of
 from .gallery import gallery_of
@@ -93,6 +94,7 @@ def _context(run: Gathered) -> dict[str, Any]:
         "title": title_of(run),
         "sentence": sentence_of(run),
         "teacher_name": teacher_name(run),
+        "license_restriction": "" if run.teacher is None else restriction(run.teacher.license),
         "tiles": tiles_of(run, shown, teacher),
         "findings": findings_of(run, shown, teacher, models, classes),
         "models": models,

@@ -19,6 +19,7 @@ from ...core.wording import (
     percent,
     web_address,
 )
+from ...models.teachers import restriction
 from .classes import classes_of
 from .gather import Gathered
 from .naming import RUNTIMES
@@ -199,7 +200,7 @@ def _licenses(run: Gathered) -> Iterator[str]:
     if options.get("pretrained") or options.get("student_weights"):
         start = "pretrained weights, whose licence is unknown here"
     lines = [
-        f"Teacher ({plain(teacher_name(run))}): unknown here; see where its weights came from.",
+        f"Teacher ({plain(teacher_name(run))}): {_license_of_teacher(run)}",
         f"Student: trained from {start}; the licence of the result is for those who publish it to "
         "say.",
         f"Code (clipdistill): {CODE_LICENSE}.",
@@ -208,6 +209,14 @@ def _licenses(run: Gathered) -> Iterator[str]:
     yield "\n".join(f"- {line}" for line in lines)
     if run.data.credits:
         yield f"{many(len(run.data.credits), 'author')} are named in the report and the ledger."
+
+
+def _license_of_teacher(run: Gathered) -> str:
+    license = "" if run.teacher is None else run.teacher.license
+    if not license:
+        return "unknown here; see where its weights came from."
+    bound = restriction(license)
+    return f"{plain(license)}{f' ({bound})' if bound else ''}."
 
 
 def _of_pictures(run: Gathered) -> str:
