@@ -11,7 +11,7 @@ SWITCHES = {
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub, transformers
     "DO_NOT_TRACK": "1",  # the convention of consoledonottrack.com, which several follow
 }
-"""Environment variables that switch telemetry off; what the user has set holds."""
+"""Environment variables that switch telemetry off; values that the user has set are kept."""
 
 
 def switch_telemetry_off() -> None:
@@ -19,7 +19,7 @@ def switch_telemetry_off() -> None:
 
     OpenVINO has no switch: its package `openvino_telemetry` keeps a client id in ~/intel and calls
     Google Analytics when `openvino` is imported (2026.4.1).  Without that package OpenVINO uses a
-    stub, so here the package is as if it were not installed.
+    stub, so this hides the package from imports.
     """
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)

@@ -20,9 +20,9 @@ class Table:
     """Rows of text under headings; shown on a terminal, as text, or as HTML.
 
     Attributes:
-        title: one line above it.
-        columns: headings; one that starts with ">" is aligned to the right.
-        rows: one text a column.
+        title: one line above the table.
+        columns: headings; a column whose heading starts with ">" is aligned to the right.
+        rows: one text per column.
     """
 
     title: str
@@ -31,7 +31,7 @@ class Table:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """The headings without their alignment."""
+        """The headings without the marks of their alignment."""
         return tuple(column.removeprefix(">") for column in self.columns)
 
     def text(self) -> str:
@@ -70,7 +70,7 @@ class Result:
     """
 
     def summary(self) -> list[str | Table]:
-        """Return lines and tables that say what was done, what failed, and what to do next."""
+        """Return lines and tables: what was done, what failed, and what to do next."""
         raise TypeError(f"{type(self).__name__} has no summary")
 
     def __repr__(self) -> str:
@@ -148,11 +148,11 @@ PLAIN = {str: "a text", int: "a whole number", bool: "true or false", float: "a 
 def from_json(kind: type[Kind], value: Any) -> Kind:
     """The inverse of `to_json` for dataclasses, tuples, lists, mappings, paths and `X | None`.
 
-    Unknown fields are left out, missing ones get their default.  NaN and infinity, which are no
+    Unknown fields are ignored; missing fields get their default.  NaN and infinity, which are not
     JSON, become None in a field that may be None.
 
     Raises:
-        ValueError: a field without a default is missing, or a value is of another kind; the
+        ValueError: a field without a default is missing, or a value is of another type; the
             message names the field.
     """
     result: Kind = _built(kind, value, "")
@@ -227,7 +227,7 @@ def _expect(fits: bool, what: str, value: Any, where: str) -> Any:
 
 
 def list_some(title: str, lines: Sequence[str], most: int = 10) -> list[str]:
-    """A heading and at most `most` indented lines, saying how many more there are."""
+    """Return a heading and at most `most` indented lines, then the number of those left out."""
     if not lines:
         return []
     more = [f"  ... and {len(lines) - most} more"] if len(lines) > most else []

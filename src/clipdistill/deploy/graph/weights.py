@@ -1,4 +1,4 @@
-"""The layers of a file: what their stored weights are, what they cost, and which are 2:4.
+"""The layers of a file: precision, multiplications and 2:4 pattern of their stored weights.
 
 Whether sparse kernels are used for 2:4 weights is the builder's choice.
 """
@@ -22,15 +22,15 @@ class Layer:
     """A layer with weights.
 
     Attributes:
-        node: its node in the graph.
-        kind: its operator.
-        weight: the stored tensor.
-        shape: of the stored tensor.
-        groups: of a convolution; 1 for all else.
-        macs: multiplications for one picture; 0 where shapes are unknown.
-        precision: of the stored weight: "int8", "fp16", "fp32" or numpy's name.
+        node: name of its node in the graph.
+        kind: operator.
+        weight: name of the stored tensor.
+        shape: shape of the stored tensor.
+        groups: groups of a convolution; 1 for other operators.
+        macs: multiplications per image; 0 where shapes are unknown.
+        precision: precision of the stored weight: "int8", "fp16", "fp32" or numpy's name.
         two_four: whether the stored weight is 2:4.
-        obstacle: why sparse kernels cannot take it, 2:4 or not; empty when they can.
+        obstacle: why sparse kernels do not support it, 2:4 or not; empty when they do.
     """
 
     node: str
@@ -45,12 +45,12 @@ class Layer:
 
     @property
     def engages(self) -> bool:
-        """Whether sparsity can make it faster on hardware that has it."""
+        """Whether sparse kernels can speed it up on hardware that has them."""
         return self.two_four and not self.obstacle
 
 
 def find_layers(graph: Graph, head: str) -> tuple[Layer, ...]:
-    """The layers of a network in its order, without those whose node begins with `head`."""
+    """List the layers of a network in order, without nodes whose name starts with `head`."""
     shapes = _shapes(graph)
     found = (
         _layer(graph, node, shapes)
@@ -61,9 +61,9 @@ def find_layers(graph: Graph, head: str) -> tuple[Layer, ...]:
 
 
 def stored_weight(graph: Graph, node: Any) -> tuple[str, Any | None]:
-    """Name of a layer's stored weight, and the DequantizeLinear in front of the layer if any.
+    """Find the name of a layer's stored weight, and the DequantizeLinear before the layer if any.
 
-    The name is empty where the second input is no constant.
+    The name is empty where the second input is not a constant.
     """
     name = node.input[1] if len(node.input) > 1 else ""
     before = graph.maker(name)
@@ -77,7 +77,7 @@ def stored_weight(graph: Graph, node: Any) -> tuple[str, Any | None]:
 
 
 def channel_axes(node: Any) -> tuple[int, int]:
-    """Axes of output and input channels in the weight of a layer."""
+    """Return the axes of output and input channels in the weight of a layer."""
     if node.op_type == "Conv" or (node.op_type == "Gemm" and attribute(node, "transB", 0)):
         return 0, 1
     return 1, 0
@@ -105,7 +105,7 @@ def _layer(graph: Graph, node: Any, shapes: Shapes) -> Layer | None:
 
 
 def _macs(node: Any, weight: tuple[int, ...], shapes: Shapes) -> int:
-    """Multiplications for one picture: values of the output, times what each is the sum of."""
+    """Count multiplications per image: values of the output, times the terms of each sum."""
     shape = shapes.get(node.output[0])
     if not shape or any(side is None for side in shape[1:]):
         return 0
