@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from clipdistill.collect.pool import open_pool
 from clipdistill.collect.service import ServiceLimits, create_app, media_type
 from clipdistill.core.errors import InputError
-from clipdistill.core.serving import LOOPBACK, host_name, is_loopback, listen, running_service
+from clipdistill.core.loopback import LOOPBACK, is_loopback
+from clipdistill.core.serving import host_name, listen, running_service
 from clipdistill.core.zeroshot import LogitScale, normalized
 from clipdistill.formats.cards import TeacherCard
 from clipdistill.formats.embeddings import EmbeddingStore, Header, Row

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import json
 import re
 import socket
@@ -21,13 +20,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .errors import ClipDistillError, InputError
+from .loopback import LOCALHOST
 
 MAX_CONNECTIONS = 1000
 STOP_SECONDS = 3
 """Time for open requests to finish when a server is stopped."""
 BODY_SECONDS = 30.0
 """Time in which a request's body has to arrive."""
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 UNREAD = (403, 408, 413, 415, 503)
 """Statuses of refusals that come before a body was read to its end."""
 
@@ -164,16 +163,6 @@ ERRORS_AS_ANSWERS = {
 """Starlette's `exception_handlers`: every error is {"message": "..."}."""
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address to listen on can be reached from this machine only."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def listen(host: str, port: int) -> socket.socket:
     """Open the socket to listen on; port 0 lets the system choose one.
 
@@ -224,7 +213,7 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
 
 
 @contextlib.contextmanager
-def running_service(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+def running_service(app: ASGIApp, host: str = LOCALHOST, port: int = 0) -> Iterator[str]:
     """Serve `app` in a thread as long as the block runs; yield the base URL.
 
     Raises:

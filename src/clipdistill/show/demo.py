@@ -18,6 +18,7 @@ from ..core.errors import ClipDistillError, InputError, MissingExtraError
 from ..core.progress import message, screen
 from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
+from ..core.wording import percent
 from ..models.open import kind_of, needs_training_extra, teacher_name
 from ..models.recognizer import Recognizer, open_recognizer
 
@@ -389,7 +390,7 @@ def _result(
 
 def _counts_table(result: DemoResult) -> Table:
     shown = list(result.counts.items())[:TABLE_LABELS]
-    rows = tuple((label, str(n), f"{100 * n / result.frames:.1f}%") for label, n in shown)
+    rows = tuple((label, str(n), percent(n / result.frames)) for label, n in shown)
     more = len(result.counts) - len(shown)
     title = "Answers" + (f" (and {more} more labels)" if more else "")
     return Table(title, ("label", ">frames", ">share"), rows)

@@ -31,10 +31,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ...core.errors import ClipDistillError, ImageError
+from ...core.loopback import LOOPBACK
 from ...core.progress import message
 from ...core.serving import (
     ERRORS_AS_ANSWERS,
-    LOOPBACK,
     OnlyHosts,
     Refusal,
     json_object,
