@@ -50,7 +50,7 @@ class DistillOptions:
         pretrained: start from timm's ImageNet weights (fetched from the model hub).
         student_weights: start from the weights in this .safetensors or .pth instead.
         init_checkpoint: start from this student folder or checkpoint (weights only, fresh
-            optimizer).
+            optimizer), whose preprocessing is kept; --pretrained then has no effect.
         sparse: 2:4 sparsity: half of the weights of every layer that sparse tensor cores can use
             become zero and stay so. Needs --init-checkpoint.
         sparse_from: which weights stay: magnitude, the two largest of any four.
@@ -58,11 +58,11 @@ class DistillOptions:
             point, and the extra `compress`.
         calibration_images: training images that show the ranges of activations, before QAT.
         calibration: what of them is the range: max, percentile (the 99.99th) or entropy.
-        image_size: side of the student's input in pixels; default: the model's own.
+        image_size: side of the student's input in pixels; default: that of --init-checkpoint, else
+            the model's own.
         criterion: cosine (1 - cosine, on the sphere where zero-shot works), relational (cosine, and
             the similarities within a batch), anchors (cosine, and the similarities to some of the
-            teacher's embeddings), mse, l1 or huber (on
-            the embeddings as they are stored).
+            teacher's embeddings), mse, l1 or huber (on the embeddings as they are stored).
         optimizer: adamw, adam or sgd.
         lr: peak learning rate; default: 2e-3, with --sparse or --qat 1e-3.
         weight_decay: of adamw (decoupled), adam and sgd (L2).

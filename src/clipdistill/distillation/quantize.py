@@ -177,12 +177,13 @@ def quantize(
     Raises:
         InputError: no such student, it is quantised already, it cannot be INT8, or there are too
             few images.
-        MismatchError: text or embeddings are another teacher's.
+        MismatchError: text or embeddings are another teacher's, or the student is of another
+            architecture or image size than was given.
         OutputError: `out` holds another student.
         MissingExtraError: ModelOpt is not installed.
     """
     from ..models.compression import Compressed, add_int8
-    from ..models.student import load_student
+    from ..models.student import check_description, load_student
     from .fine_tuning import already_quantized
 
     start = time.monotonic()
@@ -192,6 +193,7 @@ def quantize(
     card, embedder = load_student(
         student, arch=arch, image_size=image_size, device=device, precision="fp32"
     )
+    check_description(card, student, arch=arch, image_size=image_size)
     if card.compression is not None and card.compression.int8 is not None:
         raise InputError(already_quantized(student))
     _check_out(out, student)
