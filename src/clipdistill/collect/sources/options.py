@@ -21,8 +21,8 @@ WHICH_SOURCE = """Give --source; there is no default, because each has its price
   knn        a service that speaks clip-retrieval's protocol (--url), such as: clipdistill serve"""
 NO_PUBLIC_KNN = (
     "--source knn needs --url: LAION's public service (knn.laion.ai) has been gone since December "
-    "2023 and nothing replaced it. Use --source commons, openverse or parquet, or the address of "
-    "your own `clipdistill serve POOL`."
+    "2023 and nothing replaced it. Start your own with `clipdistill serve POOL`. Or use --source "
+    "commons, openverse or parquet."
 )
 NOT_IDENTITY = (
     "num_images",
