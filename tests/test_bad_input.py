@@ -80,7 +80,7 @@ def test_missing_or_empty_folder(here, tiny_teacher_name, stage):
         errors.InputError, here, lambda: call(here / "nope"), "nope: no such folder", "Expected"
     )
     (here / "empty").mkdir()
-    refused(errors.InputError, here, lambda: call(here / "empty"), "empty: no images", "Looked for")
+    refused(errors.InputError, here, lambda: call(here / "empty"), "empty: no images", "Expected")
     refused(
         errors.InputError, here, lambda: call(here / "prompts.txt"), r"prompts\.txt: expected a"
     )

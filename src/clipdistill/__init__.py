@@ -19,7 +19,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from .core.privacy import switch_telemetry_off
 from .verbs import VERBS
+
+switch_telemetry_off()  # the one thing that importing does: it has to come before the others
 
 _OTHERS = {
     "ClipDistillError": "core.errors",

@@ -1,4 +1,4 @@
-"""download: lists of URLs to folders of pictures, on loopback, with everything that goes wrong."""
+"""download: lists of URLs to folders of images, on loopback, with everything that goes wrong."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def get(tmp_path: Path, *urls: str, **changed: object) -> DownloadResult:
 
 
 def get_nothing(tmp_path: Path, *urls: str, **changed: object) -> tuple[str, LedgerRow]:
-    """Of what gives no picture: the message, and the first row of the ledger."""
+    """Of what gives no image: the message, and the first row of the ledger."""
     with pytest.raises(InputError, match="none of its") as caught:
         get(tmp_path, *urls, **changed)
     check_agreement(tmp_path / "images")
@@ -71,7 +71,7 @@ def check_agreement(images: Path) -> None:
     assert not [path for path in images.iterdir() if path.name.startswith(".clipdistill-tmp")]
 
 
-def test_pictures_are_stored_with_a_row_each(server: HostileServer, tmp_path: Path) -> None:
+def test_images_are_stored_with_a_row_each(server: HostileServer, tmp_path: Path) -> None:
     server.answers["a.png"] = replies(jpeg(1), Content_Type="image/png")
     server.answers["b"] = replies(jpeg(2), Content_Type="text/html")
     result = get(tmp_path, server.url("a.png"), server.url("b"), server.url("nothing"))
@@ -128,18 +128,18 @@ def gif() -> bytes:
 @pytest.mark.parametrize(
     ("body", "kind", "detail"),
     [
-        (b"<html>sorry</html>", "picture", "not a picture"),
-        (b"", "picture", "not a picture"),
+        (b"<html>sorry</html>", "picture", "not an image"),
+        (b"", "picture", "not an image"),
         (jpeg(1)[:1500], "picture", "cannot be decoded"),
         (png_of((400, 400))[:-40], "picture", "cannot be decoded"),
         (png_of((10, 90)), "picture", "below the smallest side of 32"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "picture", ""),
         (b"GIF89a" + b"\xff" * 30, "picture", ""),
-        (b"%PDF-1.4 \n" + b"0" * 200, "picture", "not a picture"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "picture", "not a picture"),
+        (b"%PDF-1.4 \n" + b"0" * 200, "picture", "not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "picture", "not an image"),
     ],
 )
-def test_bodies_that_are_no_fit_pictures(
+def test_bodies_that_are_no_fit_images(
     server: HostileServer, tmp_path: Path, body: bytes, kind: str, detail: str
 ) -> None:
     server.answers["x"] = replies(body, Content_Type="image/jpeg")
@@ -158,7 +158,7 @@ def test_a_small_file_of_many_pixels_is_refused_unread(
     assert "pixels" in get_nothing(tmp_path, server.url("bomb"))[1].reason
 
 
-def test_large_pictures_are_shrunk_and_keep_their_ratio(
+def test_large_images_are_shrunk_and_keep_their_ratio(
     server: HostileServer, tmp_path: Path
 ) -> None:
     server.answers["large"] = replies(png_of((900, 600)))
@@ -291,7 +291,7 @@ def test_loopback_is_refused_unless_asked_for(server: HostileServer, tmp_path: P
     assert get(tmp_path, server.url("a")).downloaded == 1
 
 
-def test_it_stops_when_enough_bytes_came_and_goes_on(server: HostileServer, tmp_path: Path) -> None:
+def test_it_stops_when_enough_bytes_came_and_resumes(server: HostileServer, tmp_path: Path) -> None:
     async def picture(exchange) -> None:
         await exchange.reply(jpeg(int(exchange.path.rsplit("/", 1)[1])))
 
@@ -306,7 +306,7 @@ def test_it_stops_when_enough_bytes_came_and_goes_on(server: HostileServer, tmp_
     check_agreement(tmp_path / "images")
 
 
-def test_pictures_of_the_older_script_are_adopted(server: HostileServer, tmp_path: Path) -> None:
+def test_images_of_the_older_script_are_adopted(server: HostileServer, tmp_path: Path) -> None:
     url, torn = server.url("a"), server.url("torn")
     server.answers |= {"torn": replies(jpeg(2))}
     (tmp_path / "images").mkdir()
@@ -328,8 +328,8 @@ def test_two_downloads_into_one_folder_do_not_mix(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "error", "said"),
     [
-        (b"", InputError, "no URLs in it"),
-        (b"\n \n", InputError, "no URLs in it"),
+        (b"", InputError, "the list has no URLs"),
+        (b"\n \n", InputError, "the list has no URLs"),
         (b"http://a/\xff\n", FormatError, "UTF-8"),
         (None, InputError, "no readable list"),
     ],
@@ -351,7 +351,7 @@ def test_options_out_of_range(tmp_path: Path, changed: dict[str, object]) -> Non
         get(tmp_path, "http://127.0.0.1:1/x", **changed)
 
 
-def test_a_full_disk_stops_with_a_sentence_and_goes_on_later(
+def test_a_full_disk_stops_with_a_sentence_and_resumes_later(
     server: HostileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.answers["a"] = replies(jpeg(1))

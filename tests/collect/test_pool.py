@@ -165,7 +165,7 @@ def test_the_larger_k_the_smaller_one_is_its_beginning(tmp_path):
     assert np.array_equal(pool.search(queries, 100).rows, whole.rows[:, :100])
 
 
-def test_rows_of_pictures_that_changed_are_never_found(tmp_path):
+def test_rows_of_images_that_changed_are_never_found(tmp_path):
     old, new = random_vectors(1, 6, 8), random_vectors(2, 3, 8)
     names = [["a", "b", "c", "d", "e", "f"], ["c", "x", "a"]]
     root = write_store(tmp_path / "p", [normalized(old), normalized(new)], names=names)
@@ -180,20 +180,20 @@ def test_rows_of_pictures_that_changed_are_never_found(tmp_path):
     assert pool.rows_of(["a", "b", "nothing"]) == {"a": 8, "b": 1}
 
 
-def test_a_picture_that_changed_three_times(tmp_path):
+def test_an_image_that_changed_three_times(tmp_path):
     shards = [normalized(random_vectors(seed, 2, 4)) for seed in range(3)]
     root = write_store(tmp_path / "p", shards, names=[["a", "b"], ["a", "c"], ["b", "a"]])
     assert dict(open_pool(root).names()) == {3: "c", 4: "b", 5: "a"}
 
 
-def test_a_picture_that_stands_twice_in_one_shard(tmp_path):
+def test_an_image_that_stands_twice_in_one_shard(tmp_path):
     stored = normalized(random_vectors(1, 3, 4))
     root = write_store(tmp_path / "p", [stored], names=[["a", "b", "a"]])
     assert dict(open_pool(root).names()) == {1: "b", 2: "a"}
 
 
 def test_names_in_foreign_pools_may_repeat(tmp_path):
-    """Two tars may both have a 000.jpg: those are two pictures."""
+    """Two tars may both have a 000.jpg: those are two images."""
     root = write_foreign(tmp_path / "p", [random_vectors(1, 3, 4), random_vectors(2, 3, 4)])
     for number in ("0000", "0001"):
         pyarrow.parquet.write_table(

@@ -47,7 +47,7 @@ def test_texts_and_prompts(pool, tiny_teacher, tmp_path):
     assert (result.images, result.broken) == (12, 0)
 
 
-def test_a_picture_finds_itself(pool, images):
+def test_an_image_finds_itself(pool, images):
     names = [str(images / "picture_3.png"), str(images / "picture_7.png")]
     result = pool_search(pool, image=names, top_k=2, device="cpu")
     assert [answer.hits[0].image_path for answer in result.answers] == [
@@ -95,9 +95,9 @@ def test_foreign_pools_need_a_name(pool, tiny_teacher_name, other_teacher, tmp_p
 
 
 def test_nothing_to_look_for(pool, tmp_path, other_teacher, make_text):
-    with pytest.raises(InputError, match="Nothing to look for"):
+    with pytest.raises(InputError, match="Nothing to search for"):
         pool_search(pool)
-    with pytest.raises(InputError, match="Nothing to look for"):
+    with pytest.raises(InputError, match="Nothing to search for"):
         pool_search(pool, "  ")
     with pytest.raises(InputError, match="--top-k"):
         pool_search(pool, "a", top_k=0)

@@ -110,7 +110,7 @@ def test_what_several_prompts_find_is_shared(prompts, urls):
     assert "Fewer than 5 different URLs for" in text_of(result)
 
 
-def test_nothing_found_and_no_urls_are_said(prompts, urls):
+def test_nothing_found_and_no_urls_are_in_the_summary(prompts, urls):
     def some(prompt):
         items = knn_items(prompt, 3)
         if "green" in prompt:
@@ -157,7 +157,7 @@ def test_append_to_nothing_is_a_new_list(knn, prompts, urls):
     assert search(prompts, urls, options(knn, append=True)).added == 15
 
 
-def test_a_failing_service_is_an_error_and_the_same_command_goes_on(prompts, urls, tmp_path):
+def test_a_failing_service_is_an_error_and_the_same_command_resumes(prompts, urls, tmp_path):
     with fake_knn().running() as fake:
         whole = tmp_path / "whole.txt"
         search(prompts, whole, options(fake))
@@ -273,7 +273,7 @@ def test_killed_between_the_two_files(knn, prompts, urls):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_search_that_was_stopped_goes_on(prompts, urls, tmp_path, how):
+def test_a_search_that_was_stopped_resumes(prompts, urls, tmp_path, how):
     with fake_knn().running() as fake:
         search(prompts, tmp_path / "whole.txt", options(fake, num_result_ids=3000))
         answer, hang = fake.answer, True

@@ -163,7 +163,7 @@ def test_the_same_bytes_every_time(pile):
         assert one.read_bytes() == two.read_bytes()
 
 
-def test_sheets_show_any_label_and_survive_missing_pictures(pile):
+def test_sheets_show_any_label_and_survive_missing_images(pile):
     pile.near(0, 0.4, 60)
     pile.near(1, 0.3, 30)
     for _ in range(10):
@@ -208,7 +208,7 @@ def test_images_without_embeddings_and_embeddings_without_images(pile):
 
 def test_wrong_questions(pile, other_teacher, tmp_path, pictures, make_text):
     pile.near(0, 0.4, 2)
-    with pytest.raises(InputError, match="How much"):
+    with pytest.raises(InputError, match="How many"):
         pile.run()
     for wrong in (
         {"num_images": 0},

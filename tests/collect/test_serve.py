@@ -74,7 +74,7 @@ class Served:
         return self.process.returncode, out, err
 
 
-def test_texts_pictures_and_ctrl_c(folder, tiny_teacher):
+def test_texts_images_and_ctrl_c(folder, tiny_teacher):
     served = Served(folder / "emb", folder / "images", device="cpu")
     try:
         status, items = served.post("/knn-service", {"text": "a red disc", "num_images": 6})

@@ -1,4 +1,4 @@
-"""The service over real sockets: every route, and what strangers may send."""
+"""The service over real sockets: every route, and what untrusted clients may send."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def embed_image(data: bytes) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, pictures):
-    """images: five files with odd names, one in a tar, one that is no picture, one not embedded."""
+    """images: five files with odd names, one in a tar, one that is no image, one not embedded."""
     root = tmp_path_factory.mktemp("service")
     images = root / "images"
     drawn = pictures(images, 4)
@@ -167,7 +167,7 @@ def test_by_embedding(client, pool, vectors):
     assert all(set(item) == {"id", "similarity"} for item in items[4:])
 
 
-def test_by_text_and_by_picture(client, pool, folder):
+def test_by_text_and_by_image(client, pool, folder):
     status, items = client.knn(text="ab", num_images=3)
     assert status == 200
     assert [i["id"] for i in items] == pool.search(embed_text("ab")[None], 3).rows[0].tolist()
@@ -232,7 +232,7 @@ def test_metadata(client):
     assert client.ask("POST", "/metadata", {"ids": [], "indice_name": "pool"})[1] == b"[]"
 
 
-def test_every_result_says_where_its_picture_is(client, vectors, folder):
+def test_every_result_has_the_address_of_its_image(client, vectors, folder):
     seen = 0
     for number, key in enumerate(KEYS[:4]):
         _, items = client.knn(embedding_input=vectors[number].tolist(), num_images=1)
@@ -258,7 +258,7 @@ def test_urls_follow_the_host_that_was_asked(client, vectors):
     assert json.loads(data)[0]["url"] == f"http://{host}/images/picture_0.png"
 
 
-def test_head_and_parts_of_pictures(client):
+def test_head_and_parts_of_images(client):
     assert client.ask("HEAD", "/images/picture_0.png")[:2] == (200, b"")
     status, data, _ = client.ask("GET", "/images/picture_0.png", headers={"Range": "bytes=1-3"})
     assert (status, data) == (206, b"PNG")
@@ -289,14 +289,14 @@ def test_head_and_parts_of_pictures(client):
         "%252e%252e%252fsecret.txt",
     ],
 )
-def test_nothing_but_pictures_of_the_pool(client, path):
+def test_nothing_but_images_of_the_pool(client, path):
     answer = client.ask("GET", f"/images/{path}")
     assert answer[0] == 404
     assert b"secret" not in answer[1].replace(path.encode(), b"")
 
 
-def test_a_page_that_calls_itself_a_picture(client):
-    assert "not a picture" in message_of(client.ask("GET", "/images/page.jpg"))
+def test_a_page_that_calls_itself_an_image(client):
+    assert "not an image" in message_of(client.ask("GET", "/images/page.jpg"))
 
 
 def test_a_tar_that_was_cut_short_and_a_file_that_went(pool, folder, tmp_path, pictures):
@@ -309,8 +309,8 @@ def test_a_tar_that_was_cut_short_and_a_file_that_went(pool, folder, tmp_path, p
     (images / "shard.tar").write_bytes((images / "shard.tar").read_bytes()[:700])
     with running_service(app) as url:
         client = Client(url)
-        assert "gone" in message_of(client.ask("GET", "/images/picture_0.png"))
-        assert "cut short" in message_of(client.ask("GET", "/images/shard.tar/a/inner.png"))
+        assert "cannot be read" in message_of(client.ask("GET", "/images/picture_0.png"))
+        assert "truncated" in message_of(client.ask("GET", "/images/shard.tar/a/inner.png"))
 
 
 VECTOR = [0.5] * DIM
@@ -328,8 +328,8 @@ VECTOR = [0.5] * DIM
         ({"text": "a", "use_mclip": True}, "multilingual"),
         ({"text": "a", "modality": "text"}, "modality"),
         ({"text": "a", "modality": {}}, "modality"),
-        ({"text": "a", "indice_name": "laion5B"}, "'laion5B' here, only 'pool'"),
-        ({"text": "a", "indice_name": ["x"] * 100}, "only 'pool'"),
+        ({"text": "a", "indice_name": "laion5B"}, "expected 'pool', found 'laion5B'"),
+        ({"text": "a", "indice_name": ["x"] * 100}, "expected 'pool'"),
         ({"text": "a", "num_images": 0}, "num_images"),
         ({"text": "a", "num_images": -3}, "num_images"),
         ({"text": "a", "num_images": "many"}, "num_images"),
@@ -342,7 +342,7 @@ VECTOR = [0.5] * DIM
         ({"image": "no base64!"}, "base64"),
         ({"image": 7}, "base64"),
         ({"image": "ä"}, "base64"),
-        ({"image": base64.b64encode(b"no picture").decode()}, "picture"),
+        ({"image": base64.b64encode(b"no image").decode()}, "not a PNG"),
         ({"embedding_input": VECTOR[:-1]}, "8 numbers"),
         ({"embedding_input": [VECTOR]}, "8 numbers"),
         ({"embedding_input": "0" * DIM}, "8 numbers"),
@@ -392,7 +392,7 @@ def test_bad_bodies(client, body, says):
         ({"ids": [40], "indice_name": "pool"}, "0 to 39"),
         ({"ids": [10**30], "indice_name": "pool"}, "0 to 39"),
         ({"ids": [1] * 31, "indice_name": "pool"}, "at most 30"),
-        ({"ids": [1], "indice_name": "other"}, "only 'pool'"),
+        ({"ids": [1], "indice_name": "other"}, "expected 'pool'"),
     ],
 )
 def test_bad_metadata_questions(client, body, says):
@@ -509,7 +509,7 @@ def test_a_fault_of_ours_is_an_answer_too(client, caplog):
     assert client.ask("GET", "/health")[0] == 200
 
 
-def test_too_many_at_once_are_told_to_come_back(pool, monkeypatch):
+def test_too_many_at_once_are_refused(pool, monkeypatch):
     monkeypatch.setattr("clipdistill.collect.service.MAX_WAITING", 3)
     gate = threading.Event()
 

@@ -167,3 +167,14 @@ def test_help_starts_with_the_verbs():
     lines = clipdistill.__doc__.splitlines()
     listed = [line.split()[0] for line in lines if line.startswith("    ")]
     assert listed == [one.function_name for one in VERBS]
+
+
+def test_own_options_come_before_inherited_ones():
+    names = list(inspect.signature(verb).parameters)
+    assert [name for name in names if name in ("kind", "names", "where", "seed", "speed")] == [
+        "kind",
+        "names",
+        "where",
+        "seed",
+        "speed",
+    ]

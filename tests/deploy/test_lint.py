@@ -1,4 +1,4 @@
-"""lint: what it returns and says, for our files and for strangers'."""
+"""lint: results and messages, for our files and for those of other programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clipdistill.deploy.export import export
 from clipdistill.deploy.lint import lint
 
 
-def stranger(path: Path, *, batch: str | int = "batch") -> Path:
+def foreign(path: Path, *, batch: str | int = "batch") -> Path:
     """A network of somebody else: one convolution with its batch norm."""
     weights = [
         numpy_helper.from_array(np.ones((8, 3, 3, 3), np.float32), "w"),
@@ -46,7 +46,7 @@ def test_a_file_of_ours(tiny_classifier: Path) -> None:
     assert result.macs > 1e6
     text = "\n".join(map(str, result.summary()))
     assert "ready for onnxruntime; opset 17" in text
-    assert "Nothing to remark." in text
+    assert "No findings." in text
 
 
 def test_a_file_for_another_runtime(tiny_student: Path, tmp_path: Path) -> None:
@@ -54,21 +54,21 @@ def test_a_file_for_another_runtime(tiny_student: Path, tmp_path: Path) -> None:
     result = lint(tmp_path / "a.onnx", target="onnxruntime")
     assert not result.ready
     assert result.exit_code == FormatError.exit_code
-    first, _, told, advice = result.summary()
+    first, _, finding, advice = result.summary()
     assert "NOT ready (1 errors) for onnxruntime (made for tensorrt)" in str(first)
-    assert str(told).startswith("  error: fp16: Expected FP32 or INT8")
+    assert str(finding).startswith("  error: fp16: Expected FP32 or INT8")
     assert str(advice).endswith("--target onnxruntime")
 
 
-def test_a_file_of_a_stranger(tmp_path: Path) -> None:
-    result = lint(stranger(tmp_path / "a.onnx", batch=1), target="tensorrt")
+def test_a_file_of_another_program(tmp_path: Path) -> None:
+    result = lint(foreign(tmp_path / "a.onnx", batch=1), target="tensorrt")
     assert {one.rule for one in result.findings} == {"batch-norm", "dynamic-batch"}
     assert (result.made_for, result.macs) == ("", 8 * 27 * 14 * 14)
-    assert lint(stranger(tmp_path / "b.onnx"), target="onnxruntime").ready
+    assert lint(foreign(tmp_path / "b.onnx"), target="onnxruntime").ready
 
 
 def test_json(tmp_path: Path) -> None:
-    result = lint(stranger(tmp_path / "a.onnx"), target="tensorrt")
+    result = lint(foreign(tmp_path / "a.onnx"), target="tensorrt")
     value = json.loads(json.dumps(to_json(result)))
     assert value["ready"] is False
     assert value["findings"][0]["rule"] == "batch-norm"
@@ -82,7 +82,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.onnx").write_bytes(b"junk" * 9)
     with pytest.raises(FormatError, match=r"b\.onnx"):
         lint(tmp_path / "b.onnx", target="tensorrt")
-    path = stranger(tmp_path / "c.onnx")
+    path = foreign(tmp_path / "c.onnx")
     model = onnx.load(str(path))
     model.graph.initializer[0].raw_data = b"\0" * 8
     onnx.save(model, str(path))
@@ -91,7 +91,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = str(stranger(tmp_path / "a.onnx"))
+    path = str(foreign(tmp_path / "a.onnx"))
     assert main(["lint", path, "--target", "onnxruntime"]) == 0
     capsys.readouterr()
     assert main(["--json", "lint", path, "--target", "tensorrt"]) == 4

@@ -205,7 +205,7 @@ def test_sparse_works_for_every_student_and_int8_says_where_it_does_not(tmp_path
     start = {"init_checkpoint": tmp_path / "vit.pth", "image_size": 48, "num_epochs": 1}
     result = run(data, tmp_path / "s", options(data, "sparse", **start), "test_vit")
     assert result.compression.sparse.macs_share > 0.5
-    with pytest.raises(InputError, match=r"test_vit: of its \d+ residual adds.*--sparse works"):
+    with pytest.raises(InputError, match=r"test_vit: .* of its \d+ residual adds.*--sparse works"):
         run(data, tmp_path / "q", options(data, "qat", **start), "test_vit")
     assert not (tmp_path / "q").exists()
 
@@ -257,7 +257,7 @@ def test_quantised_weights_without_a_card(tmp_path, finished, data):
     torch.save({"model": state}, tmp_path / "bare.pth")
     with pytest.raises(InputError, match=r"bare\.pth is quantised already"):
         run(data, tmp_path / "s", options(data, "qat", init_checkpoint=tmp_path / "bare.pth"))
-    with pytest.raises(InputError, match=r"bare\.pth: these weights are quantised, but nothing"):
+    with pytest.raises(InputError, match=r"bare\.pth: these weights are quantised, but"):
         load_student(tmp_path / "bare.pth", arch=ARCH, image_size=32, device="cpu")
 
 

@@ -105,9 +105,8 @@ def test_a_criterion_is_one_of_the_losses():
 
 
 def test_half_precision_outputs_are_measured_in_float32():
-    found = distillation_loss(
-        "mse", torch.full((1, 2), 300.0, dtype=torch.float16), torch.zeros(1, 2), torch.ones(1)
-    )
+    output = torch.full((1, 2), 300.0, dtype=torch.float16)
+    found = distillation_loss("mse", output, torch.zeros(1, 2), LossContext(torch.ones(1)))
     assert float(found) == 90_000  # above the largest float16
 
 

@@ -1,4 +1,4 @@
-"""decode: what a person sees in a picture comes out, and nothing but ImageError goes wrong."""
+"""decode: upright RGB images as a person sees them, and no error but ImageError."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def check_quarters(image: Image.Image, by: int = 12) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
-def test_every_kind_of_picture(kind):
+def test_every_kind_of_image(kind):
     options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     check_quarters(decode(encoded(quarters(), kind, **options)))
 
@@ -96,13 +96,13 @@ def test_exif_orientation_swaps_the_sides_even_when_decoded_smaller():
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 6553])
-def test_senseless_orientations_leave_the_picture_as_it_is(orientation):
+def test_senseless_orientations_leave_the_image_as_it_is(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     check_quarters(decode(encoded(quarters(), "PNG", exif=exif)))
 
 
-def test_damaged_exif_does_not_spoil_a_good_picture():
+def test_damaged_exif_does_not_spoil_a_good_image():
     data = encoded(
         quarters(), "JPEG", quality=95, subsampling=0, exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"
     )
@@ -277,8 +277,8 @@ def test_truncated_jpeg_is_refused(share):
         b"RIFF\0\0\0\0WEBPVP8 ",
     ],
 )
-def test_what_is_not_a_picture_is_refused(data):
-    with pytest.raises(ImageError, match=r"picture|decoded"):
+def test_what_is_not_an_image_is_refused(data):
+    with pytest.raises(ImageError, match=r"image|decoded"):
         decode(data)
 
 
@@ -368,7 +368,7 @@ SAMPLES = _samples()
 @pytest.mark.parametrize("name", SAMPLES)
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_damaged_pictures_are_decoded_or_refused(name, data):
+def test_damaged_images_are_decoded_or_refused(name, data):
     sample = bytearray(SAMPLES[name])
     for _ in range(data.draw(st.integers(1, 6))):
         # Headers, where the damage is worst, get half of the hits.

@@ -1,4 +1,4 @@
-"""Loading many pictures: order, bad ones in their place, bounded memory."""
+"""Loading many images: order, bad ones in their place, bounded memory."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_file_that_vanished_is_a_row(tmp_path, pictures):
     assert loaded[1].content == ""
 
 
-def test_looks_ahead_no_further_than_told(monkeypatch, folder):
+def test_decodes_no_further_ahead_than_the_limit(monkeypatch, folder):
     started = []
     real = load_one
 

@@ -24,7 +24,7 @@ PLENTY = 10**9
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    """Chunks of four pictures."""
+    """Chunks of four images."""
     monkeypatch.setattr(pixels_module, "CHUNK_BYTES", 4 * ROW)
 
 
@@ -36,7 +36,7 @@ def images(tmp_path, pictures, small_chunks):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """Counts the pictures that are decoded."""
+    """Counts the images that are decoded."""
     counts = []
     lock = threading.Lock()
     real = pixels_module.load_pixels
@@ -85,14 +85,14 @@ def test_a_second_build_decodes_nothing(tmp_path, images, decoded):
     assert len(decoded) == 10
 
 
-def test_appended_pictures_make_new_chunks_only(tmp_path, images, decoded, pictures):
+def test_appended_images_make_new_chunks_only(tmp_path, images, decoded, pictures):
     make(tmp_path / "cache", images)
     before = set(chunk_files(tmp_path / "cache"))
     decoded.clear()
     for path in pictures(tmp_path / "more", 3, seed=5):
         path.rename(images / f"z_{path.name}")
     cache = make(tmp_path / "cache", images)
-    # Chunks of 4: the first two are full and stay, the third had 2 pictures and is made anew.
+    # Chunks of 4: the first two are full and stay, the third had 2 images and is made anew.
     assert len(decoded) == 5
     assert len(before & set(chunk_files(tmp_path / "cache"))) == 2
     pixels, _ = cache.gather(np.arange(13))
@@ -101,7 +101,7 @@ def test_appended_pictures_make_new_chunks_only(tmp_path, images, decoded, pictu
 
 def test_chunks_that_nobody_uses_make_room(tmp_path, images, pictures):
     make(tmp_path / "cache", images)
-    pictures(images, 10, seed=3)  # the same names, other pictures
+    pictures(images, 10, seed=3)  # the same names, other images
     make(tmp_path / "cache", images)
     assert len(chunk_files(tmp_path / "cache")) == 3
 
@@ -177,7 +177,7 @@ def test_what_does_not_fit_is_decoded_each_time_to_the_same_pixels(
 
 
 @pytest.mark.parametrize("limit", [0, PLENTY])
-def test_bad_and_changed_pictures_are_failures_with_a_reason(tmp_path, images, limit):
+def test_bad_and_changed_images_are_failures_with_a_reason(tmp_path, images, limit):
     items = list_images(images)
     contents = [content_id(item.read()) for item in items]
     items[2].path.write_bytes(b"<html>")
@@ -209,7 +209,7 @@ def finished_chunks(folder: Path) -> int:
     return sum(not path.name.startswith(".") for path in folder.rglob("*.json"))
 
 
-def test_a_build_killed_at_any_moment_goes_on(tmp_path, pictures, decoded, small_chunks):
+def test_a_build_killed_at_any_moment_resumes(tmp_path, pictures, decoded, small_chunks):
     pictures(tmp_path / "images", 60)
     folder = tmp_path / "cache"
     for least in (1, 4, 8):

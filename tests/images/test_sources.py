@@ -1,4 +1,4 @@
-"""Finding pictures: folders, tars, names and globs as people really have them."""
+"""Finding images: folders, tars, names and globs as people really have them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_linked_folders_are_followed_and_loops_are_not(tmp_path):
 def test_missing_empty_and_file(tmp_path):
     with pytest.raises(InputError, match=r"nothing: no such folder. Expected a folder"):
         list_images(tmp_path / "nothing")
-    with pytest.raises(InputError, match=r"no images found. Looked for \.jpg"):
+    with pytest.raises(InputError, match=r"no images found. Expected files \.jpg"):
         list_images(tmp_path)
     touch(tmp_path, "a.jpg")
     with pytest.raises(InputError, match=r"a.jpg: expected a folder of images or a \.tar"):
@@ -156,7 +156,7 @@ def test_a_tar_cut_short_gives_what_it_has_and_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"not a tar at all" * 100])
-def test_an_unreadable_tar_does_not_hide_the_pictures_beside_it(tmp_path, data):
+def test_an_unreadable_tar_does_not_hide_the_images_beside_it(tmp_path, data):
     (tmp_path / "bad.tar").write_bytes(data)
     touch(tmp_path, "good.jpg")
     bad, good = list_images(tmp_path)

@@ -74,7 +74,7 @@ def test_parameters_of_a_stranger_are_checked():
             bad = bad[..., :5]
         else:
             bad[..., change["at"]] = change["value"]
-        with pytest.raises(FormatError, match="no parameters of views"):
+        with pytest.raises(FormatError, match="expected parameters of views"):
             check_parameters(bad, "file")
     outside = good.copy()
     outside[..., 0] = 0.9

@@ -1,4 +1,4 @@
-"""Calibration: known answers of the arithmetic, and what users of evaluate and predict see."""
+"""Calibration: the arithmetic on known cases, and its effect in evaluate and predict."""
 
 from __future__ import annotations
 
@@ -166,14 +166,16 @@ def test_calibrated_on_labels_and_exported(labelled, own, tiny_student, tmp_path
     assert to_json_round_trip(tmp_path / "new.onnx") == first.calibration
 
 
-def test_opinions_tell_what_predict_tells(labelled, own, tiny_student, tiny_teacher_name, tmp_path):
+def test_stored_predictions_are_those_of_predict(
+    labelled, own, tiny_student, tiny_teacher_name, tmp_path
+):
     text, _ = own
     (labelled / "red disc" / "zz_broken.png").write_bytes(b"broken")
     out = tmp_path / "predictions.json"
     evaluate(tiny_teacher_name, str(tiny_student), labelled=labelled, text=text, predictions=out)
     found = load_predictions(out)
     assert [one.role for one in found.models] == ["teacher", "student"]
-    told = {
+    predicted = {
         one.image: one for one in predict(str(tiny_student), str(labelled), text=text).predictions
     }
     for picture, ranked, cosine in zip(
@@ -183,7 +185,7 @@ def test_opinions_tell_what_predict_tells(labelled, own, tiny_student, tiny_teac
         if "broken" in picture.key:
             assert (ranked, cosine) == (None, None)
             continue
-        expected = told[str(labelled / picture.key)].ranked[:3]
+        expected = predicted[str(labelled / picture.key)].ranked[:3]
         assert [found.labels[index] for index, _ in ranked] == [label for label, _ in expected]
         assert ranked[0][1] == pytest.approx(expected[0][1], abs=1e-4)
         assert -1 <= cosine <= 1
@@ -193,15 +195,15 @@ def test_opinions_tell_what_predict_tells(labelled, own, tiny_student, tiny_teac
 def test_bad_input(labelled, own, tiny_student, tiny_teacher_name, tmp_path):
     text, classifier = own
     student = str(tiny_student)
-    with pytest.raises(InputError, match="fits one student, found 2"):
+    with pytest.raises(InputError, match="expected one student among the models, found 2"):
         evaluate(student, str(classifier), labelled=labelled, text=text, calibrate=True)
-    with pytest.raises(InputError, match="fits one student, found 0"):
+    with pytest.raises(InputError, match="expected one student among the models, found 0"):
         evaluate(tiny_teacher_name, labelled=labelled, text=text, calibrate=True)
-    with pytest.raises(InputError, match="needs something to fit to"):
+    with pytest.raises(InputError, match="needs labels or the teacher"):
         evaluate(student, images=labelled, text=text, calibrate=True)
     few = tmp_path / "few"
     shutil.copytree(labelled / "red disc", few / "red disc")
-    with pytest.raises(InputError, match="12 images are too few"):
+    with pytest.raises(InputError, match="expected 20 or more images, found 12"):
         evaluate(student, labelled=few, text=text, calibrate=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
@@ -209,7 +211,7 @@ def test_bad_input(labelled, own, tiny_student, tiny_teacher_name, tmp_path):
     with pytest.raises(InputError, match="--threshold 2: expected a probability"):
         predict(str(classifier), str(labelled), threshold=2)
     text.with_suffix(".json").unlink()
-    with pytest.raises(InputError, match=r"no \.json beside it"):
+    with pytest.raises(InputError, match=r"expected a \.json beside it"):
         evaluate(student, tiny_teacher_name, images=labelled, text=text, calibrate=True)
 
 

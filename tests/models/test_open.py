@@ -184,7 +184,7 @@ def test_a_device_that_is_not_there(tiny_classifier: Path, tiny_student: Path) -
 
 
 class _Session:
-    """What ONNX Runtime would give: asked for providers, it starts those in `starts`."""
+    """A session of ONNX Runtime that starts only the providers in `starts`."""
 
     starts: tuple[str, ...] = ()
     asked: tuple[tuple[str, dict[str, str]], ...] = ()
@@ -226,7 +226,7 @@ def test_providers_of_onnx_runtime(
     assert OnnxEmbedder(tiny_classifier, device=device).spec.device == device
     assert tuple(name for name, _ in _Session.asked) == chain
     assert _Session.asked[0][1] == {"device_id": number}
-    # A provider that is there but cannot start: ONNX Runtime would run on the CPU, silently.
+    # A provider that is installed but cannot start: ONNX Runtime would run on the CPU, silently.
     monkeypatch.setattr(_Session, "starts", _GPU[2:])
     with pytest.raises(InputError, match="did not start"):
         OnnxEmbedder(tiny_classifier, device=device)
@@ -243,7 +243,7 @@ def test_runtimes_stand_before_the_model(
         assert kind_of(f"{runtime}:{model}") == kind_of(str(model))
         alone = open_embedder(str(model)).embed_pixels(draw_pixels(2))
         np.testing.assert_allclose(named.embed_pixels(draw_pixels(2)), alone, atol=1e-5)
-    with pytest.raises(InputError, match=r"torch cannot run this, onnxruntime or openvino can"):
+    with pytest.raises(InputError, match=r"cannot run this file; onnxruntime or openvino can"):
         open_embedder(f"torch:{tiny_classifier}")
 
 

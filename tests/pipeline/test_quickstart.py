@@ -1,4 +1,4 @@
-"""quickstart: the whole road on the toy world, short, and started again."""
+"""quickstart: the whole pipeline on drawn images, short, and started again."""
 
 from __future__ import annotations
 

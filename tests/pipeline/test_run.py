@@ -25,9 +25,10 @@ from clipdistill.formats.baseline import load_baseline
 from clipdistill.formats.embeddings import load_embeddings
 from clipdistill.formats.run import RunFolder, load_run
 from clipdistill.formats.text import load_text
-from clipdistill.pipeline import run as stage
 from clipdistill.pipeline.options import RunOptions
-from clipdistill.pipeline.run import RunResult, run
+from clipdistill.pipeline.result import RunResult, rows_of
+from clipdistill.pipeline.run import run
+from clipdistill.pipeline.steps import measuring
 from clipdistill.pipeline.toy.world import KINDS, prompts, render
 from clipdistill.show.predict import predict
 from killing import changed, killed_when, run_to_end, soon_after
@@ -160,7 +161,7 @@ def test_the_teachers_ceiling_is_measured_on_the_labelled(finished: RunResult) -
 
 def test_the_table_has_the_teacher_first_then_the_dense_student(finished: RunResult) -> None:
     assert finished.evaluation is not None
-    rows = stage.rows_of(finished.evaluation)
+    rows = rows_of(finished.evaluation)
     assert [row.model for row in rows] == ["teacher", "student", "dense"]
     assert [row.runtime for row in rows] == ["torch", "torch", "onnxruntime"]
     assert rows[0].accuracy == finished.baseline.accuracy  # type: ignore[union-attr]
@@ -263,7 +264,7 @@ def test_a_student_of_other_settings_is_moved_away_not_deleted(
         "evaluate",
         "report",
     }
-    assert any("made with other settings; it lies in" in text for text in said.lines)
+    assert any("made with other settings; moved to" in text for text in said.lines)
 
 
 def test_pictures_that_come_are_embedded_and_learnt_and_touched_ones_are_not(
@@ -289,7 +290,7 @@ def test_pictures_that_come_are_embedded_and_learnt_and_touched_ones_are_not(
         "again: 60 pictures became 67 pictures"
     )
     summary = [one for one in result.summary() if isinstance(one, str)]
-    place = summary.index("Pictures that could not be used (1):")
+    place = summary.index("Images that could not be used (1):")
     assert summary[place + 1].startswith("  truncated.jpg: cannot be decoded")
 
 
@@ -306,6 +307,20 @@ def test_without_labels_some_pictures_are_held_out(
     assert not result.evaluation.labelled
     predictions = json.loads((copied / "predictions.json").read_text())
     assert all(Path(picture["path"]).is_file() for picture in predictions["pictures"])
+
+
+def test_views_are_embedded_and_trained_on(copied: Path, world: Path, options: RunOptions) -> None:
+    result, _ = told(world, copied, replace(options, views=1, criterion="l1", warmup=0.0))
+    views = load_embeddings(copied / "embeddings").views()
+    assert views is not None
+    assert views.spec.count == 1
+    assert (copied / "replaced" / "embeddings-1" / "meta.json").is_file()
+    assert {"embed", "distill"} <= set(result.done)
+    assert "embed labelled" not in result.done
+    card = json.loads((copied / "student" / "student.json").read_text())
+    assert '"l1"' in json.dumps(card)
+    again, _ = told(world, copied, replace(options, views=1, criterion="l1", warmup=0.0))
+    assert not again.done
 
 
 def test_killed_again_and_again_it_ends_with_the_same_files(
@@ -330,20 +345,20 @@ def test_killed_again_and_again_it_ends_with_the_same_files(
 def test_a_failure_names_the_step_and_the_same_command_goes_on(
     copied: Path, world: Path, options: RunOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*arguments: object) -> str:
+    def fail(*arguments: object, **more: object) -> str:
         raise OutputError("No space left on the moon.")
 
     other = replace(options, classifier="dense", calibrate=False)
     with monkeypatch.context() as patch:
-        patch.setitem(stage.DOING, "evaluate", fail)
+        patch.setattr(measuring, "measure_models", fail)
         with pytest.raises(OutputError) as raised:
             run(world / "prompts.txt", copied, other)
     text = str(raised.value)
     assert text.startswith("The step 'evaluate' failed. No space left on the moon. ")
-    assert "the same command goes on" in text
+    assert "the same command resumes" in text
     result, said = told(world, copied, other)
     assert set(result.done) == {"evaluate", "report"}
-    assert dict(row[:2] for row in said.tables[0].rows)["evaluate"] == "goes on where it stopped"
+    assert dict(row[:2] for row in said.tables[0].rows)["evaluate"] == "resume where it stopped"
 
 
 def test_two_runs_do_not_share_a_folder(copied: Path, world: Path, options: RunOptions) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clipdistill.collect.sources.options import SearchOptions
+from clipdistill.collect.web.options import DownloadOptions
 from clipdistill.core.errors import ClipDistillError, FormatError, InputError
+from clipdistill.core.signatures import documentation
+from clipdistill.distillation.options import DistillOptions
 from clipdistill.pipeline.options import RunOptions
+from clipdistill.pipeline.run import run
 from clipdistill.pipeline.settings_file import load_settings, save_settings
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1)
@@ -32,6 +38,10 @@ KINDS: dict[str, st.SearchStrategy[Any]] = {
     "labelled": TEXT.map(Path),
     "target": st.sampled_from(["onnxruntime", "tensorrt"]),
     "classifier": st.sampled_from(["dense", "sparse-int8"]),
+    "criterion": st.sampled_from(["cosine", "huber"]),
+    "image_width": st.sampled_from([250, 3840]),
+    "student_weights": TEXT.map(Path),
+    "verify_tls": st.booleans(),
 }
 
 
@@ -69,6 +79,7 @@ def test_what_excludes_a_setting_of_the_file_takes_its_place(tmp_path: Path) -> 
         ("num_epochs = true", "num_epochs = true: expected a whole number"),
         ("qat = 1", "qat = 1: expected true or false"),
         ("images = 3", "images = 3: expected a path in quotes"),
+        ("image_width = 7", "image_width = 7: expected one of 250, 330,"),
         ('target = "tensort"', "one of onnxruntime, tensorrt. Did you mean tensorrt"),
         ('tables = "x"', "tables = 'x': expected a list of texts"),
         ("[run]\nseed = 1", "'run' is not a setting"),
@@ -102,6 +113,7 @@ def test_a_name_that_is_not_unicode_cannot_be_written(tmp_path: Path) -> None:
 
 
 IMAGES = {"images": Path("photos")}
+COMMONS = {"search": "commons", "contact": "me@home.org"}
 
 
 @pytest.mark.parametrize(
@@ -109,10 +121,14 @@ IMAGES = {"images": Path("photos")}
     [
         ({}, "Give --images FOLDER"),
         ({**IMAGES, "search": "commons"}, "exclude each other"),
-        ({"search": "knn"}, "--source knn needs --url"),
+        ({"search": "knn"}, "--search knn needs --url"),
         ({**IMAGES, "labelled": Path("x"), "holdout": 0.1}, "exclude each other"),
         ({**IMAGES, "holdout": 0.9}, "--holdout 0.9: expected"),
         ({**IMAGES, "num_epochs": 0}, "--num-epochs 0: expected 1 or more"),
+        ({**IMAGES, "warmup": 1.5}, "--warmup 1.5: expected 0 to below 1"),
+        ({**IMAGES, "fine_tuning_lr": 0.0}, "--fine-tuning-lr 0.0: expected above 0"),
+        ({**COMMONS, "retries": 99}, "--retries 99: expected 0 to 20"),
+        ({**COMMONS, "aesthetic_score": 11}, "--aesthetic-score 11: expected 0 to 9"),
         ({**IMAGES, "classifier": "int8"}, "this run makes dense"),
         ({**IMAGES, "teacher": "ViT-B-32"}, "expected NAME/PRETRAINED"),
     ],
@@ -134,6 +150,68 @@ def test_students_that_are_made() -> None:
     assert RunOptions(**IMAGES, qat=True).shipped == "int8"
 
 
-def test_every_setting_is_explained() -> None:
-    text = RunOptions.__doc__ or ""
-    assert all(f"        {field.name}: " in text for field in fields(RunOptions))
+def test_every_setting_is_explained_once() -> None:
+    text = documentation(run)
+    for field in fields(RunOptions):
+        assert len(re.findall(rf"^    {field.name}: ", text, re.MULTILINE)) == 1, field.name
+
+
+NOT_OFFERED: dict[type, set[str]] = {
+    # Of a search of its own; the teacher, the device and the source have other names or defaults.
+    SearchOptions: {"source", "max_workers", "append", "model_name", "pretrained"}
+    | {"precision", "timeout", "retries", "backoff"},
+    DownloadOptions: {"retry_failed"},
+    # `run` chooses these itself.
+    DistillOptions: {"only", "output_dim", "init_checkpoint", "sparse_from", "prompts"},
+}
+
+
+@pytest.mark.parametrize("verb", NOT_OFFERED)
+def test_options_of_the_verbs_are_options_of_run(verb: type) -> None:
+    offered = {field.name: field.default for field in fields(RunOptions)}
+    theirs = {field.name: field.default for field in fields(verb)}
+    shared = set(theirs) - NOT_OFFERED[verb]
+    assert shared <= set(offered)
+    other = {name for name in shared if offered[name] != theirs[name]}
+    assert other <= {"num_images"}
+
+
+def test_what_is_given_reaches_the_verbs() -> None:
+    options = RunOptions(
+        search="commons",
+        contact="me@home.org",
+        image_width=960,
+        timeout=3.0,
+        retries=7,
+        criterion="l1",
+        warmup=0.3,
+        lr=0.5,
+        pretrained=True,
+        student_weights=Path("w.pth"),
+        fine_tuning_lr=0.25,
+    )
+    searching, downloading = options.search_options(), options.download_options()
+    assert (searching.source, searching.image_width, searching.contact) == (
+        "commons",
+        960,
+        "me@home.org",
+    )
+    assert (searching.timeout, searching.retries) == (60.0, 4)
+    assert (downloading.timeout, downloading.retries) == (3.0, 7)
+    assert downloading.user_agent.endswith("(me@home.org)")
+    dense = options.distill_options("dense", only=Path("list"))
+    assert (dense.criterion, dense.warmup, dense.lr, dense.pretrained) == ("l1", 0.3, 0.5, True)
+    assert dense.student_weights == Path("w.pth")
+    assert not dense.compresses
+    both = options.distill_options("sparse-int8", dense=Path("student"), only=Path("list"))
+    assert (both.criterion, both.lr, both.num_epochs) == ("l1", 0.25, 10)
+    assert both.sparse
+    assert both.qat
+    assert (both.init_checkpoint, both.only) == (Path("student"), Path("list"))
+    assert (both.pretrained, both.student_weights) == (False, None)
+
+
+def test_the_record_leaves_out_what_has_no_effect() -> None:
+    assert "timeout" not in RunOptions(**IMAGES).used_settings()
+    assert RunOptions(**COMMONS).used_settings()["timeout"] == 10.0
+    assert RunOptions(**IMAGES).used_settings()["warmup"] == 0.1

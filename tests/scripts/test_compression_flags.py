@@ -95,8 +95,8 @@ def test_predict_with_the_right_flags(data, kind):
 @pytest.mark.parametrize(
     ("kind", "flags", "flag"),
     [
-        ("dense", ("--use_asp",), "--use_asp says that"),
-        ("dense", ("--use_qat",), "--use_qat says"),
+        ("dense", ("--use_asp",), "--use_asp: expected"),
+        ("dense", ("--use_qat",), "--use_qat: expected"),
         ("asp", (), "--use_asp was not given"),
         ("qat", (), "--use_qat was not given"),
         ("both", ("--use_qat",), "--use_asp was not given"),

@@ -33,7 +33,7 @@ def test_the_older_options_are_understood(tmp_path: Path) -> None:
             [*command, "--allow_private"], capture_output=True, text=True, timeout=60
         )
     assert done.returncode == 0, done.stderr
-    assert "1 pictures downloaded" in done.stdout
+    assert "1 image downloaded" in done.stdout
     assert "http 404" in done.stdout
     pictures = list((tmp_path / "images").glob("*.jpg"))
     assert [path.read_bytes() for path in pictures] == [jpeg(1, (900, 700))]

@@ -47,7 +47,7 @@ def drawn() -> list[Image.Image]:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory, drawn) -> Path:
-    """A second of 30 pictures."""
+    """A second of 30 frames."""
     return write_video(tmp_path_factory.mktemp("video") / "clip.mp4", drawn)
 
 
@@ -74,14 +74,14 @@ def test_a_video_gets_the_answers_of_predict(tmp_path: Path, drawn, tiny_classif
 
 
 def remembered(model: Path, path: Path) -> list:
-    """The verdicts of every frame."""
+    """The predictions of every frame."""
     from clipdistill.show.live.opencv import video
 
-    verdicts = []
+    seen_so_far = []
 
     class Remember:
         def show(self, seen) -> None:
-            verdicts.append(seen.prediction)
+            seen_so_far.append(seen.prediction)
 
         def tick(self, status) -> bool:
             return True
@@ -95,7 +95,7 @@ def remembered(model: Path, path: Path) -> list:
     Loop(
         reader, Pipeline(recognizer, frames), recognizer, threshold=0, top_k=4, views=[Remember()]
     ).run()
-    return verdicts
+    return seen_so_far
 
 
 def test_a_folder_gets_the_answers_of_predict(tmp_path: Path, pictures, tiny_classifier) -> None:
@@ -191,7 +191,7 @@ class Hiccups:
         pass
 
 
-def test_a_lost_camera_is_told_and_gives_exit_code_3(tiny_classifier, monkeypatch) -> None:
+def test_a_lost_camera_is_reported_and_gives_exit_code_3(tiny_classifier, monkeypatch) -> None:
     monkeypatch.setattr(Hiccups, "opened", 0)
     monkeypatch.setattr(
         "clipdistill.show.live.opencv.camera", lambda number: Source("camera 0", Hiccups, live=True)
@@ -202,7 +202,7 @@ def test_a_lost_camera_is_told_and_gives_exit_code_3(tiny_classifier, monkeypatc
     assert 2 <= result.frames <= 10
     assert result.exit_code == 3
     assert "did not come back (2 attempts)" in result.summary()[0]
-    assert "came back: 1 times" in result.summary()[1]
+    assert "reopened 1 times" in result.summary()[1]
 
 
 # The recording
@@ -242,15 +242,15 @@ def test_a_recording_survives_an_error(clip: Path, tmp_path: Path, tiny_classifi
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({}, "found none"),
         ({"camera": 0, "video": "a.mp4"}, "found --camera and --video"),
         ({"camera": 0, "web": True}, "--web and --camera exclude each other"),
         ({"web": True, "save": Path("a.mp4"), "window": True}, "--window and --save"),
         ({"web": True, "port": 70000}, "--port"),
-        ({"camera": 0, "every_frame": True}, "a camera does not wait"),
-        ({"camera": 0, "teacher": "x"}, "--teacher is for --web"),
+        ({"camera": 0, "every_frame": True}, "only for files, not for a camera"),
+        ({"camera": 0, "teacher": "x"}, "--teacher is only for --web"),
         ({"camera": 0, "threshold": 50}, "a probability, 0 to 1"),
         ({"camera": 0, "fps": 0}, "--fps"),
         ({"camera": 0, "top_k": 0}, "--top-k"),
@@ -259,8 +259,8 @@ def test_a_recording_survives_an_error(clip: Path, tmp_path: Path, tiny_classifi
         ({"images": Path("none")}, "no such folder"),
     ],
 )
-def test_bad_options_are_one_sentence(options, said, tiny_classifier, monkeypatch) -> None:
-    with pytest.raises(InputError, match=re.escape(said)):
+def test_bad_options_are_one_sentence(options, message, tiny_classifier, monkeypatch) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
         watch(tiny_classifier, **options)
 
 

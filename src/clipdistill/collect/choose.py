@@ -1,8 +1,8 @@
-"""Choosing the images of a class list out of a big pile: relevant, balanced, no two alike (numpy).
+"""Choosing the images of a class list: relevant, balanced, without near-duplicates (numpy).
 
-Every image belongs to the label it is most similar to.  Then the labels take turns, in their order:
-each takes its best image that is left, unless that is nearly the same as one that was taken before
-(by any label), until it has enough.  So the result is balanced wherever it is cut, and of two
+Each image belongs to its most similar label.  Then the labels take turns in their order.  In its
+turn, a label takes its best remaining image that is no near-duplicate of an image taken before (by
+any label), until it has enough.  So the result is balanced wherever it is cut, and of two
 near-duplicates the one that ranks higher stays.
 """
 
@@ -24,20 +24,20 @@ OVER_COUNT = "over-count"
 OVER_MAX = "over-max"
 
 LOOK_AHEAD = 1024
-"""Candidates, over all labels, that are compared with what is taken at one time."""
+"""Candidates per comparison with the taken images, over all labels."""
 KEPT_AT_ONCE = 8192
-"""Taken vectors that candidates are compared with at one time; 16 MB of 512 dimensions."""
+"""Taken vectors per comparison; 16 MB of 512 dimensions."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What became of each of N images.
+    """The outcome for each of N images.
 
     Attributes:
-        order: int64, the taken ones in the order in which they were taken.
+        order: int64, the taken images in the order in which they were taken.
         rank: int64 (N,), place among the images of its label by score, from 1.
         status: N words: taken, near-duplicate, below-threshold, over-count, over-max.
-        duplicate_of: int64 (N,), the taken image that it is nearly the same as, or -1.
+        duplicate_of: int64 (N,), the taken image of which it is a near-duplicate, or -1.
     """
 
     order: Numbers
@@ -62,12 +62,12 @@ def choose(
     Args:
         labels: int64 (N,), the label of each.
         scores: float32 (N,), its similarity with that label.
-        vectors: gives the unit vectors float32 (n, D) of some of the images.
-        num_labels: how many labels there are.
-        min_score: images below are not taken.
-        per_label: no label takes more.
-        most: no more are taken together.
-        duplicates: cosine from which two images are near-duplicates; 1 or more: not looked at.
+        vectors: returns the unit vectors float32 (n, D) of some of the images.
+        num_labels: number of labels.
+        min_score: least score of a taken image.
+        per_label: most taken images per label.
+        most: most taken images, over all labels.
+        duplicates: cosine from which two images are near-duplicates; 1 or more: none are.
     """
     queues, rank = _ranked(labels, scores, num_labels)
     status = np.full(len(labels), OVER_COUNT, dtype=object)
@@ -90,7 +90,7 @@ def choose(
                 waiting.remove(label)
             else:
                 counts[label] += 1
-    for label in waiting:  # those could have gone on
+    for label in waiting:  # these stopped at `most`
         rest = turns[label].rest()
         room = len(rest) if per_label is None else per_label - counts[label]
         status[rest[:room]] = OVER_MAX
@@ -99,7 +99,7 @@ def choose(
 
 
 def _ranked(labels: Numbers, scores: Floats, num_labels: int) -> tuple[list[Numbers], Numbers]:
-    """The images of each label, best first (ties: the lower number), and each one's place."""
+    """The images of each label, best first (ties: the lower number), and the rank of each image."""
     order = np.lexsort((np.arange(len(labels)), -scores, labels))
     bounds = np.searchsorted(labels[order], np.arange(num_labels + 1))
     rank = np.empty(len(labels), np.int64)
@@ -112,11 +112,11 @@ def _ranked(labels: Numbers, scores: Floats, num_labels: int) -> tuple[list[Numb
 
 
 class Taken:
-    """The images taken so far; tells which candidates are near-duplicates of one of them.
+    """The images taken so far, and the search for near-duplicates of them.
 
     Args:
-        vectors: gives the unit vectors of some images.
-        threshold: cosine from which two are near-duplicates; 1 or more: none are.
+        vectors: returns the unit vectors of some images.
+        threshold: cosine from which two images are near-duplicates; 1 or more: none are.
     """
 
     def __init__(self, vectors: Callable[[Numbers], Floats], threshold: float) -> None:
@@ -127,11 +127,11 @@ class Taken:
 
     @property
     def looks(self) -> bool:
-        """Whether near-duplicates are looked for at all."""
+        """Whether near-duplicates are searched for."""
         return self.threshold < 1
 
     def add(self, item: int, vector: Floats | None) -> None:
-        """Take one."""
+        """Add a taken image; `vector` may be None when near-duplicates are not searched for."""
         if vector is not None:
             if len(self._kept) <= len(self.items):
                 grown = np.empty((max(1024, 2 * len(self.items)), len(vector)), np.float32)
@@ -142,8 +142,9 @@ class Taken:
         self.items.append(item)
 
     def first_match(self, vectors: Floats, since: int = 0) -> Numbers:
-        """For each of (n, D) the first taken image, from place `since` on, that it is nearly the
-        same as: its place, or -1.
+        """Find near-duplicates: for each of (n, D) vectors the place of a taken image, or -1.
+
+        It is the first such image from place `since` on.
         """
         found = np.full(len(vectors), -1, np.int64)
         for start in range(since, len(self.items), KEPT_AT_ONCE):
@@ -158,7 +159,7 @@ class Taken:
 
 
 class _Turn:
-    """One label's images, best first, compared with what is taken some at a time."""
+    """One label's images, best first, compared with the taken images in blocks."""
 
     def __init__(
         self,
@@ -174,11 +175,11 @@ class _Turn:
         self.candidates = self._candidates()
 
     def rest(self) -> Numbers:
-        """What it has not come to."""
+        """The images that were not considered yet."""
         return self.queue[self.place :]
 
     def take(self) -> bool:
-        """Take the best image that is left and like no other; False when there is none."""
+        """Take the best remaining image that is no near-duplicate; False when there is none."""
         for item, vector, match in self.candidates:
             self.place += 1
             if match < 0:
@@ -190,7 +191,7 @@ class _Turn:
         return False
 
     def _candidates(self) -> Iterator[tuple[int, Floats | None, int]]:
-        """Image, its vector, and the place of the taken image that it repeats (-1: none)."""
+        """Yield each image, its vector, and the place of the image that it repeats (-1: none)."""
         if not self.taken.looks:
             yield from ((item, None, -1) for item in self.queue.tolist())
             return
@@ -208,7 +209,7 @@ class _Turn:
 
 
 def without_repeats(vectors: Floats, threshold: float) -> Numbers:
-    """The places of (n, D) unit vectors that repeat none before them, ascending."""
+    """The places of (n, D) unit vectors that are no near-duplicates of earlier ones, ascending."""
     labels = np.zeros(len(vectors), np.int64)
     scores = -np.arange(len(vectors), dtype=np.float32)
     picked = choose(

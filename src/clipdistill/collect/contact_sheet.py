@@ -1,4 +1,4 @@
-"""Contact sheets: many small pictures on one, in titled sections, each with a line below it."""
+"""Contact sheets: many small images in one, in titled sections, each with a caption."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..core.files import atomic_path
 
 THUMBNAIL = 112
-"""Side of a picture, in pixels."""
+"""Side of a small image, in pixels."""
 COLUMNS = 8
 GAP = 10
 MARGIN = 24
@@ -39,7 +39,7 @@ SPELLED = {
     "—": "-",
     "’": "'",
 }
-"""Letters that no accent can be taken from."""
+"""ASCII spellings of letters that Unicode does not decompose."""
 
 RGB = tuple[int, int, int]
 Pixels = NDArray[np.uint8]
@@ -47,12 +47,12 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture of a sheet.
+    """One image of a sheet.
 
     Attributes:
         pixels: uint8 (S, S, 3) with S = `THUMBNAIL`; None draws a placeholder.
-        caption: a few characters below it.
-        problem: what the placeholder says.
+        caption: short text below the image.
+        problem: text in the placeholder.
     """
 
     pixels: Pixels | None
@@ -62,13 +62,13 @@ class Tile:
 
 @dataclass(frozen=True)
 class Section:
-    """Some pictures that belong together.
+    """A group of images under a title.
 
     Attributes:
         title: the line above them.
-        colour: of the title's bar and the frames.
-        tiles: the pictures.
-        dim: whether they are drawn pale, as something that was left out.
+        colour: colour of the title's bar and the frames.
+        tiles: the images.
+        dim: whether they are drawn pale, as images that were left out.
     """
 
     title: str
@@ -78,13 +78,13 @@ class Section:
 
     @property
     def height(self) -> int:
-        """In pixels."""
+        """Height in pixels."""
         rows = -(-len(self.tiles) // COLUMNS)
         return HEADING + rows * (THUMBNAIL + LINE + GAP)
 
 
 def draw_sheet(title: str, subtitle: str, sections: Sequence[Section]) -> Image.Image:
-    """Draw a sheet, mode RGB; sections without pictures are left out."""
+    """Draw a sheet, mode RGB; sections without images are left out."""
     shown = [section for section in sections if section.tiles]
     top = MARGIN + 58
     height = top + sum(section.height + SECTION_GAP for section in shown) + MARGIN - SECTION_GAP
@@ -99,7 +99,7 @@ def draw_sheet(title: str, subtitle: str, sections: Sequence[Section]) -> Image.
 
 
 def save_sheet(path: Path, sheet: Image.Image) -> None:
-    """Write a sheet as a PNG of 256 colours: a third of the size, and hardly a difference.
+    """Write a sheet as a PNG of 256 colours: a third of the size, with hardly a visible difference.
 
     Raises:
         OutputError: it cannot be written.
@@ -156,9 +156,9 @@ def _line(
 
 
 def drawable(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    r"""The text with what the font cannot draw without its accents, or else written as \uXXXX.
+    r"""Replace letters that the font lacks by ones without accents, or else by \uXXXX.
 
-    Pillow's own font, which is the same everywhere, knows little more than ASCII.
+    Pillow's own font, which is the same everywhere, has little more than ASCII.
     """
     missing = bytes(font.getmask("\uffff"))
 

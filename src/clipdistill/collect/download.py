@@ -1,4 +1,4 @@
-"""download: a list of URLs -> a folder of pictures, and a ledger of what became of each."""
+"""download: a list of URLs -> a folder of images, and a ledger with the outcome of each URL."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..core.errors import InputError
 from ..core.files import ensure_folder, locked
 from ..core.progress import track
 from ..core.results import Result, Table, list_some
+from ..core.wording import many, size
 from ..formats.ledger import FAILED, OK, REFUSED
 from ..formats.urls import count_urls
 from .web.options import DownloadOptions
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why some URLs gave no picture.
+    """Why some URLs gave no image.
 
     Attributes:
-        kind: such as "http 404", "timeout", "picture", "address".
-        count: how many.
-        reason: of one of them, in full.
-        url: that one.
+        kind: kind of the reason, such as "http 404", "timeout", "picture", "address".
+        count: number of these URLs.
+        reason: full reason of one of them, as an example.
+        url: the URL of the example.
     """
 
     kind: str
@@ -41,18 +42,18 @@ class DownloadResult(Result):
     """What `download` did.
 
     Attributes:
-        images: the folder of pictures; its ledger is `index.parquet` in it.
-        urls: different URLs in the list.
-        downloaded: pictures stored in this run.
-        kept: URLs settled by an earlier run.
-        duplicates: URLs, in all, whose picture is the same, byte for byte, as another's.
-        failed: URLs of this run that could not be had.
-        refused: URLs of this run that must not be had (addresses, robots).
-        reasons: both, grouped, the most frequent first.
-        received_bytes: of bodies in this run.
-        stored_bytes: of pictures stored in this run.
-        seconds: of the run.
-        stopped: why it ended before the list did; empty when it did not.
+        images: the folder of images; its ledger is `index.parquet` in it.
+        urls: number of different URLs in the list.
+        downloaded: number of images stored in this run.
+        kept: number of URLs finished by an earlier run.
+        duplicates: number of URLs, over all runs, with the same bytes as another URL.
+        failed: number of URLs of this run that could not be downloaded.
+        refused: number of URLs of this run that must not be downloaded (addresses, robots).
+        reasons: why URLs failed or were refused, grouped, the most frequent first.
+        received_bytes: bytes received in this run.
+        stored_bytes: bytes of the images stored in this run.
+        seconds: duration of the run.
+        stopped: why the run ended before the end of the list; empty when it did not.
     """
 
     images: Path
@@ -72,48 +73,46 @@ class DownloadResult(Result):
         """See `Result.summary`."""
         rate = f" ({self.downloaded / self.seconds:.0f}/s)" if self.seconds > 0.5 else ""
         lines: list[str | Table] = [
-            f"{self.downloaded} pictures downloaded{rate}, {_mb(self.received_bytes)} received, "
-            f"{_mb(self.stored_bytes)} stored; {self.kept} URLs were settled before, "
-            f"{self.duplicates} are duplicates, {self.failed} failed, {self.refused} were refused.",
+            f"{many(self.downloaded, 'image')} downloaded{rate}, {size(self.received_bytes)} "
+            f"received, {size(self.stored_bytes)} stored. Other URLs: {self.kept} finished by an "
+            f"earlier run, {self.duplicates} duplicates, {self.failed} failed, {self.refused} "
+            "refused."
         ]
         if self.reasons:
             rows = tuple((r.kind, str(r.count), r.reason, r.url) for r in self.reasons)
-            lines.append(Table("Not downloaded", ("kind", ">URLs", "such as", "of"), rows))
+            lines.append(Table("Not downloaded", ("kind", ">URLs", "example", "URL"), rows))
         if self.stopped:
-            lines.append(f"Stopped: {self.stopped}. The same command goes on.")
-        lines.append(f"Pictures and their ledger (index.parquet): {self.images}")
+            lines.append(f"Stopped: {self.stopped}. Run the same command again to resume.")
+        lines.append(f"Images and their ledger (index.parquet): {self.images}")
         return lines
-
-
-def _mb(count: int) -> str:
-    return f"{count / 1e6:.1f} MB"
 
 
 def download(
     urls: Path, images: Path, options: DownloadOptions = DownloadOptions()
 ) -> DownloadResult:
-    """Download pictures from a list of URLs, carefully.
+    """Download the images of a list of URLs.
 
-    Can be stopped and run again at any time: what is settled stays, what failed for a passing
-    reason is tried again.  A picture's name is uuid5(NAMESPACE_URL, url) and the ending of the type
-    that its bytes show.  Every URL gets a row in `index.parquet`, with the reason when there is no
-    picture; pictures that are the same byte for byte are kept once.
+    The download can be stopped and run again at any time: finished URLs are skipped, and temporary
+    failures are tried again.  The name of an image is uuid5(NAMESPACE_URL, url) with the ending
+    of the format of its bytes.  Every URL gets a row in `index.parquet`, with the reason when there
+    is no image.  Images with the same bytes are kept once.
 
     Args:
-        urls: text file, a URL a line, or a .parquet with a column url.
-        images: folder for the pictures.
+        urls: text file with one URL per line, or a .parquet with a column url.
+        images: folder for the images.
         options: how to download.
 
     Raises:
-        InputError: no list, no URL in it, an option out of range, or no picture came of it at all.
+        InputError: there is no list, no URL in it, an option is out of range, or no URL gave an
+            image.
         FormatError: the list or the ledger of an earlier run cannot be read.
-        OutputError: the folder cannot be written to, or another download is at it.
+        OutputError: the folder cannot be written to, or another download is writing to it.
     """
     urls, images = Path(urls), Path(images)
     options.check()
     total = count_urls(urls)
     if not total:
-        raise InputError(f"{urls}: no URLs in it. Make a list with: clipdistill search")
+        raise InputError(f"{urls}: the list has no URLs. Make one with: clipdistill search")
     ensure_folder(images)
     from .web.download import Download
 
@@ -123,29 +122,20 @@ def download(
         run.run()
     result = _result(run, images, time.monotonic() - start)
     if not run.pictures and not run.stopped:
-        _refuse_emptiness(urls, result)
+        raise _no_images(urls, result)
     return result
 
 
-def _refuse_emptiness(urls: Path, result: DownloadResult) -> None:
-    """Whoever goes on after a download counts on pictures."""
+def _no_images(urls: Path, result: DownloadResult) -> InputError:
     reasons = [f"{r.count} x {r.reason} ({r.url})" for r in result.reasons]
-    private = any(r.kind == "address" for r in result.reasons)
-    raise InputError(
-        "\n".join(
-            [
-                f"{urls}: none of its {result.urls} URLs gave a picture; "
-                f"{result.images}/index.parquet "
-                "says why of each.",
-                *list_some("Such as:", reasons, 5),
-                *(
-                    ["Are these your own servers? --allow-private asks them too."]
-                    if private
-                    else []
-                ),
-            ]
-        )
-    )
+    lines = [
+        f"{urls}: none of its {result.urls} URLs gave an image. The reason of each is in "
+        f"{result.images}/index.parquet.",
+        *list_some("Reasons:", reasons, 5),
+    ]
+    if any(r.kind == "address" for r in result.reasons):
+        lines.append("If these are your own servers, add --allow-private.")
+    return InputError("\n".join(lines))
 
 
 def _result(run: Download, images: Path, seconds: float) -> DownloadResult:

@@ -1,7 +1,8 @@
 """The arithmetic of exact search: blocks of rows -> float32 -> cosines -> the best (numpy).
 
-Rows come in blocks that stay in the processor's cache.  A block is turned to float32, multiplied
-with the queries in small groups, and only what beats a query's k-th best so far is looked at again.
+Rows are processed in blocks that fit the processor's cache.  A block is converted to float32 and
+multiplied with the queries in small groups.  Only scores above a query's k-th best so far are
+processed further.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ Rows = NDArray[np.int64]
 
 TILE = 32
 GROUP = 16
-"""Queries and rows of one matrix product.  Products as small as this stay in the thread that asks
-(OpenBLAS gives larger ones to threads of its own, which then fight with ours) and need no copies:
-0.36 us a row of 512 and 20 queries on one core, against 0.57 to 0.67 in blocks of 1024 and more,
-and 0.7 to 1.7 with OpenBLAS' threads on two (2026-11-24, 2-core AMD EPYC with AVX-512)."""
+"""Queries and rows of one matrix product.  Products of this size run in the calling thread and need
+no copies; OpenBLAS distributes larger ones to its own threads, which then compete with ours.  With
+rows of 512 and 20 queries it takes 0.36 us per row on one core, against 0.57 to 0.67 in blocks of
+1024 and more, and 0.7 to 1.7 with OpenBLAS' threads on two (2026-11-24, 2-core AMD EPYC with
+AVX-512)."""
 LARGEST_HALF = 65504.0
 """The largest finite float16."""
 
@@ -30,7 +32,7 @@ class Found:
     """The best rows of each query, the best first; of equal scores the lower row first.
 
     Attributes:
-        scores: float32 (Q, k), cosines, descending; fewer columns when the pool is smaller.
+        scores: float32 (Q, k), cosines, descending; fewer columns when the pool has fewer rows.
         rows: int64 (Q, k), row numbers.
     """
 
@@ -41,7 +43,7 @@ class Found:
 class Buffer:
     """One thread's memory: a block of rows as float32, in groups, and their products.
 
-    Blocks are filled up to whole groups; what fills them has a scale of NaN.
+    Blocks are padded to whole groups; the padding has a scale of NaN.
     """
 
     def __init__(self, chunk_rows: int, dim: int) -> None:
@@ -52,7 +54,7 @@ class Buffer:
         self.scores = np.empty(most * GROUP * TILE, np.float32)
 
     def groups(self, source: NDArray[np.floating]) -> Floats:
-        """Rows (n, D) of any float type as float32 (groups, GROUP, D)."""
+        """Convert rows (n, D) of any float type to float32 (groups, GROUP, D)."""
         count = -(-len(source) // GROUP)
         plain = source.dtype == np.float32 and source.flags.c_contiguous
         if plain and len(source) == count * GROUP:
@@ -61,7 +63,7 @@ class Buffer:
         return self.rows[: count * GROUP].reshape(count, GROUP, self.dim)
 
     def spread(self, scales: Floats) -> Floats:
-        """Scales (n,) as (groups, 1, GROUP)."""
+        """Arrange scales (n,) as (groups, 1, GROUP)."""
         count = -(-len(scales) // GROUP)
         result = self.scales[:count]
         flat = result.reshape(-1)
@@ -70,7 +72,7 @@ class Buffer:
         return result
 
     def products(self, tile: Floats, groups: Floats, scales: Floats) -> Floats:
-        """Cosines (groups, Q, GROUP) of the queries (Q, D); NaN for rows that must never win."""
+        """Cosines (groups, Q, GROUP) of the queries (Q, D); NaN for rows that are never found."""
         shape = (len(groups), len(tile), GROUP)
         result = self.scores[: len(groups) * len(tile) * GROUP].reshape(shape)
         with np.errstate(all="ignore"):
@@ -82,10 +84,10 @@ class Buffer:
 def to_float32(source: NDArray[np.floating], out: Floats) -> None:
     """Copy rows of any float type to `out`, float32.
 
-    Halves are converted with whole-number instructions, which every processor has for vectors:
-    0.23 us a row of 512 against numpy's 0.90 (2026-11-24, AMD EPYC).  Exact for all finite values
-    (the bits of a half, moved, are the float of 2 to the 112th of it); infinities and NaN come out
-    as 65536 and more.
+    Halves are converted with integer instructions, which every processor has for vectors: 0.23 us
+    per row of 512 against numpy's 0.90 (2026-11-24, AMD EPYC).  The result is exact for all finite
+    values (a half's bits, shifted, are the float of its value times 2 to the power of -112).
+    Infinities and NaN become 65536 and more.
     """
     if source.dtype != np.float16:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -100,8 +102,8 @@ def to_float32(source: NDArray[np.floating], out: Floats) -> None:
 class Best:
     """The best `k` rows of each query among those that were added so far.
 
-    Rows have to come in ascending order: one that only equals the k-th best is then left out, and
-    the lower row stays.
+    Rows have to be added in ascending order.  Then a row that only equals the k-th best is left
+    out, and the lower row stays.
     """
 
     def __init__(self, queries: int, k: int) -> None:
@@ -115,7 +117,7 @@ class Best:
         self.count = 0
 
     def add(self, scores: Floats, first: int) -> None:
-        """Take the scores (groups, Q, GROUP) of the rows from `first` on; NaN is never kept."""
+        """Add the scores (groups, Q, GROUP) of the rows from `first` on; NaN is never kept."""
         better = np.flatnonzero(scores > self.floor)
         if len(better):
             group, place = np.divmod(better, GROUP * len(self.floor))
@@ -123,14 +125,14 @@ class Best:
             self.push(query, scores.reshape(-1)[better], first + group * GROUP + column)
 
     def push(self, query: NDArray[np.int64], score: Floats, row: Rows) -> None:
-        """Take candidates: query number, score and row of each."""
+        """Add candidates: query number, score and row of each."""
         self.waiting.append((query, score, row))
         self.count += len(query)
         if self.count >= self.many:
             self.compact()
 
     def compact(self) -> None:
-        """Forget all but the best `k` of each query."""
+        """Remove all but the best `k` of each query."""
         parts = [(self.query, self.score, self.row), *self.waiting]
         query, score, row = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.lexsort((row, -score, query))
@@ -144,14 +146,14 @@ class Best:
         self.count = 0
 
     def found(self) -> Found:
-        """The result; every query has found equally many."""
+        """Return the result; every query has equally many rows."""
         self.compact()
         shape = (len(self.floor), -1)
         return Found(self.score.reshape(shape), self.row.reshape(shape))
 
 
 def joined(parts: Sequence[list[Best]]) -> Found:
-    """The best of several threads, all tiles below each other."""
+    """Merge the best rows of several threads; the tiles of queries follow each other."""
     found = []
     for tile in zip(*parts, strict=True):
         total = Best(len(tile[0].floor), tile[0].k)

@@ -1,17 +1,17 @@
 """A pool: embedded images on disk, searched exactly, however many there are.
 
-A pool is a folder that `embed` wrote, or anybody's embeddings in clip-retrieval's layout.  Nothing
-of it is loaded: shards are mapped one at a time, turned to float32 in blocks that stay in the
-processor's cache, and only the best of each block are kept.  So the memory a search needs is that
-of the blocks (and 4 bytes a row for the lengths), not of the pool.
+A pool is a folder that `embed` wrote, or other embeddings in clip-retrieval's layout.  It is never
+loaded as a whole: shards are mapped one at a time and converted to float32 in blocks that fit the
+processor's cache, and only the best rows of each block are kept.  So the memory of a search is that
+of the blocks (and 4 bytes per row for the lengths), not of the pool.
 
-Exact search reads every vector for every batch of queries.  That is the way up to some millions of
-rows (about a gigabyte of float16 a million rows of 512); beyond, an approximate index pays.  There
-is none here: such an index is a file of its own format, and strangers' files run nothing.
+Exact search reads every vector for every batch of queries.  It is suitable for up to some millions
+of rows (about a gigabyte of float16 per million rows of 512).  An approximate index would be faster
+for more rows, but is not supported: its file formats are not safe to open from untrusted sources.
 
 A row number is the place of a row in the order of writing; it stays the same when rows are
-appended.  A picture that changed and was embedded anew stands twice: its earlier row is stale, and
-never found.
+appended.  An image that changed and was embedded again has two rows: the earlier row is stale, and
+is never found.
 """
 
 from __future__ import annotations
@@ -51,29 +51,29 @@ if TYPE_CHECKING:
     import pyarrow
 
 CHUNK_ROWS = 1024
-"""Rows that a thread turns to float32 at a time: 2 MB of 512 dimensions."""
+"""Rows that a thread converts to float32 at a time: 2 MB of 512 dimensions."""
 TASK_ROWS = 8192
-"""Rows that a thread takes at a time."""
+"""Rows per task of a thread."""
 QUERIES_AT_ONCE = 256
-"""More queries than this make another pass over the pool, which bounds the memory."""
+"""Queries per pass over the pool, which bounds the memory."""
 FOUND_AT_ONCE = 1 << 21
-"""Likewise more results than this, over all queries; 16 bytes each, a few times over."""
+"""Results per pass over the pool, over all queries; each takes a few times 16 bytes."""
 TABLE_CACHE = 128 << 20
-"""Bytes of decoded metadata that a pool keeps for the next question."""
+"""Bytes of decoded metadata that a pool keeps between searches."""
 OPEN_SHARDS = 64
-"""Shards that stay mapped between questions; each holds a file descriptor."""
+"""Shards that stay mapped between searches; each has a file descriptor."""
 UNIT_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
 class PoolRow:
-    """What is known about one row.
+    """The metadata of one row.
 
     Attributes:
-        image_path: its key below the images folder, or what the maker of the pool stored; empty
-            when unknown.
-        url: where the picture comes from; empty when unknown.
-        caption: its caption; empty when unknown.
+        image_path: key of the image below the images folder, or the path that the maker of the pool
+            stored; empty when unknown.
+        url: URL of the image; empty when unknown.
+        caption: caption of the image; empty when unknown.
         extra: the other columns, as they are stored.
     """
 
@@ -97,39 +97,38 @@ class _Shard:
         return self.start + self.count
 
     def open(self, dim: int | None) -> NDArray[np.floating]:
-        """The vectors (count, dim), mapped: not read, and no file stays open for long.
+        """Map the vectors (count, dim) without reading them.
 
         Raises:
-            FormatError: missing, truncated, of another shape, or not floats.
+            FormatError: the file is missing, truncated, of another shape, or not of floats.
         """
         if not isinstance(self.vectors, Path):
             return self.vectors
         try:
             # numpy cannot map an array of no rows.
             array: NDArray[np.floating] = read_array(self.vectors, mapped=self.count > 0)
-        except InputError as error:
-            raise FormatError(f"{error} {_REMEDY}") from error
-        except FormatError as error:
+        except (InputError, FormatError) as error:
             raise FormatError(f"{error} {_REMEDY}") from error
         fine = array.ndim == 2 and len(array) == self.count and array.dtype.kind == "f"
         if not fine or (dim is not None and array.shape[1] != dim):
             raise FormatError(
-                f"{self.vectors}: expected floats ({self.count}, {dim or 'dimension'}), a row for "
-                f"each of {self.rows}, found {array.dtype} {array.shape}. {_REMEDY}"
+                f"{self.vectors}: expected floats ({self.count}, {dim or 'dimension'}), one row "
+                f"for each of {self.rows}, found {array.dtype} {array.shape}. {_REMEDY}"
             )
         return array
 
 
-_REMEDY = "Embed the images again, or fetch the pool again."
+_REMEDY = "Embed the images again, or download the pool again."
 
 
 def open_pool(root: Path) -> Pool:
-    """Open a folder of embeddings for searching; reads names, and no vectors.
+    """Open a folder of embeddings for searching; this reads the names, but no vectors.
 
-    Embeddings in layout "npy" (a file an image) are loaded whole: that layout is for small sets.
+    Embeddings in layout "npy" (one file per image) are loaded into memory, because that layout is
+    for small sets.
 
     Raises:
-        InputError: no such folder, or no embeddings in it.
+        InputError: there is no such folder, or there are no embeddings in it.
         FormatError: a shard is missing, truncated or does not fit its rows.
         MissingExtraError: pyarrow is not installed.
     """
@@ -172,23 +171,23 @@ def _pool_on_disk(root: Path, header: Header | None, files: list[tuple[Path, Pat
             start += count
     if dim is None or not shards:
         raise InputError(f"{root}: no embeddings in it yet. Run `clipdistill embed` to its end.")
-    # Only our own rows say which picture they are; elsewhere two tars may both have a "000.jpg".
+    # Only our own rows name their image uniquely; elsewhere two tars may both have a "000.jpg".
     stale = np.empty(0, np.int64) if header is None else _stale_rows(shards)
     teacher = _unknown_teacher(dim) if header is None else header.teacher
     return Pool(root, teacher, tuple(shards), stale)
 
 
 def teacher_names(pool: Pool, model_name: str | None, pretrained: str | None) -> tuple[str, str]:
-    """Which teacher to load for questions to a pool: its own, unless named.
+    """Name and weights tag of the teacher for a pool's queries: the pool's own, unless named.
 
     Raises:
-        InputError: the pool does not say, and none is named.
+        InputError: the pool does not name its teacher, and no other is named.
     """
     if model_name is not None:
         return model_name, pretrained or ""
     if pool.teacher.fingerprint is None:
         raise InputError(
-            f"{pool.root} does not say which teacher made it. Name it: --model-name NAME "
+            f"{pool.root}: the pool does not name its teacher. Name it with --model-name NAME "
             f"--pretrained TAG (its vectors have {pool.dim} dimensions)."
         )
     return pool.teacher.model_name, pretrained or pool.teacher.pretrained
@@ -199,7 +198,7 @@ def _unknown_teacher(dim: int) -> TeacherCard:
 
 
 def _stale_rows(shards: Sequence[_Shard]) -> Rows:
-    """Rows whose picture stands again in a later row, ascending; 8 bytes a row while it looks."""
+    """Rows whose image has a later row, ascending; needs 8 bytes per row while it runs."""
     hashes = np.empty(shards[-1].stop, np.int64)
     for shard in shards:
         names = map(hash, _names(shard))
@@ -237,7 +236,7 @@ class Pool:
 
     Attributes:
         root: the folder.
-        teacher: who made the vectors; its fingerprint is None when they do not say.
+        teacher: the teacher that made the vectors; its fingerprint is None when it is unknown.
     """
 
     def __init__(
@@ -254,14 +253,14 @@ class Pool:
         self._starts = np.array([shard.start for shard in shards], np.int64)
         self._stale = stale
         self._loaded = loaded
-        # What makes each row one long: 0 not known yet, NaN for rows that must never win.
+        # Factor that scales each row to unit length: 0 not computed yet, NaN for rows never found.
         self._scales = np.zeros(self.stored, np.float32)
         self._tables = _Tables()
         self._mapped: OrderedDict[int, NDArray[np.floating]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """How many images there are: the stored rows without the stale ones."""
+        """The number of images: the stored rows without the stale ones."""
         return self.stored - len(self._stale)
 
     @property
@@ -271,12 +270,12 @@ class Pool:
 
     @property
     def stored(self) -> int:
-        """Row numbers are below this; it counts stale rows too."""
+        """The number of rows, including stale ones; row numbers are below it."""
         return self._shards[-1].stop
 
     @property
     def broken(self) -> int:
-        """Rows with NaN or infinite values that a search or `blocks` has come upon so far."""
+        """The number of rows with NaN or infinite values that `search` or `blocks` met so far."""
         wrong = int(np.isnan(self._scales).sum())
         return wrong - int(np.isnan(self._scales[self._stale]).sum())
 
@@ -289,13 +288,13 @@ class Pool:
 
         Args:
             queries: float32 (Q, D) of unit length.
-            k: how many.
-            workers: threads; default: one a processor.
-            chunk_rows: rows that are turned to float32 at a time.
+            k: number of rows per query.
+            workers: number of threads; default: one per processor, at most 16.
+            chunk_rows: rows that are converted to float32 at a time.
 
         Raises:
-            InputError: a `k` below 1, or queries that are not finite or not of unit length.
-            MismatchError: the queries' dimension is not the pool's.
+            InputError: `k` is below 1, or queries are not finite or not of unit length.
+            MismatchError: the queries have another dimension than the pool.
             FormatError: a shard was changed or cut short since the pool was opened.
         """
         queries = self._checked(queries, k)
@@ -317,10 +316,10 @@ class Pool:
         )
 
     def vectors(self, rows: Sequence[int] | Rows) -> Floats:
-        """The vectors of `rows`, float32 (n, D) of unit length.
+        """Return the vectors of `rows`, float32 (n, D) of unit length.
 
         Raises:
-            InputError: a row number that there is not.
+            InputError: a row number does not exist.
         """
         wanted = self._known(rows)
         result = np.empty((len(wanted), self.dim), np.float32)
@@ -331,7 +330,7 @@ class Pool:
     def blocks(self, chunk_rows: int = 4096) -> Iterator[tuple[Rows, Floats]]:
         """Stream the pool: row numbers (n,) and their vectors, float32 (n, D) of unit length.
 
-        Rows that are stale or not finite are left out.
+        Rows that are stale or hold NaN or infinite values are left out.
         """
         buffer = Buffer(chunk_rows, self.dim)
         for shard in self._shards:
@@ -345,10 +344,10 @@ class Pool:
                 yield shard.start + start + fine, rows * scales[fine, None]
 
     def metadata(self, rows: Sequence[int] | Rows) -> list[PoolRow]:
-        """What is known about `rows`, in their order.
+        """Return the metadata of `rows`, in their order.
 
         Raises:
-            InputError: a row number that there is not.
+            InputError: a row number does not exist.
             FormatError: a metadata file cannot be read.
         """
         wanted = self._known(rows)
@@ -368,10 +367,10 @@ class Pool:
                     yield row, name
 
     def rows_of(self, keys: Collection[str]) -> dict[str, int]:
-        """Image key -> row, for those of `keys` (names below an images folder) that are embedded.
+        """Map image keys (names below an images folder) to rows, for those that are embedded.
 
-        Where the pool does not say who made it, it may hold whole paths: then a key stands for the
-        row whose path ends with it, if there is just one.
+        A pool without a known teacher may hold whole paths.  Then a key stands for the row whose
+        path ends with it, if there is only one.
         """
         if self._loaded is not None:
             return match_rows(self._loaded, list(keys))
@@ -401,17 +400,22 @@ class Pool:
             raise InputError("No queries were given.")
         lengths = np.linalg.norm(queries, axis=1)
         if not (np.abs(lengths - 1) <= UNIT_TOLERANCE).all():
-            raise InputError("Queries should be finite and of unit length (`zeroshot.normalized`).")
+            raise InputError(
+                "Expected finite queries of unit length. Scale them with `zeroshot.normalized`."
+            )
         return queries
 
     def _known(self, rows: Sequence[int] | Rows) -> Rows:
         wanted: Rows = np.asarray(rows, dtype=np.int64).reshape(-1)
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.stored:
-            raise InputError(f"{self.root} has the rows 0 to {self.stored - 1}, not all of those.")
+            raise InputError(
+                f"{self.root}: expected row numbers from the rows 0 to {self.stored - 1}, "
+                f"found {wanted.min()} to {wanted.max()}."
+            )
         return wanted
 
     def _by_shard(self, wanted: Rows) -> Iterator[tuple[_Shard, NDArray[np.intp]]]:
-        """Each shard that holds some of `wanted`, with their places in it."""
+        """Yield each shard that holds some rows of `wanted`, with their places in `wanted`."""
         owner = np.searchsorted(self._starts, wanted, side="right") - 1
         for number in np.unique(owner):
             yield self._shards[number], np.flatnonzero(owner == number)
@@ -446,7 +450,7 @@ class Pool:
                 stop.set()
 
     def _tasks(self, chunk_rows: int) -> list[tuple[_Shard, int, int]]:
-        """Pieces of shards, in order of their rows."""
+        """Parts of shards, in order of their rows."""
         size = max(chunk_rows, TASK_ROWS // chunk_rows * chunk_rows)
         return [
             (shard, start, min(start + size, shard.count))
@@ -463,7 +467,7 @@ class Pool:
         turns: Iterator[int],
         stop: threading.Event,
     ) -> list[Best]:
-        """One thread: take pieces until there are none; the best of each tile of queries."""
+        """Run one thread: take tasks until there are none; return the best of each tile."""
         tiles = [queries[first : first + TILE] for first in range(0, len(queries), TILE)]
         best = [Best(len(tile), k) for tile in tiles]
         buffer = Buffer(chunk_rows, self.dim)
@@ -481,16 +485,16 @@ class Pool:
         return best
 
     def _scale(self, first: int, groups: Floats, source: NDArray[np.floating]) -> Floats:
-        """What makes the rows of a block one long, (n,); NaN for those that must never win."""
+        """Factors (n,) that scale the rows of a block to unit length; NaN for rows never found."""
         scales = self._scales[first : first + len(source)]
         if not scales.all():
             block = groups.reshape(-1, self.dim)[: len(source)]
             with np.errstate(all="ignore"):
-                # A product a row: twice as fast as einsum, which also keeps other threads waiting.
+                # One product per row: twice as fast as einsum, which also blocks other threads.
                 squares = np.matmul(block[:, None], block[:, :, None])[:, 0, 0]
                 fresh = 1 / np.maximum(np.sqrt(squares), np.float32(1e-12))
             fresh[~np.isfinite(squares)] = np.nan
-            # Halves that are not finite came out as 65536 and more.
+            # `to_float32` converts halves that are not finite to 65536 and more.
             large = np.flatnonzero(~(squares < LARGEST_HALF**2))
             fresh[large[~np.isfinite(source[large]).all(axis=1)]] = np.nan
             near, after = np.searchsorted(self._stale, [first, first + len(source)])
@@ -500,14 +504,14 @@ class Pool:
 
 
 class _Tables:
-    """Reads rows of metadata, and keeps the tables it read last."""
+    """Reads rows of metadata, and caches the tables that were read last."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[Path, int], pyarrow.Table] = OrderedDict()
         self._lock = threading.Lock()
 
     def read(self, shard: _Shard, local: Rows) -> list[PoolRow]:
-        """The metadata of the rows `local` of a shard, in their order."""
+        """Return the metadata of the rows `local` of a shard, in their order."""
         if not isinstance(shard.rows, Path):
             names = shard.rows
             return [PoolRow(names[index]) for index in local.tolist()]
@@ -541,7 +545,7 @@ class _Tables:
 
 
 def _pool_rows(table: pyarrow.Table) -> list[PoolRow]:
-    """Rows of a metadata table, whoever made it; column names in any case."""
+    """Convert a metadata table of any origin to rows; column names are matched in any case."""
     rows = []
     for values in table.to_pylist():
         known: dict[str, str] = {}

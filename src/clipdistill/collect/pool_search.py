@@ -1,4 +1,4 @@
-"""pool search: words or a picture -> the most similar images of a pool."""
+"""pool search: texts or images -> the most similar images of a pool."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Hit:
 
     Attributes:
         score: cosine with the query.
-        row: its row number in the pool.
-        image_path: its key below the images folder; empty when unknown.
-        url: where it comes from; empty when unknown.
-        caption: its caption; empty when unknown.
-        extra: what else the pool knows about it.
+        row: row number in the pool.
+        image_path: key below the images folder; empty when unknown.
+        url: URL of the image; empty when unknown.
+        caption: caption of the image; empty when unknown.
+        extra: the other columns of the pool's metadata.
     """
 
     score: float
@@ -46,10 +46,10 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one query found.
+    """The images that one query found.
 
     Attributes:
-        query: the text, or the picture's name.
+        query: the text, or the query image's name.
         hits: the most similar images, the best first.
     """
 
@@ -63,9 +63,9 @@ class PoolSearchResult(Result):
 
     Attributes:
         pool: the folder.
-        images: how many images it has.
-        broken: rows that are not finite (NaN) and were left out.
-        answers: one a query, in the order given.
+        images: number of images in the pool.
+        broken: number of rows that hold NaN or infinite values and were left out.
+        answers: one answer per query, in the order given.
     """
 
     pool: Path
@@ -77,7 +77,9 @@ class PoolSearchResult(Result):
         """See `Result.summary`."""
         lines: list[str | Table] = [_table(answer) for answer in self.answers]
         if self.broken:
-            lines.append(f"{self.broken} rows of {self.pool} are not finite and were left out.")
+            lines.append(
+                f"{self.broken} rows of {self.pool} hold NaN or infinite values and were left out."
+            )
         return lines
 
 
@@ -93,28 +95,30 @@ def pool_search(
     pretrained: str | None = None,
     device: str = "auto",
 ) -> PoolSearchResult:
-    """Search a pool of embedded images with words or pictures.
+    """Search a pool of embedded images with texts or images.
 
     The search is exact, and needs little memory however large the pool is.
 
     Args:
         pool: embeddings, made by `clipdistill embed` or published in clip-retrieval's layout.
-        texts: what to look for, each its own query, such as "a red fish".
-        prompts: prompts file, a query a label.
-        image: look for what is similar to this picture; repeatable.
-        text: text embeddings of `clipdistill embed-text`, a query a label; needs no teacher.
-        top_k: images to show for each query.
-        model_name: the pool's teacher, where it does not say.
-        pretrained: open_clip's weights tag or a weights file, likewise.
-        device: auto, cpu, cuda, cuda:1, mps.
+        texts: texts to search for, each its own query, such as "a red fish".
+        prompts: prompts file; each label is one query.
+        image: image file to search similar images for; repeatable.
+        text: text embeddings of `clipdistill embed-text`; each label is one query, and no teacher
+            is needed.
+        top_k: number of images to show per query.
+        model_name: open_clip's name of the pool's teacher; needed only for a pool that does not
+            name it.
+        pretrained: open_clip's weights tag or a weights file of that teacher.
+        device: device of the teacher: auto, cpu, cuda, cuda:1, mps.
 
     Raises:
-        InputError: nothing to look for, no such pool, or it does not say who made it.
+        InputError: there is no query, no such pool, or the pool does not name its teacher.
         MismatchError: the teacher is not the pool's.
         ModelNotFoundError: the teacher cannot be fetched.
     """
     if top_k < 1:
-        raise InputError("--top-k should be 1 or more.")
+        raise InputError(f"--top-k {top_k}: expected 1 or more.")
     opened = open_pool(pool)
     queries = _stored_queries(opened, text)
     wanted = _texts(texts, prompts)
@@ -122,8 +126,8 @@ def pool_search(
         queries += _embedded_queries(opened, wanted, image, model_name, pretrained, device)
     if not queries:
         raise InputError(
-            f'Nothing to look for. Expected: pool search {pool} "a red fish" ..., --prompts FILE '
-            "or --image PICTURE"
+            f'Nothing to search for. Expected: pool search {pool} "a red fish" ..., --prompts FILE,'
+            " --image FILE or --text FILE"
         )
     found = opened.search(np.stack([vector for _, vector in queries]), top_k)
     answers = [
@@ -134,7 +138,7 @@ def pool_search(
 
 
 def _texts(texts: Sequence[str], prompts: Path | None) -> Prompts:
-    """Every text once, then the labels of the prompts file."""
+    """Make prompts of every text, once, and of the prompts file."""
     alone = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
     labels = alone
     lines: tuple[tuple[str, ...], ...] = tuple((text,) for text in alone)
@@ -160,7 +164,7 @@ def _embedded_queries(
     pretrained: str | None,
     device: str,
 ) -> list[Query]:
-    """What is to be looked for, embedded by the pool's teacher."""
+    """The texts and images of the queries, embedded by the pool's teacher."""
     items = match_images([str(one) for one in image]) if image else []
     name, tag = teacher_names(pool, model_name, pretrained)
     from ..models.teacher import embed_classes, load_teacher

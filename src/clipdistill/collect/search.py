@@ -1,4 +1,4 @@
-"""search: prompts -> a list of image URLs, and where each came from."""
+"""search: prompts -> a list of image URLs, and a table with the origin of each."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from .sources.http import Service
 
 TABLE_TEACHER = (DEFAULT_MODEL_NAME, DEFAULT_PRETRAINED)
-"""Ranks the captions of tables when no teacher is named; the default of `embed`."""
+"""The teacher that ranks the captions of tables when none is named; the default of `embed`."""
 
 
 @dataclass(frozen=True)
 class PromptHits:
-    """What one prompt found.
+    """The numbers of hits of one prompt.
 
     Attributes:
-        prompt: the text that was searched for.
-        found: hits that the source gave.
-        without_url: of them, those without a URL that can be downloaded.
-        chosen: URLs of this prompt that were added to the list.
+        prompt: the text of the query.
+        found: number of hits that the source returned.
+        without_url: number of these hits without a URL that can be downloaded.
+        chosen: number of URLs of this prompt that were added to the list.
     """
 
     prompt: str
@@ -57,14 +57,14 @@ class SearchResult(Result):
     """What `search` did.
 
     Attributes:
-        urls: the list; the same as `.parquet`, with where each came from, lies beside it.
-        source: what was searched.
-        prompts: one a prompt, in the order of the file.
-        asked: URLs a prompt that were asked for.
-        added: URLs added to the list.
-        kept: URLs that were in it before.
-        resumed: prompts that an interrupted run had finished.
-        seconds: of this run.
+        urls: the list; a `.parquet` of the same name beside it has the origin of each URL.
+        source: name of the source that was searched.
+        prompts: one entry per prompt, in the order of the file.
+        asked: number of URLs requested per prompt.
+        added: number of URLs added to the list.
+        kept: number of URLs that were in the list before.
+        resumed: number of prompts that an interrupted run had finished.
+        seconds: duration of this run.
     """
 
     urls: Path
@@ -95,26 +95,26 @@ class SearchResult(Result):
             lines.append(f"{lost} hits have no URL that can be downloaded and were left out.")
         lines += list_some("Found nothing for:", nothing)
         lines += list_some(f"Fewer than {self.asked} different URLs for:", fewer)
-        return [*lines, f"URLs: {self.urls} (where each came from: {_parquet(self.urls).name})"]
+        return [*lines, f"URLs: {self.urls} (the origin of each: {_parquet(self.urls).name})"]
 
 
 def search(prompts: Path, urls: Path, options: SearchOptions = SearchOptions()) -> SearchResult:
-    """Search images for prompts, and write a list of URLs.
+    """Search images for prompts, and write a list of their URLs.
 
-    The list is balanced over the prompts, the best first, and no URL stands twice: one that several
-    prompts found is that prompt's where it ranks best.  Can be stopped and run again at any time:
-    prompts that were finished are not asked for again.
+    The list is balanced over the prompts, the best first.  No URL occurs twice: a URL that several
+    prompts found belongs to the prompt for which it ranks best.  The search can be stopped and run
+    again at any time: finished prompts are not searched again.
 
     Args:
-        prompts: text file, a prompt a line; each prompt is a query.
-        urls: list to write, a URL a line; a .parquet with prompt, rank, score, caption, licence and
-            author of each is written beside it.
+        prompts: prompts file; each prompt is one query.
+        urls: list to write, one URL per line; a .parquet with prompt, rank, score, caption, licence
+            and author of each is written beside it.
         options: what to search, and how.
 
     Raises:
-        InputError: no prompts, or an option that is missing or out of range.
+        InputError: there are no prompts, or an option is missing or out of range.
         OutputError: the list exists (without `append`), or cannot be written.
-        ServiceError: a service fails, refuses, or answers nonsense.
+        ServiceError: a service fails, refuses, or sends an unexpected answer.
         MismatchError: the teacher is not that of the pool or the embeddings.
     """
     prompts, urls = Path(prompts), Path(urls)
@@ -127,7 +127,7 @@ def search(prompts: Path, urls: Path, options: SearchOptions = SearchOptions()) 
     try:
         todo = [text for text in texts if text not in journal.found]
         if journal.resumed:
-            message(f"Going on: {len(texts) - len(todo)} of {len(texts)} prompts are done.")
+            message(f"Resuming: {len(texts) - len(todo)} of {len(texts)} prompts are finished.")
         if todo:
             _ask_all(todo, options, journal, done=len(texts) - len(todo))
         found = [journal.found[text] for text in texts]
@@ -159,7 +159,7 @@ def _per_prompt(
 
 
 def _queries(path: Path) -> list[str]:
-    """Every prompt of every label, once."""
+    """List every prompt of every label, once."""
     prompts = load_prompts(path).prompts
     return list(dict.fromkeys(prompt for some in prompts for prompt in some))
 
@@ -169,11 +169,11 @@ def _parquet(urls: Path) -> Path:
 
 
 def _existing(urls: Path, append: bool) -> list[UrlRow]:
-    """The rows that stay.
+    """The rows of an existing list, which are kept.
 
     Raises:
-        OutputError: there is a list already, and `append` was not given.
-        InputError: the list is named as its parquet.
+        OutputError: the list exists, and `append` was not given.
+        InputError: `urls` names the .parquet instead of the list.
     """
     if urls.suffix.lower() == ".parquet":
         raise InputError(
@@ -196,7 +196,7 @@ def _existing(urls: Path, append: bool) -> list[UrlRow]:
 
 
 def _ask_all(texts: Sequence[str], options: SearchOptions, journal: Journal, done: int) -> None:
-    """Ask for every prompt and put its hits into the journal, as they come."""
+    """Search for every prompt and write its hits to the journal as soon as they are there."""
     stop = threading.Event()
     source, workers = _open_source(texts, options, stop)
 
@@ -212,7 +212,7 @@ def _ask_all(texts: Sequence[str], options: SearchOptions, journal: Journal, don
 def _open_source(
     texts: Sequence[str], options: SearchOptions, stop: threading.Event
 ) -> tuple[Source, int]:
-    """The source, and how many threads may ask it."""
+    """The source, and the number of threads that may query it."""
     if options.source == "parquet":
         return _tables(texts, options), 1
     if options.source == "pool":
@@ -290,7 +290,7 @@ def _openverse(options: SearchOptions, stop: threading.Event) -> Source:
     from .sources.openverse import API, AT_ONCE, DEPTH, make_openverse
 
     if options.num_images > DEPTH:
-        message(f"Without a key Openverse gives at most {DEPTH} results a prompt.")
+        message(f"Without a key Openverse returns at most {DEPTH} results per prompt.")
     service = _service("Openverse", options, stop, contact=_contact(options), at_once=AT_ONCE)
     api = check_url(options.api_url or API, "--api-url")
     return make_openverse(service, api, license=options.license, license_type=options.license_type)
@@ -327,7 +327,7 @@ def _lazy_embed(
     names: tuple[str, str] | None = None,
     check: Callable[[TeacherCard], None] = lambda card: None,
 ) -> Embed:
-    """A text tower that is loaded when it is first needed; safe to share between threads."""
+    """A text tower that is loaded when it is first used; safe to share between threads."""
     lock = threading.Lock()
     loaded: list[Teacher] = []
 

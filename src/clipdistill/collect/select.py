@@ -1,4 +1,4 @@
-"""select: a big pile of images -> the part that a class list needs, and sheets to look at."""
+"""select: many images -> those that a class list needs, and contact sheets."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ from .contact_sheet import THUMBNAIL, Section, Tile, draw_sheet, save_sheet
 from .pool import Pool, open_pool
 
 BEST, LAST, BELOW, REPEATS = 24, 16, 16, 8
-"""Pictures on a sheet: the best taken, the last taken, those below the cut, near-duplicates."""
+"""Images on a sheet: the best taken, the last taken, those below the cut, near-duplicates."""
 DUPLICATES = 0.95
 """Cosine of near-duplicates.  Copies saved as JPEG 50, cropped by 3% or mirrored have 0.97 with the
-original (medians of 120 photos; 0.93 at half the size).  Lower is too much: of the best 229 monarch
-butterflies 64 fall at 0.90, most of them other photos in the same pose; of the best 208, 8 at 0.95
-(2026-11-24, lit-efficientnet-lite2)."""
+original (medians of 120 photos; 0.93 at half the size).  Lower values remove too many images: at
+0.90, 64 of the best 229 monarch butterflies, most of them other photos in the same pose; at 0.95, 8
+of the best 208 (2026-11-24, lit-efficientnet-lite2)."""
 GREEN, AMBER, RED, VIOLET = (64, 145, 92), (196, 150, 40), (190, 74, 66), (122, 92, 168)
 
 
 @dataclass(frozen=True)
 class LabelCount:
-    """What became of the images of one label.
+    """The outcome for the images of one label.
 
     Attributes:
         label: the label.
-        images: those that are most similar to it, of all labels.
-        taken: of these, those in the selection.
-        near_duplicates: left out as nearly the same as one that was taken.
-        below: left out for their score.
-        over: left out because there are enough.
-        lowest: the lowest score that was taken; None when none was.
+        images: number of images for which it is the most similar label.
+        taken: number of these images in the selection.
+        near_duplicates: number left out as near-duplicates of a taken image.
+        below: number left out for their score.
+        over: number left out because enough others were taken.
+        lowest: lowest score of a taken image; None when none was taken.
     """
 
     label: str
@@ -69,10 +69,10 @@ class SelectResult(Result):
 
     Attributes:
         out: the folder; `selected.txt` in it is the list.
-        images: images that were there to choose from.
-        taken: how many were chosen.
-        labels: what became of each label's images.
-        not_embedded: images that have no embedding, or one that is not finite.
+        images: number of images to choose from.
+        taken: number of chosen images.
+        labels: outcome for the images of each label.
+        not_embedded: number of images without an embedding, or with one that is not finite.
         unlistable: images whose names have line breaks, which a list cannot hold.
     """
 
@@ -103,14 +103,12 @@ class SelectResult(Result):
         ]
         if self.not_embedded:
             lines.append(
-                f"{self.not_embedded} images are not embedded and were left out; run "
+                f"{self.not_embedded} images are not embedded and were left out. Run "
                 "`clipdistill embed` for them."
             )
         names = [repr(name) for name in self.unlistable]
         lines += list_some("Left out for the line breaks in their names:", names)
-        lines.append(
-            f"Look at the sheets in {self.out / 'sheets'}; the list is {self.out}/selected.txt"
-        )
+        lines.append(f"List: {self.out}/selected.txt. Contact sheets: {self.out / 'sheets'}")
         return lines
 
 
@@ -119,10 +117,10 @@ class _Pile:
     """The N images to choose from, in the order of their rows.
 
     Attributes:
-        items: the pictures.
+        items: the images.
         rows: int64 (N,), their rows in the pool.
-        labels: int64 (N,), the label that each is best for.
-        scores: float32 (N,), its cosine with that label.
+        labels: int64 (N,), the most similar label of each.
+        scores: float32 (N,), the cosine of each with that label.
     """
 
     items: list[ImageItem]
@@ -143,28 +141,28 @@ def select(
     duplicates: float = DUPLICATES,
     sheets: bool = True,
 ) -> SelectResult:
-    """Select the images of a class list out of a big pile: relevant, balanced, no two alike.
+    """Select the images of a class list: relevant, balanced, without near-duplicates.
 
-    Every image belongs to the label that it is most similar to.  The labels take turns, each with
-    its best image that is left, so the list is balanced wherever it is cut.  Nothing is moved or
-    copied: the result is a list, a table of what became of every image, and a sheet a label.
+    Each image belongs to its most similar label.  The labels take turns, each with its best
+    remaining image, so the list is balanced wherever it is cut.  Nothing is moved or copied: the
+    result is a list, a table with the outcome for every image, and one contact sheet per label.
 
     Args:
         images: folder of images (searched recursively), or WebDataset tars.
-        embeddings: of these images, made by `clipdistill embed`.
+        embeddings: embeddings of these images, made by `clipdistill embed`.
         text: text embeddings of the class list, made by `clipdistill embed-text`.
         out: folder for the selection.
-        min_score: least cosine with the label; CLIP models give about 0.2 to 0.35 for what fits.
-            Look at the sheets to choose it.
-        num_images: most images a label.
-        max_images: most images together.
-        duplicates: cosine from which an image counts as nearly the same as a better one and is left
-            out: copies that were saved again, cropped a little or mirrored have about 0.97, other
+        min_score: least cosine with the label; CLIP models give about 0.2 to 0.35 for images that
+            fit.  Use the contact sheets to choose it.
+        num_images: most images per label.
+        max_images: most images over all labels.
+        duplicates: cosine from which an image is a near-duplicate of a better one and is left out;
+            copies that were saved again, cropped a little or mirrored have about 0.97, other
             things in the same pose about 0.9; 1: keep all.
         sheets: draw a contact sheet for each label.
 
     Raises:
-        InputError: no limit was given, or nothing to choose from.
+        InputError: no limit was given, or there is no image to choose from.
         MismatchError: images and texts were embedded by different teachers.
         OutputError: `out` cannot be written to.
     """
@@ -178,7 +176,7 @@ def select(
     unlistable = tuple(item.key for item in listed if not listable(item.key))
     if not pile.items:
         raise InputError(
-            f"{embeddings} has no embedding of any image in {images}. Embed them: "
+            f"{embeddings} has no embedding of any image in {images}. Embed them with: "
             f"clipdistill embed {images} {embeddings}"
         )
     begin_selection(out)
@@ -222,16 +220,17 @@ def _check(
 ) -> None:
     if min_score is None and num_images is None and max_images is None:
         raise InputError(
-            "How much is to be selected? Give --num-images (a label), --min-score or --max-images."
+            "How many images should be selected? Give --num-images (per label), --min-score or "
+            "--max-images."
         )
     if any(value is not None and value < 1 for value in (num_images, max_images)):
         raise InputError("--num-images and --max-images should be 1 or more.")
     if not -1 <= (min_score or 0) <= 1 or not 0 < duplicates <= 1:
-        raise InputError("--min-score is a cosine (-1 to 1); --duplicates is above 0, at most 1.")
+        raise InputError("--min-score should be -1 to 1, and --duplicates above 0 and at most 1.")
 
 
 def _score(pool: Pool, classes: TextEmbeddings, listed: Sequence[ImageItem]) -> _Pile:
-    """Give each embedded image its best label; streams the pool."""
+    """Find the most similar label of each embedded image; this streams the pool."""
     by_key = {item.key: item for item in listed}
     found = sorted((row, key) for key, row in pool.rows_of(by_key).items())
     rows = np.array([row for row, _ in found], np.int64)
@@ -273,7 +272,7 @@ def _counts(pile: _Pile, choice: Choice, labels: Sequence[str]) -> tuple[LabelCo
 
 
 def _rows(pile: _Pile, choice: Choice, labels: Sequence[str]) -> Iterator[SelectionRow]:
-    """The table: the taken ones in their order, then the others by label and rank."""
+    """Yield the table: the taken images in their order, then the others by label and rank."""
     others = np.flatnonzero(np.array([status != TAKEN for status in choice.status], bool))
     others = others[np.lexsort((choice.rank[others], pile.labels[others]))]
     for place in [*choice.order.tolist(), *others.tolist()]:
@@ -300,14 +299,14 @@ def _draw_sheets(out: Path, pile: _Pile, choice: Choice, labels: Sequence[str]) 
             subtitle = f"{taken} taken of {len(mine)} images that are most similar to this label"
             save_sheet(sheet_path(out, number + 1, label), draw_sheet(label, subtitle, sections))
             if missing:
-                message(f"{label}: {missing} pictures of its sheet cannot be read.")
+                message(f"{label}: {missing} images of its contact sheet cannot be read.")
             step()
 
 
 def _sections(
     pile: _Pile, choice: Choice, mine: NDArray[np.int64], status: NDArray[np.object_]
 ) -> tuple[list[Section], int]:
-    """A label's sheet, and how many of its pictures cannot be read; `mine` is in order of rank."""
+    """A label's sections and the number of unreadable images in them; `mine` is ordered by rank."""
     taken = mine[status == TAKEN].tolist()
     below = mine[np.isin(status, [BELOW_THRESHOLD, OVER_COUNT, OVER_MAX])].tolist()
     repeats = mine[status == NEAR_DUPLICATE].tolist()
@@ -318,7 +317,7 @@ def _sections(
         (f"Taken: the last before the cut ({skipped} more between)", AMBER, last, False),
         (f"Left out: the first below the cut (of {len(below)})", RED, below[:BELOW], True),
         (
-            f"Left out: nearly the same as a taken one (of {len(repeats)})",
+            f"Left out: near-duplicates of taken images (of {len(repeats)})",
             VIOLET,
             repeats[:REPEATS],
             True,

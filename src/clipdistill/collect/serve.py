@@ -1,4 +1,4 @@
-"""serve: a pool as a small search service that speaks clip-retrieval's protocol."""
+"""serve: a pool as a small search service with clip-retrieval's protocol."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .service import EmbedImage, EmbedText
 
 QUERY_PIXELS = 50_000_000
-"""Largest picture (width x height) that is taken as a query."""
+"""Most pixels (width x height) of a query image."""
 
 
 @Parameter(name="*")
@@ -35,18 +35,19 @@ class ServeOptions:
     """How to serve.
 
     Attributes:
-        host: address to listen on; 127.0.0.1 is this machine alone.
-        port: to listen on; 0: any that is free.
-        name: what clients call the pool (indice_name).
-        allow_host: host name that requests may ask for; repeatable; * is any.  Default: localhost
-            when listening on this machine alone, else any.
-        max_body: bytes that a request's body may have.
-        max_results: results that a query may ask for; more are cut.
-        searches: searches that run at once.
-        text: load the teacher, so that texts and pictures can be asked for.
-        model_name: the pool's teacher, where it does not say.
-        pretrained: open_clip's weights tag or a weights file, likewise.
-        device: auto, cpu, cuda, cuda:1, mps.
+        host: address to listen on; 127.0.0.1 is reachable from this machine only.
+        port: port of the service; 0: any free port.
+        name: name of the pool for clients (indice_name).
+        allow_host: host name that requests may have in their Host header; repeatable; * allows any.
+            Default: localhost when the service is reachable from this machine only, else any.
+        max_body: most bytes of a request's body.
+        max_results: most results per query; further results are cut off.
+        searches: number of searches that run at the same time.
+        text: load the teacher, so that clients can search with texts and images.
+        model_name: open_clip's name of the pool's teacher; needed only for a pool that does not
+            name it.
+        pretrained: open_clip's weights tag or a weights file of that teacher.
+        device: device of the teacher: auto, cpu, cuda, cuda:1, mps.
     """
 
     host: str = "127.0.0.1"
@@ -68,7 +69,7 @@ class ServeResult(Result):
 
     Attributes:
         pool: the folder.
-        url: where it listened.
+        url: base URL of the service.
     """
 
     pool: Path
@@ -84,19 +85,20 @@ def serve(
 ) -> ServeResult:
     """Serve a pool to clip-retrieval's clients, and to `clipdistill search --source knn`.
 
-    Answers POST /knn-service (by text, picture or embedding) and /metadata, GET /indices-list and,
-    with --images, /images/KEY.  Runs until Ctrl-C.  The safety, violence and aesthetic settings of
-    clip-retrieval's clients have no effect: there are no such models here.
+    The service answers POST /knn-service (by text, image or embedding) and /metadata, GET
+    /indices-list and, with --images, /images/KEY.  It runs until Ctrl-C.  The safety, violence and
+    aesthetic settings of clip-retrieval's clients have no effect, because the service has no such
+    models.
 
-    There are no passwords: whoever reaches the port can search the pool and see its pictures.
+    There are no passwords: anyone who reaches the port can search the pool and see its images.
 
     Args:
         pool: embeddings, made by `clipdistill embed` or published in clip-retrieval's layout.
-        images: hand out the pool's pictures from this folder (or its tars).
-        options: see `ServeOptions`.
+        images: folder or tar of the pool's images, to serve them under /images/KEY.
+        options: how to serve.
 
     Raises:
-        InputError: no such pool, or it cannot listen on that address.
+        InputError: there is no such pool, or the service cannot listen on that address.
         MismatchError: the teacher is not the pool's.
         ModelNotFoundError: the teacher cannot be fetched.
         MissingExtraError: starlette or uvicorn is not installed.
@@ -110,7 +112,7 @@ def serve(
         if not is_loopback(options.host):
             message(
                 f"Warning: {options.host} can be reached from other machines, and there are no "
-                "passwords. Only do this in a network you trust."
+                "passwords. Use it only in a network you trust."
             )
         url = url_of(listener)
         with contextlib.suppress(KeyboardInterrupt):  # the way to stop it
@@ -120,10 +122,10 @@ def serve(
 
 
 def build_service(pool: Pool, images: Path | None, options: ServeOptions) -> Starlette:
-    """The application that `serve` runs.
+    """Make the application that `serve` runs.
 
     Raises:
-        InputError: no such images.
+        InputError: the images do not exist.
         MismatchError: the teacher is not the pool's.
         ModelNotFoundError: the teacher cannot be fetched.
     """
@@ -159,20 +161,20 @@ def _hosts(options: ServeOptions, alone: bool) -> tuple[str, ...] | None:
 
 
 def _embedders(pool: Pool, options: ServeOptions) -> tuple[EmbedText | None, EmbedImage | None]:
-    """The teacher's two towers, unless it is not wanted, not known or not installed."""
+    """The teacher's two towers; None without `text`, or when it is unknown or not installed."""
     if not options.text:
         return None, None
     if options.model_name is None and pool.teacher.fingerprint is None:
         message(
-            "The pool does not say who made it: only embeddings can be asked for. Name its "
-            "teacher with --model-name and --pretrained."
+            "The pool does not name its teacher, so clients can only search with embeddings. Name "
+            "the teacher with --model-name and --pretrained."
         )
         return None, None
     name, tag = teacher_names(pool, options.model_name, options.pretrained)
     try:
         from ..models.teacher import load_teacher
     except (MissingExtraError, ModuleNotFoundError) as error:
-        message(f"Only embeddings can be asked for: {error}")
+        message(f"Clients can only search with embeddings: {error}")
         return None, None
     teacher = load_teacher(name, tag, device=options.device)
     teacher.card.check_same(pool.teacher, f"teacher {name}", pool.root)

@@ -1,16 +1,16 @@
-"""A small HTTP server that speaks clip-retrieval's protocol over a pool.
+"""A small HTTP server with clip-retrieval's protocol for a pool.
 
     POST /knn-service    {"text" | "image" (base64) | "embedding_input", ...} -> results
     POST /metadata       {"ids": [...], "indice_name"} -> [{"id", "metadata"}, ...]
     GET  /indices-list   ["NAME"]
-    GET  /images/KEY     a picture of the pool, where there is a folder of them
-    GET  /health, GET /  "ok", and what this is
+    GET  /images/KEY     an image of the pool, when a folder of images was given
+    GET  /health, GET /  "ok", and a description of the service
 
-The protocol is clip-retrieval's (`clip_back.py`, 2.45), so its clients and ours need not know which
-server answers.  What differs is refused, not ignored: `image_url` (this server fetches nothing),
+The protocol is clip-retrieval's (`clip_back.py`, 2.45), so the same clients work with both servers.
+Unsupported requests are refused, not ignored: `image_url` (this server fetches nothing),
 `use_mclip`, `modality` "text", an unknown `indice_name`.  Only the safety, violence and aesthetic
-settings are taken without effect, because every client sends them: there are no such models here.
-Every error is {"message": "..."}.
+settings are accepted without effect, because every client sends them: this server has no such
+models.  Every error is {"message": "..."}.
 
 Near-duplicates (`deduplicate`) are results of cosine 0.94 or more with a better one that stays;
 clip-retrieval joins such pairs to chains and keeps one of each chain.
@@ -52,19 +52,19 @@ Floats = NDArray[np.float32]
 EmbedText = Callable[[str], Floats]
 """A text -> float32 (D,) of unit length."""
 EmbedImage = Callable[[bytes], Floats]
-"""An encoded picture -> float32 (D,) of unit length; raises `ImageError`."""
+"""An encoded image -> float32 (D,) of unit length; raises `ImageError`."""
 _Answer = TypeVar("_Answer")
 
 SAME_ABOVE = 0.94
 """Cosine from which results are near-duplicates; clip-retrieval's (`get_non_uniques`)."""
 COMPARED = 10_000
-"""Results that `deduplicate` compares with each other; about a second of two cores."""
+"""Results that `deduplicate` compares with each other; takes about a second on two cores."""
 MAX_TEXT = 10_000
-"""Characters of a query; teachers read some 70 words."""
+"""Most characters of a query; teachers use about 70 words of it."""
 BODY_SECONDS = 30.0
-"""In which a request's body has to arrive."""
+"""Time in which a request's body has to arrive."""
 MAX_WAITING = 64
-"""Requests that may wait for a thread; more are told to come back."""
+"""Requests that may wait for a thread; further ones are refused with status 503."""
 TYPES = (
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -73,7 +73,7 @@ TYPES = (
     (b"II*\0", "image/tiff"),
     (b"MM\0*", "image/tiff"),
 )
-"""First bytes of the pictures we read; WebP has its name eight bytes later."""
+"""First bytes of the supported image formats; WebP has its name eight bytes later."""
 PICTURE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",
@@ -82,12 +82,12 @@ PICTURE_HEADERS = {
 
 @dataclass(frozen=True)
 class ServiceLimits:
-    """What one request may ask for.
+    """Limits of requests.
 
     Attributes:
-        max_body: bytes of a request's body.
-        max_results: results of a query; more are cut, not refused.
-        searches: searches that run at once, each with all threads.
+        max_body: most bytes of a request's body.
+        max_results: most results of a query; further results are cut off, not refused.
+        searches: number of searches that run at the same time, each with all threads.
     """
 
     max_body: int = 8 << 20
@@ -116,13 +116,13 @@ def create_app(
     """Make the ASGI application.
 
     Args:
-        pool: what is searched.
-        name: what clients call it (`indice_name`).
+        pool: the pool to search.
+        name: its name for clients (`indice_name`).
         embed_text: the text tower; None: text queries are refused.
         embed_image: the image tower; None: image queries are refused.
-        images: pictures to hand out; only those that the pool has a row for are.
-        allow_hosts: names that the Host header may say; None: any.
-        limits: of requests.
+        images: images to serve; only those with a row in the pool are served.
+        allow_hosts: names that the Host header may have; None: any.
+        limits: limits of requests.
     """
     service = _Service(pool, name, embed_text, embed_image, images, limits)
     routes = [
@@ -170,7 +170,7 @@ class _Service:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        """Have threads while the application runs."""
+        """Keep a pool of threads while the application runs."""
         self.threads = ThreadPoolExecutor(self.limits.searches, thread_name_prefix="service")
         try:
             yield
@@ -178,7 +178,7 @@ class _Service:
             self.threads.shutdown(wait=False, cancel_futures=True)
 
     async def about(self, request: Request) -> Response:
-        """What this is."""
+        """Describe the service."""
         return JSONResponse(
             {
                 "service": "clipdistill serve",
@@ -200,40 +200,40 @@ class _Service:
         )
 
     async def health(self, request: Request) -> Response:
-        """For whoever watches over services."""
+        """Answer health checks."""
         return JSONResponse("ok")
 
     async def indices(self, request: Request) -> Response:
-        """The names that `indice_name` may have."""
+        """List the values that `indice_name` may have."""
         return JSONResponse([self.name])
 
     async def knn(self, request: Request) -> Response:
-        """The most similar images of one query."""
+        """Answer one query with the most similar images."""
         body = await self._body(request)
         base = str(request.base_url)
         return await self._run(lambda: self._knn(_json_object(body), base))
 
     async def metadata(self, request: Request) -> Response:
-        """What is known about some rows."""
+        """Answer with the metadata of some rows."""
         body = await self._body(request)
         return await self._run(lambda: self._metadata(_json_object(body)))
 
     async def picture(self, request: Request) -> Response:
-        """One picture; only names that the pool has, so no path leads anywhere else."""
+        """Answer with one image; only keys of the pool are valid, so no path leads elsewhere."""
         item = self.items.get(request.path_params["key"])
         if item is None:
-            raise Refusal(404, "There is no such picture in this pool.")
+            raise Refusal(404, "There is no such image in this pool.")
         return await self._run(lambda: _picture(item))
 
     async def _body(self, request: Request) -> bytes:
-        """Read the body, and no more of it than is allowed.
+        """Read the body, up to the allowed size.
 
         Raises:
-            Refusal: too large (whatever its headers say), or too slow.
+            Refusal: the body is too large (whatever the headers are), or too slow.
         """
-        said = request.headers.get("content-length", "0")
-        if not said.isdecimal() or int(said[:20]) > self.limits.max_body:
-            raise Refusal(413, f"A request's body may have {self.limits.max_body} bytes.")
+        length = request.headers.get("content-length", "0")
+        if not length.isdecimal() or int(length[:20]) > self.limits.max_body:
+            raise self._too_large()
         try:
             return await asyncio.wait_for(self._stream(request), BODY_SECONDS)
         except asyncio.TimeoutError as error:
@@ -244,14 +244,17 @@ class _Service:
         async for part in request.stream():
             size += len(part)
             if size > self.limits.max_body:
-                raise Refusal(413, f"A request's body may have {self.limits.max_body} bytes.")
+                raise self._too_large()
             parts.append(part)
         return b"".join(parts)
 
+    def _too_large(self) -> Refusal:
+        return Refusal(413, f"A request's body may have at most {self.limits.max_body} bytes.")
+
     async def _run(self, work: Callable[[], _Answer]) -> _Answer:
-        """Work in one of a few threads, so that many requests cannot take all memory."""
+        """Run `work` in one of a few threads, so that many requests cannot use all memory."""
         if self.waiting >= MAX_WAITING or self.threads is None:
-            raise Refusal(503, "Too many requests are waiting; ask again in a moment.")
+            raise Refusal(503, "Too many requests are waiting; try again in a moment.")
         self.waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self.threads, work)
@@ -261,7 +264,7 @@ class _Service:
     def _knn(self, asked: Mapping[str, Any], base: str) -> Response:
         self._check_index(asked)
         if asked.get("modality") not in (None, "image"):
-            raise Refusal(400, 'modality: only "image" is here; the pool holds no text embeddings.')
+            raise Refusal(400, 'modality: expected "image"; the pool holds no text embeddings.')
         images = _number(asked, "num_images", 100)
         most = min(_number(asked, "num_result_ids", images), self.limits.max_results)
         found = self.pool.search(self._query(asked)[None], most)
@@ -276,7 +279,7 @@ class _Service:
         return JSONResponse(items)
 
     def _about(self, row: int, known: PoolRow, base: str) -> dict[str, str]:
-        """The fields of a result that say where the picture is."""
+        """The fields of a result that describe the image and where it is."""
         about = {"url": known.url, "caption": known.caption, "image_path": known.image_path}
         if not known.url and (key := self.keys.get(row)) is not None:
             about["url"] = f"{base}images/{quote(key)}"
@@ -293,12 +296,12 @@ class _Service:
         """The query as float32 (D,) of unit length.
 
         Raises:
-            Refusal: none or several were given, or it cannot be used.
+            Refusal: no query or several were given, or the query cannot be used.
         """
         if asked.get("image_url"):
             raise Refusal(
                 400,
-                "image_url: this server fetches nothing. Send the picture itself as "
+                "image_url: this server fetches nothing. Send the image itself as "
                 '"image" (base64).',
             )
         kinds = [
@@ -309,7 +312,7 @@ class _Service:
         if len(kinds) != 1:
             raise Refusal(
                 400,
-                "Give one of text, image (base64) and embedding_input, found "
+                "Expected one of text, image (base64) and embedding_input, found "
                 f"{' and '.join(kinds) or 'none'}.",
             )
         value = asked[kinds[0]]
@@ -319,11 +322,11 @@ class _Service:
 
     def _text_query(self, value: Any, asked: Mapping[str, Any]) -> Floats:
         if _flag(asked, "use_mclip"):
-            raise Refusal(400, "use_mclip: there is no multilingual model here.")
+            raise Refusal(400, "use_mclip: this server has no multilingual model.")
         if not isinstance(value, str) or len(value) > MAX_TEXT:
-            raise Refusal(400, f"text: expected at most {MAX_TEXT} characters.")
+            raise Refusal(400, f"text: expected a text of at most {MAX_TEXT} characters.")
         if any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise Refusal(400, "text: it holds half a character (a lone surrogate).")
+            raise Refusal(400, "text: expected valid Unicode, found a lone surrogate.")
         if self.embed_text is None:
             raise Refusal(
                 400,
@@ -336,13 +339,13 @@ class _Service:
         if self.embed_image is None:
             raise Refusal(
                 400,
-                "image: this server has no image model. Embed it yourself, with "
+                "image: this server has no image model. Embed the image yourself, with "
                 f"{self.pool.teacher}, and send embedding_input.",
             )
         try:
             return self.embed_image(base64.b64decode(value, validate=True))
         except (binascii.Error, TypeError, ValueError) as error:
-            raise Refusal(400, f"image: expected a picture in base64 ({error}).") from error
+            raise Refusal(400, f"image: expected an image in base64 ({error}).") from error
         except ImageError as error:
             raise Refusal(400, f"image: {error}") from error
 
@@ -370,9 +373,9 @@ class _Service:
         if not isinstance(ids, list) or not all(type(one) is int for one in ids):
             raise Refusal(400, "ids: expected a list of row numbers.")
         if len(ids) > self.limits.max_results:
-            raise Refusal(400, f"ids: at most {self.limits.max_results} at a time.")
+            raise Refusal(400, f"ids: expected at most {self.limits.max_results}.")
         if any(not 0 <= one < self.pool.stored for one in ids):
-            raise Refusal(400, f"ids: the rows are 0 to {self.pool.stored - 1}.")
+            raise Refusal(400, f"ids: expected row numbers from 0 to {self.pool.stored - 1}.")
         return JSONResponse(
             [
                 {"id": row, "metadata": _plain(_columns(known))}
@@ -383,7 +386,7 @@ class _Service:
     def _check_index(self, asked: Mapping[str, Any]) -> None:
         if asked.get("indice_name") not in (None, "", self.name):
             given = reprlib.repr(asked["indice_name"])
-            raise Refusal(400, f"indice_name: there is no {given} here, only {self.name!r}.")
+            raise Refusal(400, f"indice_name: expected {self.name!r}, found {given}.")
 
 
 def _columns(row: PoolRow) -> dict[str, Any]:
@@ -392,7 +395,7 @@ def _columns(row: PoolRow) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value of a table as JSON has it."""
+    """Convert a value of a table to a JSON value."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -405,10 +408,10 @@ def _plain(value: Any) -> Any:
 
 
 def _json_object(body: bytes) -> Mapping[str, Any]:
-    """A request's body as a JSON object.
+    """Parse a request's body as a JSON object.
 
     Raises:
-        Refusal: it is not JSON, nested too deeply, has NaN in it, or is no object.
+        Refusal: it is not JSON, nested too deeply, has NaN in it, or is not an object.
     """
     try:
         value = json.loads(body, parse_constant=_refuse_constant)
@@ -445,18 +448,18 @@ def _flag(asked: Mapping[str, Any], name: str) -> bool:
 
 
 def _picture(item: ImageItem) -> Response:
-    """A picture's file, or its part of a tar, with the type that its bytes have."""
+    """Answer with an image's file, or its part of a tar, with the media type of its bytes."""
     try:
         with open(item.path, "rb") as file:
             file.seek(item.offset or 0)
             kind = media_type(file.read(16))
             status = os.fstat(file.fileno())
     except OSError as error:
-        raise Refusal(404, "This picture is gone.") from error
+        raise Refusal(404, "The file of this image cannot be read any more.") from error
     if item.offset is not None and item.offset + item.size > status.st_size:
-        raise Refusal(404, "The tar of this picture is cut short.")
+        raise Refusal(404, "The tar of this image is truncated.")
     if kind is None or item.problem:
-        raise Refusal(415, "This file is not a picture.")
+        raise Refusal(415, "This file is not an image.")
     if item.offset is None:
         headers = dict(PICTURE_HEADERS)
         return FileResponse(item.path, media_type=kind, stat_result=status, headers=headers)
@@ -474,7 +477,7 @@ def _part_of(item: ImageItem, piece: int = 1 << 16) -> Iterator[bytes]:
 
 
 def media_type(start: bytes) -> str | None:
-    """The type of a picture by its first 16 bytes; None when it is none that we read."""
+    """The media type of an image by its first 16 bytes; None for unsupported formats."""
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "image/webp"
     return next((kind for magic, kind in TYPES if start.startswith(magic)), None)
@@ -492,7 +495,7 @@ def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _gone(request: Request, error: Exception) -> Response:
-    return _message(400, "The client went away.")
+    return _message(400, "The client closed the connection.")
 
 
 def _our_error(request: Request, error: Exception) -> Response:
@@ -500,4 +503,4 @@ def _our_error(request: Request, error: Exception) -> Response:
 
 
 def _unexpected(request: Request, error: Exception) -> Response:
-    return _message(500, f"Unexpected {type(error).__name__}; the server's log says more.")
+    return _message(500, f"Unexpected {type(error).__name__}; the server's log has the details.")

@@ -1,1 +1,1 @@
-"""Shared ground: errors, atomic files, progress, results, arithmetic, wording, charts."""
+"""What every package uses: errors, atomic files, progress, results, metrics, wording, charts."""

@@ -1,7 +1,7 @@
 """Drawing on the terminal with rich: results on stdout, progress and errors on stderr.
 
-rich itself is imported when something is drawn.  It leaves colours and bars away in pipes, and
-colours when NO_COLOR is set.
+rich itself is imported when something is drawn.  In pipes it draws neither colours nor bars; with
+NO_COLOR set it draws no colours.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def show_error(text: str, label: str = "error: ") -> None:
 class ConsoleReporter:
     """Draws a bar on stderr for every task that takes longer than `PATIENCE`.
 
-    Where stderr is not a terminal, or without `bars`, lines stand for the bars.  `reword` changes
+    Where stderr is not a terminal, or without `bars`, it writes lines instead.  `reword` changes
     the words of messages.
     """
 
@@ -77,7 +77,7 @@ class ConsoleReporter:
 
 
 class _Bars:
-    """The bars that are visible; alive on the screen only while there are any."""
+    """The visible bars; rich's display runs only while there are any."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
@@ -101,20 +101,20 @@ class _Bars:
         )
 
     def show(self) -> None:
-        """One more bar is visible."""
+        """Count one more visible bar; the first starts the display."""
         self.visible += 1
         if self.visible == 1:
             self.progress.start()
 
     def hide(self) -> None:
-        """One bar less is visible."""
+        """Count one visible bar less; the last stops the display."""
         self.visible -= 1
         if self.visible == 0:
             self.progress.stop()
 
 
 class _Bar:
-    """One task: invisible at first, a bar after `PATIENCE`, one line when it has ended."""
+    """One task: invisible at first, a bar after `PATIENCE`, one line at its end."""
 
     def __init__(self, bars: _Bars, task: Task) -> None:
         self.bars, self.task, self.shown = bars, task, False
@@ -124,7 +124,7 @@ class _Bar:
         self.timer.start()
 
     def step(self, n: int = 1, note: str = "") -> None:
-        """`n` more units are done; `note` replaces the text beside the bar."""
+        """Count `n` finished units; `note` replaces the text beside the bar."""
         with self.bars.lock:
             self.task.advance(n, note)
             self._update()
@@ -164,7 +164,7 @@ def _print_line(console: Console, text: str) -> None:
 
 
 def _drawn(table: Table) -> Any:
-    """A rich table; cells are wrapped, never cut off."""
+    """Convert a table to rich's; cells are wrapped, never cut off."""
     import rich.table
     from rich import box
     from rich.text import Text

@@ -1,17 +1,17 @@
 """The errors of clipdistill, and the exit code each gives on the command line.
 
-    ClipDistillError            1   anything we foresaw but did not class
+    ClipDistillError            1   any other error that clipdistill raises on purpose
     ├── InputError              3   what the user named is missing, empty or unreadable
     │   └── ImageError          3   one image cannot be used (a row in the report, rarely fatal)
-    ├── FormatError             4   a file is not what its name promises: truncated, foreign, newer
+    ├── FormatError             4   a file is not what it should be: truncated, another kind, newer
     ├── MismatchError           5   two artefacts do not belong together: teacher, dimension, labels
-    ├── ModelNotFoundError      6   unknown model name, or its weights cannot be had
+    ├── ModelNotFoundError      6   unknown model name, or its weights cannot be fetched
     ├── OutputError             7   the output cannot be written: permissions, disk full, in the way
-    ├── TrainingError           8   training cannot go on: a loss that is not finite
+    ├── TrainingError           8   training cannot continue: a loss that is not finite
     ├── MissingExtraError       9   an optional part of clipdistill is not installed
-    └── ServiceError           10   a service on the network fails, refuses, or answers nonsense
+    └── ServiceError           10   a service fails, refuses, or sends an unexpected answer
 
-Exit code 2 is a wrong command line, 130 is Ctrl-C.  Every message says what was expected, what was
+Exit code 2 is a wrong command line, 130 is Ctrl-C.  Every message names what was expected, what was
 found, and what to do about it.
 """
 
@@ -62,7 +62,7 @@ class OutputError(ClipDistillError):
 
 
 class TrainingError(ClipDistillError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
     exit_code = 8
 
@@ -80,10 +80,10 @@ class MissingExtraError(ClipDistillError):
 
 
 class ServiceError(ClipDistillError):
-    """A service on the network fails, refuses, or answers with something else than promised.
+    """A service on the network fails, refuses, or sends an unexpected answer.
 
     Attributes:
-        status: the HTTP status of its answer; 0 when there was none.
+        status: HTTP status of its answer; 0 when there was no answer.
     """
 
     exit_code = 10
@@ -91,6 +91,12 @@ class ServiceError(ClipDistillError):
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 200 characters, or its type's name."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 4) -> str:

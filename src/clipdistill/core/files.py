@@ -1,7 +1,7 @@
-"""Atomic files: everything clipdistill writes goes through here.
+"""Atomic files: clipdistill writes every file with the functions of this module.
 
-A file is written under a temporary name in its own folder, flushed to the disk, and renamed; a
-reader sees the old file or the new one, never half of one, whatever kills the writer.
+A file is written under a temporary name in its own folder, flushed to the disk, and renamed.  A
+reader sees the old file or the new one, never half of one, even when the writer is killed.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TEMPORARY_PREFIX = ".clipdistill-tmp-"
-"""Files with this prefix are left-overs of a killed writer and may be deleted."""
+"""Prefix of temporary files; those that a killed writer left behind may be deleted."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
-"""Error numbers of a full disk; numpy's short writes carry none."""
+"""Error numbers of a full disk; errors of numpy's short writes have none."""
 
 _counter = itertools.count()
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the operating system's complaints about writing `path` into an `OutputError`."""
+    """Convert the operating system's errors while writing `path` to an `OutputError`."""
     try:
         yield
     except OSError as error:
@@ -68,8 +68,8 @@ def ensure_folder(folder: Path) -> Path:
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside `path` that nobody else uses, short enough whatever the length of its own."""
-    # The suffix is kept: numpy and tensorboard choose by it.
+    """A unique name beside `path`, short however long the name of `path` is."""
+    # The suffix is kept, because numpy and tensorboard depend on it.
     return path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{next(_counter)}{path.suffix}")
 
 
@@ -85,9 +85,9 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; on success it is flushed and becomes `path`.
+    """Yield a temporary path to write to; on success it is flushed and renamed to `path`.
 
-    When the body raises, the temporary file is deleted and `path` stays what it was.
+    When the body raises, the temporary file is deleted and `path` stays unchanged.
 
     Raises:
         OutputError: the folder cannot be written to, or the disk is full.
@@ -115,7 +115,7 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented UTF-8 JSON to `path` atomically."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    # Names of files need not be Unicode; JSON's own escape carries what UTF-8 cannot.
+    # File names need not be valid Unicode; what UTF-8 cannot hold is written as JSON's escape.
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
@@ -143,7 +143,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def describing(path: Path) -> Iterator[None]:
-    """Name the file in the `FormatError` of a card that was read from it."""
+    """Add the file's name to a `FormatError` that is raised while its content is parsed."""
     try:
         yield
     except FormatError as error:
@@ -155,7 +155,7 @@ def read_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
 
     Raises:
         InputError: there is no such file.
-        FormatError: truncated, damaged, or something else.
+        FormatError: it is truncated, damaged, or not an array.
     """
     import numpy as np
 
@@ -187,7 +187,7 @@ def check_format(path: Path, value: dict[str, Any], kind: str, version: int) -> 
     """Check the `format` and `version` fields that each of our json files carries.
 
     Raises:
-        FormatError: it describes something else, or was written by a newer clipdistill.
+        FormatError: the file is of another kind, or was written by a newer clipdistill.
     """
     if value.get("format") != kind:
         raise FormatError(
@@ -215,15 +215,15 @@ def sha256_of(path: Path) -> str:
 def locked(folder: Path, what: str) -> Iterator[None]:
     """Keep a second process out of `folder` for as long as the block runs.
 
-    The lock belongs to the process: it goes with it, whatever kills it.  Where the system has no
-    such locks (Windows, some network disks) nothing is locked.
+    The system releases the lock when the process ends, even when it is killed.  Where the system
+    has no such locks (Windows, some network disks) nothing is locked.
 
     Args:
         folder: must exist.
-        what: who else may be at it, for the message ("download").
+        what: name in the message of the process that has the lock ("download").
 
     Raises:
-        OutputError: another process is at it.
+        OutputError: another process has the lock.
     """
     with writing(folder):
         handle = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""What is measured, as small pure functions (numpy only).
+"""Metrics, as small pure functions (numpy only).
 
 A share of nothing is NaN, never 0 or 1: an empty class must not look like a bad or a perfect one.
 """

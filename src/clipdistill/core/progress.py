@@ -1,8 +1,8 @@
-"""The channel on which verbs report progress, without printing.
+"""How verbs report progress without printing.
 
 A verb writes `with track("embedding", total=n, unit="images") as step: step(32)`.  What is shown
-depends on the reporter that is installed: the command line's (`console`), one for scripts and
-notebooks (`reporters`), or none.
+depends on the installed reporter: the command line's (`console`), one for scripts and notebooks
+(`reporters`), or none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .results import Table
 
 Step = Callable[..., None]
-"""`step(n=1, note="")`: `n` more units are done; `note` replaces the text beside the bar."""
+"""`step(n=1, note="")` counts `n` finished units; `note` replaces the text beside the bar."""
 
 
 class Reporter(Protocol):
@@ -27,16 +27,16 @@ class Reporter(Protocol):
     def start(
         self, task: str, total: int | None, unit: str, done: int
     ) -> tuple[Step, Callable[[], None]]:
-        """Begin a task of `total` units (None: unknown), `done` of them by an earlier run."""
+        """Begin a task of `total` units (None: unknown); an earlier run finished `done` of them."""
 
     def message(self, text: str) -> None:
-        """Show one line that a person wants to see now, such as where a cache lies."""
+        """Show one line at once, such as the path of a cache."""
 
     def table(self, table: Table) -> None:
-        """Show a table that a person wants to see now, such as a plan."""
+        """Show a table at once, such as a plan."""
 
     def screen(self) -> Console | None:
-        """A terminal on which something that changes may be drawn; None: there is none."""
+        """Return the terminal for output that changes in place; None: there is none."""
 
 
 class Silent:
@@ -94,7 +94,7 @@ def reporting(reporter: Reporter) -> Iterator[None]:
 
 @contextlib.contextmanager
 def track(task: str, total: int | None, unit: str, done: int = 0) -> Iterator[Step]:
-    """Report a task of `total` `unit`s, `done` by an earlier run; yields the step function."""
+    """Report a task of `total` `unit`s, `done` by an earlier run; yield the step function."""
     step, end = _current().start(task, total, unit, done)
     try:
         yield step
@@ -113,5 +113,5 @@ def show_table(table: Table) -> None:
 
 
 def screen() -> Console | None:
-    """A terminal on which something that changes may be drawn; None: use `message`."""
+    """Return the terminal for output that changes in place; None: use `message`."""
     return _current().screen()

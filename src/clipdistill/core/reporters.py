@@ -1,7 +1,7 @@
 """How progress is shown outside a terminal: plain lines, a bar in a notebook, or nothing.
 
-The command line draws bars on a terminal (`console`) and writes these lines elsewhere.  A verb that
-is called from Python without further ado writes lines in a script and draws a bar in a notebook.
+The command line draws bars on a terminal (`console`) and writes these lines elsewhere.  By default,
+a verb that is called from Python writes lines in a script and draws a bar in a notebook.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["auto", "plain", "bar", "none"]
 PATIENCE = 2.0
-"""Seconds before a task is shown: nobody needs to see a shorter one."""
+"""Seconds before a task is shown; shorter tasks are not shown."""
 EVERY = 10.0
 """Seconds between two lines of a task."""
 REDRAW = 0.25
@@ -45,8 +45,8 @@ class progress:
 
     Args:
         kind: "auto" (a bar in a notebook, lines elsewhere), "plain" (a line on stderr after two
-            seconds, then every ten seconds, and one at the end), "bar" (a bar in a notebook, on a
-            terminal rich's), "none", or an object with the methods of
+            seconds, then every ten seconds, and one at the end), "bar" (a bar in a notebook or on a
+            terminal), "none", or an object with the methods of
             `clipdistill.core.progress.Reporter`.
     """
 
@@ -54,7 +54,7 @@ class progress:
         self._token: Token[Reporter | None] = channel.install(_reporter(kind))
 
     def __enter__(self) -> progress:
-        """Nothing more to do: the choice holds already."""
+        """Return itself; the reporter is installed already."""
         return self
 
     def __exit__(
@@ -63,12 +63,12 @@ class progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Restore what was chosen before."""
+        """Restore the previous reporter."""
         channel.restore(self._token)
 
 
 def with_progress(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a verb show its progress although nobody chose how."""
+    """Wrap a verb so that it shows progress even when no reporter was installed."""
 
     @functools.wraps(function)
     def verb(*args: Any, **kwargs: Any) -> Any:
@@ -100,13 +100,13 @@ def _reporter(kind: Kind | Reporter = "auto") -> Reporter:
 
 
 def in_notebook() -> bool:
-    """Whether this is a Jupyter kernel (IPython's shell that talks to a page)."""
+    """Whether this process is a Jupyter kernel."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 class Task:
-    """The state of a task: `done` of `total` units since `start`, `before` by an earlier run."""
+    """The state of a task: `done` of `total` units, of which an earlier run finished `before`."""
 
     def __init__(self, name: str, total: int | None, unit: str, before: int) -> None:
         self.name, self.total, self.unit = name, total, unit
@@ -115,20 +115,20 @@ class Task:
         self.start = time.monotonic()
 
     def advance(self, n: int, note: str) -> None:
-        """Count `n` more units; `note` replaces the text at the end."""
+        """Count `n` finished units; `note` replaces the text at the end."""
         self.done += n
         self.note = note or self.note
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.monotonic() - self.start
 
     def _rate(self) -> float:
         return (self.done - self.before) / max(self.seconds, 1e-9)
 
     def status(self) -> str:
-        """Such as "320/9500, 297 images/s, 0:01, 0:31 left, 2 failed"."""
+        """Describe a running task: "320/9500, 297 images/s, 0:01, 0:31 left, 2 failed"."""
         parts = [f"{self.done}/{self.total}" if self.total is not None else f"{self.done}"]
         moved = self.done > self.before
         if moved:
@@ -139,7 +139,7 @@ class Task:
         return ", ".join([*parts, self.note] if self.note else parts)
 
     def finished(self) -> str:
-        """Such as "embedding: 9500 images in 0:32, 297 images/s"."""
+        """Describe a finished task: "embedding: 9500 images in 0:32, 297 images/s"."""
         text = (
             f"{self.name}: {self.done - self.before} {self.unit} in {clock(self.seconds)}, "
             f"{rate(self._rate())} {self.unit}/s"

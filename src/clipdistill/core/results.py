@@ -18,9 +18,9 @@ class Table:
     """Rows of text under headings; shown on a terminal, as text, or as HTML.
 
     Attributes:
-        title: one line above it.
-        columns: headings; one that starts with ">" is aligned to the right.
-        rows: one text a column.
+        title: one line above the table.
+        columns: headings; a column whose heading starts with ">" is aligned to the right.
+        rows: one text per column.
     """
 
     title: str
@@ -29,7 +29,7 @@ class Table:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """The headings without their alignment."""
+        """The headings without the marks of their alignment."""
         return tuple(column.removeprefix(">") for column in self.columns)
 
     def text(self) -> str:
@@ -68,7 +68,7 @@ class Result:
     """
 
     def summary(self) -> list[str | Table]:
-        """Return lines and tables that say what was done, what failed, and what to do next."""
+        """Return lines and tables: what was done, what failed, and what to do next."""
         raise TypeError(f"{type(self).__name__} has no summary")
 
     def __repr__(self) -> str:
@@ -127,11 +127,11 @@ Kind = TypeVar("Kind")
 def from_json(kind: type[Kind], value: Any) -> Kind:
     """The inverse of `to_json` for results of dataclasses, tuples, lists, mappings and paths.
 
-    Unknown fields are left out, missing ones get their default.
+    Unknown fields are ignored; missing fields get their default.
 
     Raises:
         TypeError: a field without a default is missing.
-        ValueError: a value is of another kind.
+        ValueError: a value is of another type.
     """
     result: Kind = _built(kind, value)
     return result
@@ -156,7 +156,7 @@ def _built(kind: Any, value: Any) -> Any:
 
 
 def list_some(title: str, lines: Sequence[str], most: int = 10) -> list[str]:
-    """A heading and at most `most` indented lines, saying how many more there are."""
+    """Return a heading and at most `most` indented lines, then the number of those left out."""
     if not lines:
         return []
     more = [f"  ... and {len(lines) - most} more"] if len(lines) > most else []

@@ -1,4 +1,4 @@
-"""Serving over HTTP: which hosts may be named, sockets, one server."""
+"""Serving over HTTP: the check of the Host header, sockets, one server."""
 
 from __future__ import annotations
 
@@ -18,17 +18,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .errors import ClipDistillError, InputError
 
 MAX_CONNECTIONS = 1000
-
-
 STOP_SECONDS = 3
-
-
+"""Time for open requests to finish when a server is stopped."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class _OnlyHosts:
-    """Refuses requests whose Host header names another host: a web page that makes its own name
-    point at this machine (DNS rebinding) then gets nothing.
+    """Refuses requests whose Host header names another host.
+
+    This prevents DNS rebinding: a web page whose own host name resolves to this machine.
     """
 
     def __init__(self, app: ASGIApp, hosts: tuple[str, ...]) -> None:
@@ -44,24 +42,27 @@ class _OnlyHosts:
         if "*" in self.hosts or host_name(host) in self.hosts:
             await self.app(scope, receive, send)
             return
-        text = f"This server does not answer for the host {host!r}; see --allow-host."
+        text = (
+            f"This server accepts no requests for the host {host!r}. "
+            "Restart it with --allow-host to accept them."
+        )
         await _message(400, text)(scope, receive, send)
 
 
 def host_name(header: str) -> str:
-    """The name in a Host header, lower case, without port and brackets; "" when it is not one."""
+    """The name in a Host header, lower case, without port and brackets; "" when it is invalid."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::\d{1,5})?", header)
     return (match[1] or match[2]).lower() if match else ""
 
 
 def _message(status: int, text: str) -> Response:
-    # Bodies that were not read to their end would be taken for the next request.
+    # The unread rest of a body would be parsed as the next request.
     headers = {"Connection": "close"} if status in (408, 413) else None
     return JSONResponse({"message": text}, status, headers)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host to listen on is this machine alone."""
+    """Whether an address to listen on can be reached from this machine only."""
     if host.lower() == "localhost":
         return True
     try:
@@ -96,13 +97,13 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def url_of(listener: socket.socket) -> str:
-    """The base URL of what listens there."""
+    """The base URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def make_server(app: ASGIApp) -> uvicorn.Server:
-    """A server for `app` that leaves logging alone and trusts no proxy's headers."""
+    """Make a server for `app` that sets up no logging and ignores proxies' headers."""
     return uvicorn.Server(
         uvicorn.Config(
             app,
@@ -121,10 +122,11 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
 
 @contextlib.contextmanager
 def running_service(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """Serve `app` in a thread as long as the block runs; yields the base URL.
+    """Serve `app` in a thread as long as the block runs; yield the base URL.
 
     Raises:
-        InputError: it cannot listen there.
+        InputError: the address is not this machine's, or the port is taken.
+        ClipDistillError: the server does not start.
     """
     with contextlib.closing(listen(host, port)) as listener:
         server = make_server(app)

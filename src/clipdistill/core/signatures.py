@@ -1,10 +1,10 @@
-"""A verb's function -> what people call: one flat list of options, for Python and for the shell.
+"""Verbs with one flat list of options, for Python and for the command line.
 
 A verb such as `distill(arch, images, embeddings, out, options=DistillOptions())` keeps many options
 in one frozen dataclass.  Here the fields of that dataclass become options of the verb, with the
-defaults and the texts that the dataclass gives them, so that nothing is typed twice.  From the flat
-list come the functions of `import clipdistill` (`public`), the commands (`command`) and the type
-stub (`tools/make_stub.py`).
+dataclass's defaults and descriptions, so that nothing is written twice.  From the flat list come
+the functions of `import clipdistill` (`public`), the commands (`command`) and the type stub
+(`tools/make_stub.py`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VARIADIC = inspect.Parameter.VAR_POSITIONAL
 
 
 class OrPath:
-    """Mark of a text that may be given as a path: see `NameOrPath`."""
+    """Marks a text that Python callers may also pass as a path; see `NameOrPath`."""
 
 
 NameOrPath = Annotated[str, OrPath()]
@@ -42,9 +42,9 @@ class Option:
 
     Attributes:
         name: the keyword.
-        kind: of `inspect.Parameter`: positional, keyword-only or variadic.
+        kind: kind of `inspect.Parameter`: positional, keyword-only or variadic.
         hint: its type, with `Annotated` metadata.
-        default: `EMPTY` when it has to be given.
+        default: its default; `EMPTY` when it is required.
         group: parameter of the verb's function whose dataclass has this field; empty for the
             function's own parameters.
     """
@@ -57,7 +57,7 @@ class Option:
 
 
 def options_of(function: Callable[..., Any]) -> list[Option]:
-    """The arguments of a verb, dataclasses of options taken apart; positional ones first."""
+    """List the arguments of a verb, with dataclasses of options expanded; positional ones first."""
     hints = get_type_hints(function, include_extras=True)
     own: list[Option] = []
     fields: list[Option] = []
@@ -76,9 +76,19 @@ def options_of(function: Callable[..., Any]) -> list[Option]:
 def _fields(group: str, default: Any) -> list[Option]:
     hints = get_type_hints(type(default), include_extras=True)
     return [
-        Option(field.name, KEYWORD, hints[field.name], getattr(default, field.name), group)
-        for field in dataclasses.fields(default)
+        Option(name, KEYWORD, hints[name], getattr(default, name), group)
+        for name in field_names(type(default))
     ]
+
+
+def field_names(kind: type) -> list[str]:
+    """The fields of a dataclass in the order in which people read them.
+
+    Those that the class itself declares come first, then those of its bases in their order.
+    """
+    known = {field.name for field in dataclasses.fields(kind)}
+    declared = (name for one in kind.__mro__ for name in inspect.get_annotations(one))
+    return [name for name in dict.fromkeys(declared) if name in known]
 
 
 def call(function: Callable[..., Any], args: Sequence[Any], given: Mapping[str, Any]) -> Any:
@@ -101,14 +111,14 @@ def call(function: Callable[..., Any], args: Sequence[Any], given: Mapping[str, 
 
 
 def public(function: Callable[..., Any], name: str = "") -> Callable[..., Any]:
-    """The function of a verb as Python callers use it.
+    """Make the function of a verb for Python callers.
 
-    It takes every option as a keyword, a text or a `Path` for every path, and refuses a value of
-    another kind before anything is done.
+    It takes every option as a keyword, and a text or a `Path` for every path.  It refuses a value
+    of another type before anything is done.
 
     Args:
-        function: of the verb.
-        name: of the verb in messages; default: the function's.
+        function: function of the verb.
+        name: name of the verb in messages; default: the function's name.
     """
     options = options_of(function)
     shown = [_python_parameter(option) for option in options]
@@ -142,10 +152,10 @@ def public(function: Callable[..., Any], name: str = "") -> Callable[..., Any]:
 
 
 def command(function: Callable[..., Any], groups: Mapping[str, Any]) -> Callable[..., Any]:
-    """The function of a verb as cyclopts reads it.
+    """Make the function of a verb for cyclopts.
 
     Args:
-        function: of the verb.
+        function: function of the verb.
         groups: option -> the cyclopts `Parameter` that is added to its annotation.
     """
     shown = []
@@ -170,8 +180,24 @@ def command(function: Callable[..., Any], groups: Mapping[str, Any]) -> Callable
     return verb
 
 
+def check_ranges(options: Any, ranges: Mapping[str, tuple[bool, str]]) -> None:
+    """Refuse options out of range, in the words of the command line.
+
+    Args:
+        options: a dataclass of options.
+        ranges: name of an option -> (whether its value is in range, the range in words).
+
+    Raises:
+        InputError: a value is out of range.
+    """
+    for name, (fine, expected) in ranges.items():
+        if not fine:
+            option = "--" + name.replace("_", "-")
+            raise InputError(f"{option} {getattr(options, name)}: expected {expected}.")
+
+
 def documentation(function: Callable[..., Any]) -> str:
-    """A verb's docstring in which each dataclass of options is replaced by its attributes."""
+    """Return a verb's docstring with each dataclass of options replaced by its attributes."""
     text = inspect.getdoc(function) or ""
     for name, parameter in inspect.signature(function).parameters.items():
         if dataclasses.is_dataclass(parameter.default):
@@ -188,7 +214,7 @@ def documentation(function: Callable[..., Any]) -> str:
 def _attributes(kind: type) -> list[str]:
     """The lines that describe a dataclass's fields, in the fields' order.
 
-    They come from the section "Attributes" of the class and its bases; a class overrules its bases.
+    They come from the section "Attributes" of the class and its bases; a class overrides its bases.
     """
     entries: dict[str, list[str]] = {}
     for one in reversed(kind.__mro__):
@@ -201,8 +227,7 @@ def _attributes(kind: type) -> list[str]:
                 entries[name] = []
             if line:
                 entries[name].append(line[4:])
-    shown = [field.name for field in dataclasses.fields(kind)]
-    return [line for name in shown for line in entries.get(name, [])]
+    return [line for name in field_names(kind) for line in entries.get(name, [])]
 
 
 def _own_doc(kind: type) -> str:
@@ -220,7 +245,7 @@ def _returns(function: Callable[..., Any]) -> Any:
 
 
 def python_hint(hint: Any) -> Any:
-    """The type that Python callers may pass: texts for paths, one text for several."""
+    """Convert a type to the one for Python callers: also texts for paths, one text for several."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         if any(isinstance(mark, OrPath) for mark in hint.__metadata__):
@@ -234,7 +259,7 @@ def python_hint(hint: Any) -> Any:
 
 
 def plain_hint(hint: Any) -> Any:
-    """A type without `Annotated` and without None."""
+    """Remove `Annotated` and None from a type."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return plain_hint(inner[0])
@@ -244,10 +269,10 @@ def plain_hint(hint: Any) -> Any:
 
 
 def converted(name: str, value: Any, hint: Any) -> Any:
-    """A value as the option's type wants it.
+    """Convert a value to the option's type.
 
     Raises:
-        InputError: it is of another kind, or none of the choices.
+        InputError: the value is of another type, or none of the choices.
     """
     kind, origin = plain_hint(hint), get_origin(plain_hint(hint))
     if value is None and _takes_none(hint):
@@ -262,7 +287,7 @@ def converted(name: str, value: Any, hint: Any) -> Any:
 
 
 def _plain(name: str, value: Any, kind: Any) -> Any:
-    """A truth value, number, text or path."""
+    """Convert a value to a truth value, number, text or path."""
     expected, accepted = _KINDS.get(kind, ("", (object,)))
     if hasattr(value, "item") and kind in (int, float) and getattr(value, "ndim", 1) == 0:
         value = value.item()  # NumPy's numbers

@@ -9,28 +9,28 @@ from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
 HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Characters that are not seen but turn text around, break lines, or cannot be written."""
+"""Invisible characters that reverse text or break lines, and those that UTF-8 cannot hold."""
 SHORT = 22
-"""Characters of a label in a chart."""
+"""Most characters of a label in a chart."""
 TEMPLATE = re.compile(
     r"(?:an?|the)\s+(?:photo|picture|image)\s+of\s+(?:(?:an?|the)\s+)?(\S.*?)\.?", re.I
 )
-"""What a prompt without a label usually looks like, and the part of it that names the class."""
+"""The usual form of a prompt without a label, and its part that names the class."""
 
 
 def clean(text: str) -> str:
-    """A stranger's string without characters that only do harm in a page."""
+    """Replace the hidden characters of an untrusted string."""
     return HIDDEN.sub("\ufffd", text)
 
 
 def short(text: str, most: int = SHORT) -> str:
-    """At most `most` characters of a cleaned string."""
+    """Clean a string and shorten it to `most` characters."""
     text = clean(text)
     return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
 def web_address(text: str) -> str:
-    """The string if a link may lead there (http, https), else an empty one."""
+    """Return the string if it is an http or https URL that may be linked, else an empty one."""
     try:
         parts = urlsplit(text)
     except ValueError:
@@ -44,14 +44,14 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Three digits that matter: "0.28", "12.5", "140"; None -> "-"."""
+    """Milliseconds to three digits: "0.28", "12.5", "140"; None -> "-"."""
     if value is None:
         return "-"
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def megabytes(value: float | None) -> str:
-    """10^6 bytes: "0.5", "12.5", "599"; None -> "-"."""
+    """Units of 10^6 bytes: "0.5", "12.5", "599"; None -> "-"."""
     if value is None:
         return "-"
     return f"{value:.{1 if value < 100 else 0}f}"
@@ -66,7 +66,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Such as "12 s", "3 min", "2 h 10 min"."""
+    """Seconds with units: "12 s", "3 min", "2 h 10 min"."""
     if seconds < 99.5:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
@@ -77,13 +77,13 @@ def duration(seconds: float) -> str:
 
 
 def many(count: int, thing: str) -> str:
-    """A number of things: "1 picture", "3,943 pictures", "20 classes"."""
+    """A number of things: "1 image", "3,943 images", "20 classes"."""
     plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"
     return f"{count:,} {thing if count == 1 else plural}"
 
 
 def times(ratio: float) -> str:
-    """How many times: "1.4 times", "31 times"."""
+    """A ratio: "1.4 times", "31 times"."""
     return f"{ratio:.{1 if ratio < 10 else 0}f} times"
 
 
@@ -105,7 +105,7 @@ def moment(text: str) -> str:
 
 
 def rate(value: float) -> str:
-    """Units a second: "297", "2.5"."""
+    """Units per second: "297", "2.5"."""
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
@@ -117,10 +117,10 @@ def clock(seconds: float) -> str:
 
 
 def shown_labels(labels: Iterable[str]) -> dict[str, str]:
-    """How labels are shown: label -> the label without "a photo of a ..." around it.
+    """Map labels to the text that is displayed: the label without "a photo of a ..." around it.
 
-    Only for showing; files keep the label itself.  Two labels never become the same: a label is
-    shown whole if what remains of it is, or could be, another one.
+    This is for display only; files keep the label itself.  Two labels never become the same: a
+    label is displayed whole if its remaining text is, or could be, that of another label.
     """
     bare = {label: _without_template(label) for label in labels}
     taken = Counter(name for label, rest in bare.items() for name in {label, rest})

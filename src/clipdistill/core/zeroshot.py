@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,16 +28,16 @@ class LogitScale:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a student's cosines become probabilities that can be believed, and when to say nothing.
+    """How a student's cosines become calibrated probabilities, and when the answer is "unknown".
 
     Attributes:
         logits: fitted scale (and bias, for sigmoid teachers) in place of the teacher's own.
         threshold: probability of the best label below which the answer is "unknown", 0 to 1.
         method: what it was fitted to: the "teacher"'s probabilities, or true "labels".
         model: the student it was fitted for.
-        images: how many it was fitted on.
+        images: number of images it was fitted on.
         ece_before: expected calibration error with the teacher's own scale, 0 to 1.
-        ece_after: the same with the fitted one, on images that it was not fitted on.
+        ece_after: the same with the fitted scale, on images that it was not fitted on.
         coverage: share of the images whose answer is not "unknown".
     """
 
@@ -59,7 +60,7 @@ def normalized(vectors: NDArray[np.floating]) -> Floats:
 
 
 def probabilities(embeddings: Floats, text: Floats, logits: LogitScale) -> Floats:
-    """Zero-shot probabilities.
+    """Compute zero-shot probabilities.
 
     Args:
         embeddings: float32 (N, D), L2-normalised.
@@ -68,7 +69,7 @@ def probabilities(embeddings: Floats, text: Floats, logits: LogitScale) -> Float
 
     Returns:
         float32 (N, C): softmax over the labels (rows sum to 1), or for a sigmoid teacher an
-        independent probability a label.
+        independent probability per label.
     """
     values: Floats = logits.scale * (embeddings @ text.T)
     if logits.bias is not None:
@@ -85,3 +86,8 @@ def probabilities(embeddings: Floats, text: Floats, logits: LogitScale) -> Float
 def top_k(scores: Floats, k: int) -> NDArray[np.intp]:
     """Indices of the `k` largest of each row of (N, C), largest first; ties to the lower index."""
     return np.argsort(-scores, axis=-1, kind="stable")[:, :k]
+
+
+def ranked(scores: Floats, labels: Sequence[str], most: int) -> tuple[tuple[str, float], ...]:
+    """Pair the `most` best labels with their scores, float32 (C,), the best first."""
+    return tuple((labels[index], float(scores[index])) for index in top_k(scores[None], most)[0])

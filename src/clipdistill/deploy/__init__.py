@@ -1,1 +1,1 @@
-"""From a student to a device: ONNX files, their checks, engines."""
+"""Deployment of students: ONNX files, checks of them, TensorRT engines."""

@@ -1,4 +1,4 @@
-"""engine: an ONNX file -> a TensorRT engine with its card, checked against ONNX Runtime."""
+"""engine: build a TensorRT engine of an ONNX file and compare it with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ..models.runtimes.tensorrt import TensorrtEmbedder, import_tensorrt
 from .tensorrt_build import BuildOptions, Built, build, trtexec_lines
 
 MIN_COSINE = 0.99
-"""Least cosine with ONNX Runtime: TF32, FP16 and INT8 kernels round differently, not wrongly."""
+"""Least cosine with ONNX Runtime, above the rounding of TF32, FP16 and INT8 kernels."""
 CHECK_PICTURES = 8
 MAX_BATCH = 4096
 
@@ -41,13 +41,14 @@ class EngineOptions:
     """How to build an engine.
 
     Attributes:
-        sparse: let TensorRT try 2:4 sparse kernels; it keeps those that are faster.
-        batch: pictures at once: least, best and most; "8" is all three.
-        workspace: scratch memory that a layer may use, in MB; all of the GPU's unless given.
-        timing_cache: file of measured kernels, read and written anew: the next build is faster.
-        any_gpu: one engine for all GPUs since Ampere, somewhat slower; not for Jetson.
-        images: pictures to check the engine on; made-up ones unless given.
-        device: auto, cuda, cuda:1 ...
+        sparse: let TensorRT try 2:4 sparse kernels; it uses those that are faster.
+        batch: least, best and most images per batch; "8" sets all three.
+        workspace: most scratch memory per layer in MB; all of the GPU's memory unless given.
+        timing_cache: file with timings of kernels, read and updated; it makes the next build
+            faster.
+        any_gpu: build one engine for all GPUs since Ampere, somewhat slower; not for Jetson.
+        images: images to check the engine on; synthetic ones unless given.
+        device: GPU to build for: auto, cuda, cuda:1 ...
     """
 
     sparse: bool = False
@@ -64,22 +65,22 @@ class EngineResult(Result):
     """What `engine` built.
 
     Attributes:
-        out: the engine.
-        tensorrt: version that built it.
-        gpu: it was built for.
-        precision: of the ONNX file: "fp32", "fp16", "int8", "int8+fp16".
+        out: the engine file.
+        tensorrt: version of TensorRT that built it.
+        gpu: GPU it was built for.
+        precision: precision of the ONNX file: "fp32", "fp16", "int8", "int8+fp16".
         strongly_typed: whether the file alone decided the precisions.
-        batch: least, best and most pictures at once.
-        layers: of the engine, after fusion.
-        int8_layers: that compute in INT8; None where TensorRT does not tell.
+        batch: least, best and most images per batch.
+        layers: number of layers of the engine, after fusion.
+        int8_layers: layers that compute in INT8; None where TensorRT does not report it.
         sparse_asked: whether sparse kernels were allowed.
-        sparse_layers: that use them.
-        eligible: layers whose weights TensorRT found 2:4; None where it did not say.
+        sparse_layers: layers that use sparse kernels.
+        eligible: number of layers whose weights TensorRT found 2:4; None where not reported.
         stored_sparse: share of the file's weights that are 2:4.
-        size_mb: of the engine, in 10^6 bytes.
-        min_cosine: least cosine with ONNX Runtime's embedding of the same picture.
-        checked_on: which pictures were compared.
-        seconds: the build took.
+        size_mb: size of the engine in 10^6 bytes.
+        min_cosine: least cosine with ONNX Runtime's embedding of the same image.
+        checked_on: description of the compared images.
+        seconds: time of the build.
     """
 
     out: Path
@@ -106,7 +107,7 @@ class EngineResult(Result):
         return [
             f"{self.out}: {self.precision}, {typing}, batch {least} to {most} (best at {best}), "
             f"{self.size_mb:.1f} MB, built in {self.seconds:.0f} s by TensorRT {self.tensorrt} "
-            f"for {self.gpu.name} ({self.gpu.capability}); its card: {card_path(self.out).name}.",
+            f"for {self.gpu.name} ({self.gpu.capability}); card: {card_path(self.out).name}.",
             f"Reloaded: cosine with ONNX Runtime at least {self.min_cosine:.6f} on "
             f"{self.checked_on}.",
             *self._int8(),
@@ -117,23 +118,22 @@ class EngineResult(Result):
     def _int8(self) -> list[str]:
         wanted = "int8" in self.precision
         if self.int8_layers is None:
-            return ["TensorRT does not tell the layers' precisions here."] if wanted else []
+            return ["TensorRT does not report the layers' precisions here."] if wanted else []
         if wanted and not self.int8_layers:
-            return [f"INT8 did not engage: none of {self.layers} layers computes in it."]
+            return [f"INT8 did not engage: none of {self.layers} layers computes in INT8."]
         title = f"INT8 engaged in {len(self.int8_layers)} of {self.layers} layers:"
         return list_some(title, self.int8_layers)
 
     def _sparse(self) -> list[str]:
         stored = f"{100 * self.stored_sparse:.0f}% of the file's weights are 2:4"
         if not self.sparse_asked:
-            asked = "; --sparse lets TensorRT use that." if self.stored_sparse > 0 else ""
-            return [f"{stored}{asked}"] if asked else []
+            return [f"{stored}; --sparse lets TensorRT use that."] if self.stored_sparse > 0 else []
         found = "" if self.eligible is None else f", TensorRT found {self.eligible} layers eligible"
         if not self.sparse_layers:
             hint = (
-                " FP32 has no sparse kernels: export with --fp16, or an INT8 student."
+                " FP32 has no sparse kernels: export with --fp16, or export an INT8 student."
                 if self.precision == "fp32"
-                else " It tried them, and the dense ones were faster on this GPU."
+                else " TensorRT tried them, and the dense kernels were faster on this GPU."
                 if self.eligible
                 else ""
             )
@@ -144,10 +144,10 @@ class EngineResult(Result):
 
 @dataclass(frozen=True, repr=False)
 class TrtexecResult(Result):
-    """The commands that `engine --trtexec` gives.
+    """The commands of `engine --trtexec`.
 
     Attributes:
-        commands: range of TensorRT's versions -> the command as one line.
+        commands: range of TensorRT versions -> command as one line.
     """
 
     commands: dict[str, str]
@@ -159,7 +159,7 @@ class TrtexecResult(Result):
             lines += [f"{versions}:", f"  {command}"]
         return [
             *lines,
-            "Such an engine has no card, so clipdistill does not load it: for comparing, and for "
+            "Such an engine has no card, so clipdistill cannot load it. It serves comparisons and "
             "other programs.",
         ]
 
@@ -174,21 +174,21 @@ def engine(
 ) -> EngineResult | TrtexecResult:
     """Build a TensorRT engine of an ONNX file, on the machine that will run it.
 
-    The file decides the precision: FP32, FP16 and INT8 are chosen when exporting.  What TensorRT
-    made of it is read from its own log and its engine.  The engine is reloaded and compared with
-    ONNX Runtime; one that computes something else is not kept.  OUT.engine.json beside the engine
-    says what it is, and is needed to use it.
+    The file decides the precision: FP32, FP16 or INT8 is chosen when exporting.  The result lists
+    the INT8 and sparse layers, as TensorRT reports them.  The engine is reloaded and compared with
+    ONNX Runtime; an engine that gives other embeddings is not kept.  OUT.engine.json beside the
+    engine describes it, and is needed to use it.
 
     Args:
-        classifier: The .onnx file, from `clipdistill export --target tensorrt`.
-        out: the .engine file.
+        classifier: .onnx file, from `clipdistill export --target tensorrt`.
+        out: .engine file to write.
         trtexec: build nothing; print the equivalent commands of NVIDIA's trtexec.
         options: see `EngineOptions`.
 
     Raises:
-        InputError: no such file, no GPU, or the arguments are in another order.
-        FormatError: not a file made by `clipdistill export`, or TensorRT cannot read it.
-        ClipDistillError: TensorRT cannot build it, or the engine computes something else.
+        InputError: no such file, no GPU, or CLASSIFIER and OUT are swapped.
+        FormatError: the file was not made by `clipdistill export`, or TensorRT cannot read it.
+        ClipDistillError: TensorRT cannot build it, or the engine gives other embeddings.
         MissingExtraError: TensorRT or cuda-python is not installed.
     """
     facts = read_onnx(classifier, domains=STANDARD_DOMAINS)
@@ -218,14 +218,14 @@ def engine(
 def _check_form(classifier: Path, card: OnnxCard, facts: OnnxFacts) -> None:
     if card.target == "onnxruntime" and "int8" in facts.precision:
         raise InputError(
-            f"{classifier}: INT8 in ONNX Runtime's form (unsigned activations), which TensorRT "
-            "does not take. Export the student again with: --target tensorrt"
+            f"{classifier}: found INT8 in ONNX Runtime's form (unsigned activations), which "
+            "TensorRT does not support. Export the student again with: --target tensorrt"
         )
 
 
 def _build_options(options: EngineOptions) -> BuildOptions:
     if options.workspace is not None and options.workspace < 1:
-        raise InputError("--workspace should be 1 (MB) or more.")
+        raise InputError(f"--workspace {options.workspace}: expected 1 (MB) or more.")
     return BuildOptions(
         _parse_batch(options.batch),
         options.sparse,
@@ -244,22 +244,22 @@ def _parse_batch(text: str) -> tuple[int, int, int]:
     least, best, most = numbers[0], numbers[min(1, len(numbers) - 1)], numbers[-1]
     if least < 1 or most > MAX_BATCH:
         raise InputError(
-            f"--batch {text!r}: expected least, best and most pictures at once, rising, such as "
-            f"1,8,32, up to {MAX_BATCH}."
+            f"--batch {text!r}: expected least, best and most images per batch in rising order, "
+            f"from 1 to {MAX_BATCH}, such as 1,8,32."
         )
     return least, best, most
 
 
 def _choose_pictures(images: Path | None, preprocess: Preprocess) -> tuple[NDArray[np.uint8], str]:
-    """Pictures to compare on (uint8 (N, S, S, 3)), and where they come from."""
+    """Choose images to compare on: uint8 (N, S, S, 3), and a description of them."""
     if images is None:
         made_up = smooth_pixels(CHECK_PICTURES, preprocess.size)
-        return made_up, f"{CHECK_PICTURES} synthetic pictures (--images gives real ones)"
+        return made_up, f"{CHECK_PICTURES} synthetic images (--images gives real ones)"
     loaded = (load_one(item, preprocess).pixels for item in list_images(images)[:64])
     good = [pixels for pixels in loaded if pixels is not None][:CHECK_PICTURES]
     if not good:
-        raise InputError(f"{images}: none of its first images can be read.")
-    return np.stack(good), f"{len(good)} pictures of {images}"
+        raise InputError(f"{images}: none of its first 64 images can be read. Give other --images.")
+    return np.stack(good), f"{len(good)} images of {images}"
 
 
 def _describe(
@@ -290,10 +290,10 @@ def _compare(
     pixels: NDArray[np.uint8],
     device: str,
 ) -> float:
-    """Least cosine between the engine and ONNX Runtime, at its least and its most pictures.
+    """Compute the least cosine between engine and ONNX Runtime, for one image and a batch.
 
     Raises:
-        ClipDistillError: it is below `MIN_COSINE`.
+        ClipDistillError: the cosine is below `MIN_COSINE`.
     """
     written = TensorrtEmbedder(out, built.data, card, device=device)
     expected = OnnxEmbedder(classifier, device="cpu").embed_pixels(pixels)
@@ -302,8 +302,8 @@ def _compare(
     if not worst >= MIN_COSINE:  # also when NaN
         raise ClipDistillError(
             f"The engine's embeddings differ from ONNX Runtime's: cosine {worst:.4f}, expected at "
-            f"least {MIN_COSINE}. It was not kept. Please report TensorRT {card.tensorrt} on "
-            f"{card.gpu.name}."
+            f"least {MIN_COSINE}. The engine was not kept. Please report this for TensorRT "
+            f"{card.tensorrt} on {card.gpu.name}."
         )
     return worst
 

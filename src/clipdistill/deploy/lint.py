@@ -1,4 +1,4 @@
-"""lint: whether an ONNX file is what a runtime runs fast, read off the stored graph."""
+"""lint: check from the stored graph whether a runtime runs an ONNX file fast."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..core.errors import FormatError
 from ..core.files import describing
 from ..core.results import Result, Table
+from ..core.wording import percent
 from ..formats.classifier import Target
 from ..models.open import needs_training_extra
 
@@ -22,20 +23,20 @@ class LintResult(Result):
     """What `lint` found.
 
     Attributes:
-        file: the ONNX file.
-        target: the runtime it was checked for.
-        made_for: the runtime it says that it was made for; empty for a file that is not ours.
+        file: ONNX file.
+        target: runtime it was checked for.
+        made_for: runtime it was exported for; empty for a file of another program.
         ready: whether there are no errors.
-        opset: of ONNX.
-        ir_version: of the file format.
-        size_mb: of the file, in 10^6 bytes.
-        findings: what the rules found, errors first.
-        macs: multiplications for one picture.
-        int8_share: share of them with INT8 weights.
-        two_four_weights_share: share of the weights that lie in layers stored as 2:4.
+        opset: version of ONNX's operators.
+        ir_version: version of the file format.
+        size_mb: size of the file in 10^6 bytes.
+        findings: findings of the rules, errors first.
+        macs: multiplications per image.
+        int8_share: share of the multiplications with INT8 weights.
+        two_four_weights_share: share of the weights in layers stored as 2:4.
         two_four_share: share of the multiplications in layers stored as 2:4.
-        engaging_share: share of the multiplications that sparse kernels can take.
-        layers: its layers with weights.
+        engaging_share: share of the multiplications that sparse kernels can do.
+        layers: layers with weights.
     """
 
     file: Path
@@ -55,7 +56,7 @@ class LintResult(Result):
 
     @property
     def exit_code(self) -> int:
-        """0 when ready, else that of a `FormatError`."""
+        """Exit code: 0 when ready, else that of a `FormatError`."""
         return 0 if self.ready else FormatError.exit_code
 
     def summary(self) -> list[str | Table]:
@@ -66,28 +67,28 @@ class LintResult(Result):
         lines: list[str | Table] = [
             f"{self.file}: {status} for {self.target}{made}; opset {self.opset}, "
             f"{self.size_mb:.1f} MB.",
-            f"{self.macs / 1e6:.1f} million multiplications a picture in {len(self.layers)} "
-            f"layers: {_percent(self.int8_share)} INT8, {_percent(self.two_four_share)} 2:4; "
-            f"sparse kernels can take {_percent(self.engaging_share)}.",
+            f"{self.macs / 1e6:.1f} million multiplications per image in {len(self.layers)} "
+            f"layers: {percent(self.int8_share)} INT8, {percent(self.two_four_share)} 2:4; "
+            f"sparse kernels can do {percent(self.engaging_share)}.",
         ]
-        return [*lines, *(_told(self.findings) or ["Nothing to remark."])]
+        return [*lines, *(_by_rule(self.findings) or ["No findings."])]
 
 
 def lint(file: Path, /, *, target: Target) -> LintResult:
-    """Say whether an ONNX file is ready for a runtime: what it refuses, and what would be slow.
+    """Check whether an ONNX file is ready for a runtime: what it refuses, and what would be slow.
 
-    Looks at the stored graph alone and runs nothing: opset, domains, sizes, leftover batch norms,
-    where quantisers stand and what they are, residual additions, casts, layers in float, 2:4 of
-    the stored weights, and the share of the multiplications where sparsity can engage.  Files of
-    others can be checked as well.  The exit code is 4 when there are errors.
+    Reads the stored graph and runs nothing.  Checks opset, domains, sizes, leftover batch norms,
+    places and types of quantisers, residual additions, casts, layers in float, the 2:4 pattern of
+    the stored weights, and the share of the multiplications where sparsity can engage.  Works on
+    files of other programs, too.  The exit code is 4 when there are errors.
 
     Args:
-        file: an .onnx file.
-        target: the runtime that shall run it: onnxruntime (CPU), or tensorrt (also for OpenVINO).
+        file: .onnx file to check.
+        target: runtime that will run the file: onnxruntime (CPU), or tensorrt (also for OpenVINO).
 
     Raises:
         InputError: no such file.
-        FormatError: it is damaged, too large, or keeps its weights in other files.
+        FormatError: the file is damaged or too large, or keeps its weights in other files.
     """
     with needs_training_extra("Checking an ONNX file"):
         from .graph import load_graph
@@ -114,8 +115,8 @@ def lint(file: Path, /, *, target: Target) -> LintResult:
     )
 
 
-def _told(findings: tuple[Finding, ...]) -> list[str]:
-    """A line a rule, however many nodes it found, and each advice once."""
+def _by_rule(findings: tuple[Finding, ...]) -> list[str]:
+    """Format one line per rule, however many nodes it found, and each advice once."""
     groups: dict[tuple[str, str], list[Finding]] = {}
     for one in findings:
         groups.setdefault((one.severity, one.rule), []).append(one)
@@ -126,7 +127,3 @@ def _told(findings: tuple[Finding, ...]) -> list[str]:
         lines.append(f"  {severity}: {rule}: {found[0].message}{where}")
     errors = [found[0] for found in groups.values() if found[0].severity != "note"]
     return [*lines, *(f"  -> {advice}" for advice in dict.fromkeys(one.advice for one in errors))]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"

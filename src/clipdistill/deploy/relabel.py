@@ -16,10 +16,10 @@ class RelabelResult(Result):
     """What `relabel` wrote.
 
     Attributes:
-        out: the new file.
-        before: the labels it had; empty for a bare embedder.
-        labels: the labels it has now.
-        teacher: whose embedding space both speak.
+        out: new file.
+        before: labels of the old file; empty for a bare embedder.
+        labels: labels of the new file.
+        teacher: teacher of the student and of the text embeddings.
     """
 
     out: Path
@@ -29,9 +29,9 @@ class RelabelResult(Result):
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
-        had = f"instead of {len(self.before)}" if self.before else "where it had none"
+        had = f"instead of {len(self.before)}" if self.before else "instead of none"
         return [
-            f"{self.out} now tells {len(self.labels)} labels apart, {had}; teacher {self.teacher}.",
+            f"{self.out} now has {len(self.labels)} labels, {had}; teacher {self.teacher}.",
             *list_some("Labels:", self.labels),
             f"Try it: clipdistill predict {self.out} IMAGE",
         ]
@@ -41,17 +41,17 @@ def relabel(classifier: Path, text: Path, out: Path, /) -> RelabelResult:
     """Give an ONNX file other classes, without training.
 
     Works on classifiers and on files that were exported without --text.  The network stays the
-    same; its head and its metadata are replaced, and the new file is run and compared with numpy
-    before it takes its name.
+    same; only its head and its metadata are replaced.  Before the new file is kept, it is run and
+    its probabilities are compared with numpy's.
 
     Args:
-        classifier: an .onnx file made by `clipdistill export`.
+        classifier: .onnx file made by `clipdistill export`.
         text: text embeddings of the same teacher, from `clipdistill embed-text`.
-        out: the new .onnx file (may be the old one).
+        out: .onnx file to write; may be CLASSIFIER itself.
 
     Raises:
-        FormatError: the classifier is damaged or foreign.
-        MismatchError: the text embeddings are another teacher's.
+        FormatError: the classifier is damaged, or was not made by `clipdistill export`.
+        MismatchError: the text embeddings were made with another teacher.
     """
     from .graph import change_classes
 

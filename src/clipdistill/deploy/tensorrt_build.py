@@ -1,14 +1,14 @@
 """Building a TensorRT engine: TensorRT 8.6, 10.x and 11.x through one Python API.
 
-What the versions differ in (looked up in the names that the bindings 8.6.1, 10.0.1, 10.12.0, 11.0.0
-and 11.4.0 carry, and in NVIDIA's migration guides; 2026-11):
+Differences between the versions (sources: the names in the bindings 8.6.1, 10.0.1, 10.12.0, 11.0.0
+and 11.4.0, and NVIDIA's migration guides; 2026-11):
 
-    8.6            the flag EXPLICIT_BATCH is needed; precisions are the builder's flags
+    8.6            the flag EXPLICIT_BATCH is needed; precisions are builder flags
     10.0 - 10.11   batch is always explicit; STRONGLY_TYPED exists, the flags still work
     10.12 - 10.16  the flags FP16 and INT8 are deprecated: STRONGLY_TYPED, the file decides
-    11             always strongly typed; FP16, INT8, EXPLICIT_BATCH and calibrators are gone
+    11             always strongly typed; FP16, INT8, EXPLICIT_BATCH and calibrators are removed
 
-We let the file decide everywhere: where flags are needed, they follow from what the file holds.
+The file decides the precision in every version: flags, where needed, follow from its contents.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EXPLICIT_BATCH_BY_DEFAULT = (10, 0)
 STRONGLY_TYPED_SINCE = (10, 12)
 ALWAYS_STRONGLY_TYPED = (11, 0)
 MAX_KEPT = 400
-"""Lines of the builder's log that are kept; it writes hundreds of thousands."""
+"""Kept lines of the builder's log, which has hundreds of thousands."""
 
 _ELIGIBLE = re.compile(
     r"\(Sparsity\) (?:Layers eligible for sparse math|Found (\d+) layer\(s\) eligible to use "
@@ -41,21 +41,21 @@ _CHOSEN = re.compile(
     r"\(Sparsity\) (?:TRT inference plan picked sparse implementation for layers|Chose (\d+) "
     r"layer\(s\) using sparse tactics):?\s*(.*)"
 )
-"""The builder's own words: up to 8.x, and since (a count, and the names where it gives them)."""
+"""Lines of the builder's log: up to 8.x, and since 10 (a count, and sometimes the names)."""
 _INT8_TACTIC = re.compile(r"i8i8|i8_i8|int8", re.I)
 _COMPUTES = re.compile(r"conv|gemm|matmul|matrix|fullyconnected", re.I)
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build.
+    """Settings of the builder.
 
     Attributes:
-        batch: least, best and most pictures at once.
+        batch: least, best and most images per batch.
         sparse: let TensorRT try 2:4 sparse tactics.
-        workspace_mb: most scratch memory a layer may use; the GPU's own unless given.
-        timing_cache: file of measured tactics, read where there is one and written anew.
-        any_gpu: for every GPU since Ampere, and slower for it; not for Jetson.
+        workspace_mb: most scratch memory per layer in MB; all of the GPU's memory unless given.
+        timing_cache: file with timings of tactics, read if it exists, and updated.
+        any_gpu: build for every GPU since Ampere, somewhat slower; not for Jetson.
     """
 
     batch: tuple[int, int, int] = (1, 8, 32)
@@ -67,13 +67,13 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class Built:
-    """An engine.
+    """A built engine.
 
     Attributes:
-        data: its bytes.
-        tensorrt: version that built it.
+        data: bytes of the engine.
+        tensorrt: version of TensorRT that built it.
         strongly_typed: whether the file alone decided the precisions.
-        engaged: what TensorRT chose.
+        engaged: INT8 and sparse layers that TensorRT chose.
     """
 
     data: bytes
@@ -83,17 +83,17 @@ class Built:
 
 
 def build(onnx: Path, side: int, precision: str, options: BuildOptions) -> Built:
-    """Build an engine of an ONNX file, whose bytes are trusted to be `read_onnx`'s.
+    """Build an engine of an ONNX file that `read_onnx` has checked.
 
     Args:
-        onnx: the file.
-        side: of its input in pixels.
-        precision: what it holds: "fp32", "fp16", "int8", "int8+fp16".
-        options: how.
+        onnx: .onnx file.
+        side: side of its input in pixels.
+        precision: precision of the file: "fp32", "fp16", "int8", "int8+fp16".
+        options: settings of the builder.
 
     Raises:
         FormatError: TensorRT cannot read the file.
-        ClipDistillError: it cannot build it.
+        ClipDistillError: TensorRT cannot build the engine.
         MissingExtraError: TensorRT is not installed.
     """
     trt = import_tensorrt()
@@ -113,8 +113,7 @@ def build(onnx: Path, side: int, precision: str, options: BuildOptions) -> Built
     if plan is None:
         raise ClipDistillError(
             f"TensorRT {trt.__version__} could not build an engine of {onnx} "
-            f"({log.worst() or 'it gave no reason'}). Try a larger --workspace or smaller "
-            "--batch."
+            f"({log.worst() or 'no reason given'}). Try a larger --workspace or a smaller --batch."
         )
     data = bytes(plan)
     _save_timing_cache(config, options.timing_cache)
@@ -129,14 +128,14 @@ def version_of(text: str) -> tuple[int, int]:
 
 
 def precision_flags(precision: str) -> tuple[str, ...]:
-    """The builder flags that a weakly typed network of this precision needs."""
+    """List the builder flags that a weakly typed network of this precision needs."""
     return tuple(name for name in ("INT8", "FP16") if name.lower() in precision.split("+"))
 
 
 def trtexec_lines(
     onnx: Path, out: Path, side: int, precision: str, options: BuildOptions
 ) -> dict[str, list[str]]:
-    """The equivalent commands of NVIDIA's trtexec: range of versions -> arguments."""
+    """Compose the equivalent trtexec commands: range of versions -> arguments."""
     shapes = [f"{INPUT}:{count}x3x{side}x{side}" for count in options.batch]
     common = ["trtexec", f"--onnx={onnx}", f"--saveEngine={out}"]
     common += [
@@ -150,7 +149,7 @@ def trtexec_lines(
         common.append("--hardwareCompatibilityLevel=ampere+")
     common += ["--profilingVerbosity=detailed", "--skipInference"]
     if options.sparse:
-        common += ["--sparsity=enable", "--verbose"]  # its log then says what it chose
+        common += ["--sparsity=enable", "--verbose"]  # the verbose log lists the chosen layers
     flags = [f"--{name.lower()}" for name in precision_flags(precision)]
     return {
         "TensorRT 8.6 to 10.11": [*common, *flags],
@@ -160,26 +159,26 @@ def trtexec_lines(
 
 
 def read_engaged(layers: Sequence[Any], lines: Sequence[str], *, detailed: bool) -> Engaged:
-    """What TensorRT chose, from the inspector's layers and the builder's log.
+    """Find the INT8 and sparse layers in the inspector's output and the builder's log.
 
     Args:
-        layers: the inspector's list "Layers": objects, or only names where it told no more.
-        lines: of the log.
-        detailed: whether the inspector could be read.
+        layers: list "Layers" of the inspector: objects, or names where it gave no details.
+        lines: lines of the log.
+        detailed: whether the inspector's output could be read.
     """
-    told = [layer for layer in layers if isinstance(layer, dict)]
-    sparse = [_name(one) for one in told if "sparse" in str(one.get("TacticName", "")).lower()]
+    known = [layer for layer in layers if isinstance(layer, dict)]
+    sparse = [_name(one) for one in known if "sparse" in str(one.get("TacticName", "")).lower()]
     eligible, _ = _from_log(_ELIGIBLE, lines)
     chosen, names = _from_log(_CHOSEN, lines)
     sparse = sparse or names
     if chosen and not sparse:
         sparse = [f"not named, {index + 1} of {chosen}" for index in range(chosen)]
-    int8 = tuple(_name(layer) for layer in told if _is_int8(layer))
-    return Engaged(len(layers), int8, tuple(sparse), eligible, detailed and bool(told))
+    int8 = tuple(_name(layer) for layer in known if _is_int8(layer))
+    return Engaged(len(layers), int8, tuple(sparse), eligible, detailed and bool(known))
 
 
 def _make_log(trt: Any) -> Any:
-    """An ILogger that keeps what TensorRT says of sparsity, and its complaints."""
+    """Make an ILogger that keeps TensorRT's errors and its lines about sparsity."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -188,7 +187,7 @@ def _make_log(trt: Any) -> Any:
             self.errors: list[str] = []
 
         def log(self, severity: Any, text: str) -> None:
-            """Called by TensorRT for every line, whatever its severity."""
+            """Take a line of any severity from TensorRT."""
             severities = trt.ILogger.Severity
             if severity in (severities.ERROR, severities.INTERNAL_ERROR):
                 self.errors = [*self.errors[-MAX_KEPT:], text]
@@ -196,7 +195,7 @@ def _make_log(trt: Any) -> Any:
                 self.lines = [*self.lines[-MAX_KEPT:], text]
 
         def worst(self) -> str:
-            """The first error; those after it are mostly its consequences."""
+            """The first error; later ones are mostly its consequences."""
             return self.errors[0][:300] if self.errors else ""
 
     return Log()
@@ -242,7 +241,7 @@ def _load_timing_cache(config: Any, path: Path) -> None:
     held = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(held)
     if cache is None or not config.set_timing_cache(cache, False):
-        message(f"{path}: this timing cache is another machine's or version's; it begins anew.")
+        message(f"{path}: this timing cache is from another machine or version; it is replaced.")
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
@@ -253,24 +252,24 @@ def _save_timing_cache(config: Any, path: Path | None) -> None:
 
 
 def _inspect(trt: Any, log: Any, data: bytes) -> Engaged:
-    """Load the engine once more and ask what is in it."""
+    """Load the engine again and inspect its layers."""
     engine = trt.Runtime(log).deserialize_cuda_engine(data)
     if engine is None:
         raise ClipDistillError(
-            f"TensorRT cannot load the engine that it built just now ({log.worst()}). "
-            "It was not kept."
+            f"TensorRT cannot load the engine that it has just built ({log.worst()}). "
+            "The engine was not kept."
         )
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     try:
         layers = list(json.loads(text)["Layers"])
     except (ValueError, KeyError, TypeError):
-        # Some versions write names into their JSON that make it unreadable.
+        # Some versions write names that make their JSON invalid.
         return read_engaged([None] * int(engine.num_layers), log.lines, detailed=False)
     return read_engaged(layers, log.lines, detailed=True)
 
 
 def _from_log(pattern: re.Pattern[str], lines: Sequence[str]) -> tuple[int | None, list[str]]:
-    """The last line that fits: how many layers, and their names (none where it gave none)."""
+    """Parse the last matching line: number of layers, and their names where given."""
     found = [match for match in map(pattern.match, lines) if match]
     if not found:
         return None, []
@@ -284,7 +283,7 @@ def _name(layer: dict[str, Any]) -> str:
 
 
 def _is_int8(layer: dict[str, Any]) -> bool:
-    """Whether a layer multiplies in INT8: its weights say, else its tactic, else its inputs."""
+    """Whether a layer multiplies in INT8, by its weights, else its tactic, else its inputs."""
     kind = f"{layer.get('ParameterType', '')} {layer.get('LayerType', '')}"
     if not _COMPUTES.search(kind):
         return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import platform
 import time
@@ -244,7 +243,7 @@ def distill(
     images, embeddings, out = Path(images), Path(embeddings), Path(out)
     start = time.monotonic()
     check_arch(arch)
-    _check_options(options)
+    options.check()
     pairs = _load_pairs(images, embeddings, options)
     text = _load_class_list(options.prompts, pairs.teacher, embeddings, options.device)
     parent = None if options.init_checkpoint is None else start_card(options.init_checkpoint)
@@ -267,39 +266,6 @@ def distill(
         save_card(out, card)
     accelerator.end_training()
     return _result(out, card, pairs, cache.failures, earlier is not None, time.monotonic() - start)
-
-
-def _check_options(options: DistillOptions) -> None:
-    """Refuse values that cannot work, naming the option.
-
-    Raises:
-        InputError: one of them is out of range.
-    """
-    ranges = {
-        "lr": (0 < options.peak_lr < math.inf, "above 0"),
-        "calibration_images": (options.calibration_images >= 1, "1 or more"),
-        "weight_decay": (0 <= options.weight_decay < math.inf, "0 or more"),
-        "momentum": (0 <= options.momentum < 1, "0 to below 1"),
-        "grad_clip": (0 <= options.grad_clip < math.inf, "0 (off) or more"),
-        "seed": (options.seed >= 0, "0 or more"),
-        "batch_size": (options.batch_size >= 2, "2 or more (batch normalisation)"),
-        "num_epochs": (options.num_epochs >= 1, "1 or more"),
-        "val_fraction": (0 <= options.val_fraction <= 0.5, "0 to 0.5"),
-        "ema_decay": (0 <= options.ema_decay < 1, "0 (off) to below 1"),
-        "warmup": (0 <= options.warmup < 1, "0 to below 1"),
-        "cache_gb": (options.cache_gb >= 0, "0 or more"),
-        "image_size": (options.image_size is None or options.image_size >= 16, "16 or more"),
-    }
-    for name, (fine, expected) in ranges.items():
-        if not fine:
-            option = "--" + name.replace("_", "-")
-            raise InputError(f"{option} {getattr(options, name)}: expected {expected}.")
-    if options.compresses and options.init_checkpoint is None:
-        flags = [flag for flag, on in (("--sparse", options.sparse), ("--qat", options.qat)) if on]
-        raise InputError(
-            f"{' '.join(flags)} starts from a student that was distilled before, dense and in "
-            "floating point. Distil it first, then add: --init-checkpoint STUDENT"
-        )
 
 
 def _chosen(items: list[ImageItem], only: Path | None) -> list[ImageItem]:

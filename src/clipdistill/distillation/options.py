@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from cyclopts import Parameter
 
+from ..core.errors import InputError
+from ..core.signatures import check_ranges
 from ..formats.cards import Calibration
 from .losses import Criterion
 
@@ -38,28 +41,16 @@ CALIBRATION: Calibration = "percentile"
 0.9997, max 0.9995, entropy 0.9997; mobilenetv3_small_100 on the toy world 0.995, 0.991, 0.995."""
 
 
-@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class DistillOptions:
-    """How to distil.
+class TrainingOptions:
+    """How a student is trained, by `distill` and by `run`.
 
     Attributes:
-        only: train on these images alone: the folder of a selection (`select`), or a text file with
-            a name a line.
-        output_dim: length of the embedding; found from the embeddings, checked when given.
         pretrained: start from timm's ImageNet weights (fetched from the model hub).
-        student_weights: start from the weights in this .safetensors or .pth instead.
-        init_checkpoint: start from this student folder or checkpoint (weights only, fresh
-            optimizer), whose preprocessing is kept; --pretrained then has no effect.
-        sparse: 2:4 sparsity: half of the weights of every layer that sparse tensor cores can use
-            become zero and stay so. Needs --init-checkpoint.
-        sparse_from: which weights stay: magnitude, the two largest of any four.
-        qat: INT8 quantisation-aware training. Needs --init-checkpoint, a student in floating
-            point, and the extra `compress`.
+        student_weights: start from the weights in this .safetensors or .pth, not from timm's.
         calibration_images: training images that show the ranges of activations, before QAT.
-        calibration: what of them is the range: max, percentile (the 99.99th) or entropy.
-        image_size: side of the student's input in pixels; default: that of --init-checkpoint, else
-            the model's own.
+        calibration: how to take the ranges from them: max, percentile (the 99.99th) or entropy.
+        image_size: side of the student's input in pixels; default: the model's own.
         criterion: cosine (1 - cosine, on the sphere where zero-shot works), relational (cosine, and
             the similarities within a batch), anchors (cosine, and the similarities to some of the
             teacher's embeddings), mse, l1 or huber (on the embeddings as they are stored).
@@ -71,32 +62,24 @@ class DistillOptions:
         warmup: share of all steps in which the learning rate rises linearly.
         ema_decay: decay of the moving average of the weights, which is what is kept; 0: none.
         grad_clip: largest gradient norm; 0: no clipping.
-        flip: mirror half of the pictures, anew in every epoch.
+        flip: mirror half of the images, anew in every epoch.
         views: views per image to replay from the embeddings of `embed --views`, each with the
             teacher's embedding of it; default: all that are stored; 0: the image itself alone.
-        batch_size: images a step, over all processes together.
+        batch_size: images per step, over all processes together.
         num_epochs: passes over the images.
         seed: of the new weights, the order, the mirroring and the validation split.
         val_fraction: share of the images held out to measure cosine and agreement, without labels.
-        prompts: prompts file, or text embeddings of `embed-text`: report in every epoch how often
-            student and teacher choose the same label.
-        num_workers: threads that decode; default: one a processor.
+        num_workers: threads that decode; default: one per processor.
         device: auto, cpu, cuda, cuda:1, mps.
-        precision: auto, fp32, bf16 or fp16; auto is bf16 on CUDA, fp32 elsewhere.
+        precision: of the training: auto, fp32, bf16 or fp16; auto is bf16 on CUDA, fp32 elsewhere.
         cache_dir: where decoded pixels are kept; default: beside the embeddings.
         cache_gb: the most disk that decoded pixels may take, in GB.
         checkpoint_seconds: save the state when this much time has passed since the last save
             (looked at every ten steps and after every epoch).
     """
 
-    only: Path | None = None
-    output_dim: int | None = None
     pretrained: bool = False
     student_weights: Path | None = None
-    init_checkpoint: Path | None = None
-    sparse: bool = False
-    sparse_from: Literal["magnitude"] = "magnitude"
-    qat: bool = False
     calibration_images: int = 512
     calibration: Calibration = CALIBRATION
     image_size: int | None = None
@@ -115,13 +98,82 @@ class DistillOptions:
     num_epochs: int = 50
     seed: int = 0
     val_fraction: float = 0.05
-    prompts: Path | None = None
     num_workers: int | None = None
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     cache_dir: Path | None = None
     cache_gb: float = 20.0
     checkpoint_seconds: float = 30.0
+
+    def check(self) -> None:
+        """Refuse values that cannot work, naming the option.
+
+        Raises:
+            InputError: one of them is out of range.
+        """
+        workers = self.num_workers
+        ranges = {
+            "lr": (self.lr is None or 0 < self.lr < math.inf, "above 0"),
+            "calibration_images": (self.calibration_images >= 1, "1 or more"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more"),
+            "momentum": (0 <= self.momentum < 1, "0 to below 1"),
+            "grad_clip": (0 <= self.grad_clip < math.inf, "0 (off) or more"),
+            "seed": (self.seed >= 0, "0 or more"),
+            "batch_size": (self.batch_size >= 2, "2 or more (batch normalisation)"),
+            "num_epochs": (self.num_epochs >= 1, "1 or more"),
+            "val_fraction": (0 <= self.val_fraction <= 0.5, "0 to 0.5"),
+            "ema_decay": (0 <= self.ema_decay < 1, "0 (off) to below 1"),
+            "warmup": (0 <= self.warmup < 1, "0 to below 1"),
+            "cache_gb": (self.cache_gb >= 0, "0 or more"),
+            "image_size": (self.image_size is None or self.image_size >= 16, "16 or more"),
+            "num_workers": (workers is None or workers >= 0, "0 or more"),
+        }
+        check_ranges(self, ranges)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class DistillOptions(TrainingOptions):
+    """How to distil.
+
+    Attributes:
+        only: train on these images alone: the folder of a selection (`select`), or a text file with
+            a name a line.
+        output_dim: length of the embedding; found from the embeddings, checked when given.
+        init_checkpoint: start from this student folder or checkpoint (weights only, fresh
+            optimizer), whose preprocessing is kept; --pretrained then has no effect.
+        image_size: side of the student's input in pixels; default: that of --init-checkpoint, else
+            the model's own.
+        sparse: 2:4 sparsity: half of the weights of every layer that sparse tensor cores can use
+            become zero and stay so. Needs --init-checkpoint.
+        sparse_from: which weights stay: magnitude, the two largest of any four.
+        qat: INT8 quantisation-aware training. Needs --init-checkpoint, a student in floating
+            point, and the extra `compress`.
+        prompts: prompts file, or text embeddings of `embed-text`: report in every epoch how often
+            student and teacher choose the same label.
+    """
+
+    only: Path | None = None
+    output_dim: int | None = None
+    init_checkpoint: Path | None = None
+    sparse: bool = False
+    sparse_from: Literal["magnitude"] = "magnitude"
+    qat: bool = False
+    prompts: Path | None = None
+
+    def check(self) -> None:
+        """Refuse values that cannot work, naming the option.
+
+        Raises:
+            InputError: one of them is out of range, or a student to start from is missing.
+        """
+        super().check()
+        if self.compresses and self.init_checkpoint is None:
+            flags = [flag for flag, on in (("--sparse", self.sparse), ("--qat", self.qat)) if on]
+            raise InputError(
+                f"{' '.join(flags)} starts from a student that was distilled before, dense and in "
+                "floating point. Distil it first, then add: --init-checkpoint STUDENT"
+            )
 
     @property
     def peak_lr(self) -> float:

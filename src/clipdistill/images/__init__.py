@@ -1,1 +1,1 @@
-"""Images: finding them, decoding them, bringing them to a model's input (Pillow and numpy only)."""
+"""Images: finding and decoding them, converting them to a model's input (Pillow, numpy only)."""

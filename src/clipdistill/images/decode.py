@@ -1,4 +1,4 @@
-"""Bytes of a picture from anywhere -> an upright 8-bit RGB image, as a person would see it."""
+"""Decoding: the bytes of any image file -> an upright 8-bit RGB image."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from PIL import Image, UnidentifiedImageError
 from ..core.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-"""The Pillow decoders that are tried; strangers' files reach no others (JPEG opens MPO too)."""
+"""The Pillow decoders in use; untrusted files reach no others (JPEG opens MPO too)."""
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-"""File name endings (any case) that count as pictures."""
+"""File name endings (any case) that count as images."""
 
 ORIENTATION = 0x0112
 TURNS = {
@@ -27,26 +27,44 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF's orientation tag, and what makes each value upright."""
+"""EXIF's orientation tag, and the transposition that makes an image of each value upright."""
 
 MAX_PIXELS = 178_956_970
-"""Pixels (width x height) above which a picture is refused unread; Pillow's own hard limit."""
+"""Pixels (width x height) above which an image is not decoded; Pillow's own hard limit."""
+
+DAMAGED = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    MemoryError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+"""Exceptions that Pillow's decoders raise for damaged files."""
 
 
 def decode(
     data: bytes, *, at_least: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """Decode a picture to mode RGB: EXIF orientation applied, first frame, alpha over white.
+    """Decode an image to mode RGB: EXIF orientation applied, first frame, alpha over white.
 
     Args:
         data: the whole encoded file.
-        at_least: the shortest side the caller needs, in pixels.  A JPEG whose sides are at least
-            twice that is decoded at 1/2, 1/4 or 1/8 of its size, which never goes below
-            2 x `at_least`; None decodes it whole.
-        max_pixels: refuse larger pictures from their header, before anything is decoded.
+        at_least: the shortest side that is needed, in pixels.  A JPEG whose sides are at least
+            twice that is decoded at 1/2, 1/4 or 1/8 of its size, which is never below
+            2 x `at_least`.  None decodes it at full size.
+        max_pixels: most pixels (width x height), checked before anything is decoded.
 
     Raises:
-        ImageError: empty, not a picture, of a kind we do not read, truncated, or too large.
+        ImageError: the file is empty, not an image, of an unsupported format, truncated or too
+            large.
     """
     if not data:
         raise ImageError("the file is empty")
@@ -63,59 +81,34 @@ def decode(
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"not a {', '.join(FORMATS[1:])} or JPEG picture") from error
+        raise ImageError(f"not a {', '.join(FORMATS[1:])} or JPEG image") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"more than {max_pixels:,} pixels") from error
-    # Pillow's decoders raise these on damaged files; each becomes a row with its reason.
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        LookupError,
-        TypeError,
-        ArithmeticError,
-        MemoryError,
-        AttributeError,
-        AssertionError,
-        RuntimeError,
-        struct.error,
-        zlib.error,
-    ) as error:
+    except DAMAGED as error:
         raise ImageError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF orientation says; damaged EXIF does not spoil a good picture.
+    """Turn an image upright by its EXIF orientation; damaged EXIF is ignored.
 
-    (Pillow's own `exif_transpose` also writes the EXIF anew, which fails on damaged ones.)
+    (Pillow's own `exif_transpose` also writes the EXIF anew, which fails on damaged EXIF.)
     """
     try:
         orientation = image.getexif().get(ORIENTATION)
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        LookupError,
-        TypeError,
-        ArithmeticError,
-        AttributeError,
-        struct.error,
-    ):
+    except DAMAGED:
         return image
     turn = TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any Pillow mode to RGB: 16 bit and float are scaled, alpha lies over white."""
+    """Convert any Pillow mode to RGB: 16 bit and float are scaled, alpha is put over white."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I") or image.mode == "F":
         return _scaled_grey(image).convert("RGB")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        # Pillow turns premultiplied modes into straight ones only step by step.
+        # Pillow converts premultiplied modes to RGBA in two steps only.
         straight = {"RGBa": "RGBA", "La": "LA"}.get(image.mode)
         rgba = (image.convert(straight) if straight else image).convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
@@ -124,11 +117,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _scaled_grey(image: Image.Image) -> Image.Image:
-    """Bring 16-bit, 32-bit and float greys to 8 bit.
+    """Convert 16-bit, 32-bit and float greys to 8 bit.
 
-    16-bit data keeps its meaning (65535 is white).  Wider integers and floats have no agreed
-    white: floats within [0, 1] take 1 as white, everything else its own largest value, at least
-    255.
+    65535 is white in 16-bit images.  Wider integers and floats have no agreed white: it is 1 for
+    floats within [0, 1], and else the image's largest value, at least 255.
     """
     values = np.asarray(image, dtype=np.float64)
     values = np.where(np.isfinite(values), values, 0.0)

@@ -1,4 +1,4 @@
-"""A picture that just arrived: is it one, is it whole, is it fit, and what of it is stored."""
+"""Intake of downloaded images: check them, and shrink them to what is stored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from ..core.errors import ImageError
-from .decode import FORMATS, decode
+from .decode import DAMAGED, FORMATS, decode
 
 ENDINGS = {
     "JPEG": ".jpg",
@@ -21,22 +21,22 @@ ENDINGS = {
 }
 """Pillow's format -> file name ending."""
 KEEPABLE = ("JPEG", "MPO", "PNG", "WEBP")
-"""Formats whose bytes are stored as they came when the picture needs no shrinking."""
+"""Formats whose bytes are stored unchanged when the image needs no shrinking."""
 END = 1024
-"""Bytes at the end of a JPEG in which its end mark is looked for."""
+"""Bytes at the end of a JPEG in which its end mark is searched for."""
 JPEG_QUALITY = 90
-"""Of shrunk pictures; teachers see 224 to 384 px of them."""
+"""JPEG quality of shrunk images; teachers use 224 to 384 px of them."""
 
 
 @dataclass(frozen=True)
 class Intake:
-    """What is stored of a picture.
+    """What is stored of an image.
 
     Attributes:
         data: the encoded bytes.
-        ending: file name ending of the type they are, such as ".jpg".
-        width: in pixels, as stored (before EXIF's turn).
-        height: likewise.
+        ending: file name ending for the format of the bytes, such as ".jpg".
+        width: width in pixels, as stored (before EXIF's orientation is applied).
+        height: height in pixels, as stored (before EXIF's orientation is applied).
     """
 
     data: bytes
@@ -46,21 +46,21 @@ class Intake:
 
 
 def take_in(data: bytes, *, max_pixels: int, min_size: int, resize: int) -> Intake:
-    """Check a picture and make what is stored of it.
+    """Check an image and make what is stored of it.
 
-    The type is told by the bytes; size limits are checked from the header, before anything is
-    decoded; a truncated file is found now.
+    The format is read from the bytes.  The limits of size are checked with the header, before
+    anything is decoded.  Truncated files are found.
 
     Args:
         data: the whole encoded file.
-        max_pixels: refuse larger pictures (width x height).
-        min_size: refuse pictures whose shorter side is below, in pixels.
-        resize: shrink the shorter side to this, keeping the ratio, and encode as JPEG; animations
-            keep their first frame.  Pictures that are no larger keep their bytes.  0: the bytes as
-            they came, always.
+        max_pixels: most pixels (width x height).
+        min_size: least length of the shorter side, in pixels.
+        resize: shrink the shorter side to this many pixels, keep the ratio, and encode as JPEG;
+            of animations only the first frame is kept.  Images that are no larger keep their
+            bytes.  0: always keep the bytes.
 
     Raises:
-        ImageError: not a picture, too large, too small, truncated.
+        ImageError: it is not an image, too large, too small or truncated.
     """
     kind, size, frames = _header(data)
     width, height = size
@@ -71,7 +71,7 @@ def take_in(data: bytes, *, max_pixels: int, min_size: int, resize: int) -> Inta
     fits = min(width, height) <= resize and kind in KEEPABLE and frames == 1
     if resize == 0 or fits:
         if not _has_end(kind, data):
-            # At the smallest scale: that walks over the whole file.
+            # Decode at the smallest scale, which still reads the whole file.
             decode(data, at_least=16, max_pixels=max_pixels)
         return Intake(data, ENDINGS[kind], width, height)
     image = decode(data, at_least=resize, max_pixels=max_pixels)
@@ -83,35 +83,22 @@ def _header(data: bytes) -> tuple[str, tuple[int, int], int]:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             kind = image.format or ""
-            # An MPO's further frames are other views; the first is the picture.
+            # An MPO's further frames are other views; the first is the image.
             moving = kind in ("GIF", "WEBP", "PNG") and getattr(image, "is_animated", False)
             return kind, image.size, 2 if moving else 1
     except UnidentifiedImageError as error:
-        raise ImageError(f"not a picture, it begins with {data[:12]!r}") from error
+        raise ImageError(f"not an image, it begins with {data[:12]!r}") from error
     except Image.DecompressionBombError as error:
         raise ImageError("more pixels than any limit") from error
-    # As in `decode`: what Pillow's parsers raise on damaged files.
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        LookupError,
-        TypeError,
-        ArithmeticError,
-        MemoryError,
-        AttributeError,
-        AssertionError,
-        RuntimeError,
-    ) as error:
+    except DAMAGED as error:
         raise ImageError(f"damaged header: {str(error) or type(error).__name__}") from error
 
 
 def _has_end(kind: str, data: bytes) -> bool:
-    """Whether a JPEG shows its end (decoding it would tell no more: damage within is not noticed).
+    """Whether a JPEG has its end mark, so that it need not be decoded to find out if it is whole.
 
-    Cameras append things, so the mark need not be the very last; where it is not near the end, and
-    for other kinds, whose sums are worth checking, only decoding tells.
+    Decoding a JPEG finds no other damage.  Cameras append data, so the mark need not be the last
+    bytes.  Files of other formats are decoded, because they have checksums.
     """
     return kind in ("JPEG", "MPO") and data.find(b"\xff\xd9", max(0, len(data) - END)) >= 0
 

@@ -1,7 +1,7 @@
-"""Reading many pictures: decode and resize in threads, in order, with bounded memory.
+"""Reading many images: decode and resize in threads, in order, with bounded memory.
 
-Threads, not processes: Pillow releases the interpreter lock while it decodes and resizes, nothing
-is pickled, and Ctrl-C needs no clean-up.
+It uses threads, not processes: Pillow releases the interpreter lock while it decodes and resizes,
+nothing is pickled, and Ctrl-C needs no clean-up.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from .views import ViewSpec, view_pixels
 
 @dataclass(frozen=True)
 class Loaded:
-    """One picture, ready for a model, or the reason why not.
+    """One image, ready for a model, or the reason why it is not.
 
     Attributes:
-        item: which.
-        pixels: uint8 (S, S, 3); None when it failed.
-        reason: why it failed; empty when it did not.
-        content: `content_id` of its bytes; empty when it could not be read.
-        views: uint8 (K, S, S, 3), where views were asked for.
-        parameters: float32 (K, 8), what they show.
+        item: the image that was loaded.
+        pixels: uint8 (S, S, 3); None when loading failed.
+        reason: why loading failed; empty when it did not fail.
+        content: `content_id` of its bytes; empty when they could not be read.
+        views: uint8 (K, S, S, 3), when views were requested.
+        parameters: float32 (K, 8), the parameters of the views.
     """
 
     item: ImageItem
@@ -45,19 +45,19 @@ class Loaded:
 
 
 def default_workers() -> int:
-    """Threads for decoding: the processors this process may use, at most 16."""
+    """Number of threads for decoding: the processors this process may use, at most 16."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(16, usable or 1))
 
 
 ViewsToShow = ViewSpec | NDArray[np.float32]
-"""Views to be drawn, or the parameters (K, 8) of one image's views."""
+"""How to draw views, or the parameters (K, 8) of one image's views."""
 
 
 def load_one(item: ImageItem, preprocess: Preprocess, views: ViewsToShow | None = None) -> Loaded:
-    """Read and decode one image once, then resize and crop it, and show its views.
+    """Read and decode one image once, then resize and crop it, and make its views.
 
-    A bad image comes back with its reason.
+    A bad image is returned with its reason.
     """
     content = ""
     try:
@@ -82,14 +82,14 @@ def load_pixels(
     ahead: int = 256,
     views: ViewSpec | Iterable[NDArray[np.float32]] | None = None,
 ) -> Iterator[Loaded]:
-    """Load pictures in threads and yield them in order.
+    """Load images in threads and yield them in order.
 
     Args:
-        items: which.
-        preprocess: resize and crop.
-        workers: threads; 0 loads in the calling thread.
-        ahead: pictures that may wait decoded, which bounds the memory.
-        views: also show these views of each: how to draw them, or each image's parameters (K, 8).
+        items: the images.
+        preprocess: how to resize and crop them.
+        workers: number of threads; 0 loads in the calling thread.
+        ahead: most images that wait decoded, which bounds the memory.
+        views: views to make of each image: how to draw them, or each image's parameters (K, 8).
     """
     shown: Iterable[ViewsToShow | None] = itertools.repeat(None)
     if views is not None:
@@ -113,7 +113,7 @@ def load_pixels(
 
 
 def batched(loaded: Iterable[Loaded], size: int) -> Iterator[tuple[list[Loaded], list[Loaded]]]:
-    """Group into (good ones, failed ones) with `size` good ones each (the last may have fewer)."""
+    """Yield (good, failed) groups of images, `size` good ones each (the last may be smaller)."""
     good: list[Loaded] = []
     failed: list[Loaded] = []
     for one in loaded:
@@ -126,5 +126,5 @@ def batched(loaded: Iterable[Loaded], size: int) -> Iterator[tuple[list[Loaded],
 
 
 def stack(loaded: Sequence[Loaded]) -> NDArray[np.uint8]:
-    """The pixels of good pictures as uint8 (N, S, S, 3)."""
+    """Stack the pixels of the good images to uint8 (N, S, S, 3)."""
     return np.stack([one.pixels for one in loaded if one.pixels is not None])

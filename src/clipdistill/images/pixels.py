@@ -1,10 +1,10 @@
-"""Decoded pixels on disk: every picture is decoded once, to the size that training needs.
+"""Decoded pixels on disk: every image is decoded once, to the size that training needs.
 
 A folder holds chunks, `<hash>.npy` uint8 (n, S, S, 3), or (n, 1 + K, S, S, 3) with K views of each
-image after the image itself, with `<hash>.json` written after it.  The
-name is a hash of which pictures are in the chunk and how they were resized, so another training
-with the same size finds them, added pictures make new chunks only, and a killed build goes on
-where it stopped.  What does not fit the limit is decoded again in every epoch.
+image after the image itself, with `<hash>.json` written after it.  The name is a hash of which
+images are in the chunk and how they were resized.  So another training with the same size reuses
+the chunks, added images only need new chunks, and a killed build resumes where it stopped.  Images
+beyond the limit are decoded again in every epoch.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from ..core.files import (
     write_json,
 )
 from ..core.progress import Step, message, track
+from ..core.wording import size
 from .loading import Loaded, load_pixels
 from .preprocess import Preprocess
 from .sources import ImageItem
 
 CHUNK_BYTES = 128 << 20
-"""Bytes a chunk at most; held in memory while it is made."""
+"""Most bytes per chunk; a chunk is held in memory while it is made."""
 FREE_SHARE = 0.8
 """Share of the free disk that the cache may take."""
 
@@ -48,16 +49,16 @@ class _Chunk:
 
 
 class PixelCache:
-    """Random access to the resized pixels of many pictures.
+    """Random access to the resized pixels of many images.
 
     Args:
-        folder: where the chunks lie (shared by everything of one geometry).
-        items: the pictures, in row order.
-        contents: their `content_id`s as embedded; a picture that has changed since is a failure.
-            Empty strings are not compared.
-        preprocess: how they are resized; mean and std play no part.
-        workers: decoding threads.
-        limit_bytes: disk space to use at most.
+        folder: parent folder of the chunks, which every training of one geometry shares.
+        items: the images, in row order.
+        contents: their `content_id`s when they were embedded; an image that has changed since is a
+            failure.  Empty strings are not compared.
+        preprocess: how they are resized; mean and std have no effect.
+        workers: number of decoding threads.
+        limit_bytes: most bytes on disk.
         views: float32 (N, K, 8), parameters of each image's views (see `images.views`).
     """
 
@@ -80,8 +81,8 @@ class PixelCache:
         self.preprocess = preprocess
         self.workers = workers
         self.failures: dict[int, str] = {}
-        size = preprocess.size
-        single = (size, size, 3)
+        side = preprocess.size
+        single = (side, side, 3)
         self._row_shape = single if views is None else (1 + views.shape[1], *single)
         self._row_bytes = math.prod(self._row_shape)
         self._chunk_rows = max(1, min(8192, CHUNK_BYTES // self._row_bytes))
@@ -89,7 +90,7 @@ class PixelCache:
         self.cached = self._rows_within(limit_bytes)
 
     def build(self) -> None:
-        """Decode what is missing; afterwards `failures` is complete for the cached rows.
+        """Decode the missing chunks; afterwards `failures` is complete for the cached rows.
 
         Raises:
             OutputError: the folder cannot be written to.
@@ -102,7 +103,7 @@ class PixelCache:
         if total:
             message(
                 f"Decoding {total} images once to {self.preprocess.size} px: "
-                f"{self.cached * self._row_bytes / 1e6:.0f} MB in {self.folder}"
+                f"{size(self.cached * self._row_bytes)} in {self.folder}"
             )
         with track("decode", total, "images") as step:
             for chunk in missing:
@@ -111,24 +112,24 @@ class PixelCache:
         if self.cached < len(self.items):
             message(
                 f"{len(self.items) - self.cached} of {len(self.items)} images do not fit the pixel "
-                "cache and are decoded in every epoch; --cache-gb gives it more room."
+                "cache and are decoded in every epoch. To cache them too, raise --cache-gb."
             )
 
     def gather(
         self, rows: NDArray[np.intp], numbers: NDArray[np.intp] | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Pixels of some rows.
+        """Return the pixels of some rows.
 
         Args:
             rows: int (B,), any order, repeats allowed.
             numbers: int (B,), 0 for the image itself, 1 to K for a view; None: all 0.
 
         Returns:
-            uint8 (B, S, S, 3), and bool (B,): False where a picture could not be read (its pixels
-            are zero and `failures` says why).
+            uint8 (B, S, S, 3), and bool (B,), the valid mask: False where an image could not be
+            read.  Its pixels are zero and `failures` has the reason.
         """
-        size = self.preprocess.size
-        pixels = np.zeros((len(rows), size, size, 3), dtype=np.uint8)
+        side = self.preprocess.size
+        pixels = np.zeros((len(rows), side, side, 3), dtype=np.uint8)
         fine = np.ones(len(rows), dtype=bool)
         shown = np.zeros(len(rows), dtype=np.intp) if numbers is None else numbers
         chunks = rows // self._chunk_rows
@@ -173,7 +174,7 @@ class PixelCache:
         return ""
 
     def _rows_within(self, limit_bytes: int) -> int:
-        """How many rows, in whole chunks, the limit and the disk have room for."""
+        """The number of rows, in whole chunks, that fit the limit and the disk."""
         existing = self.folder
         while not existing.exists():
             existing = existing.parent
@@ -199,7 +200,7 @@ class PixelCache:
         return chunks
 
     def _make_room(self, wanted: Sequence[_Chunk], missing: Sequence[_Chunk]) -> None:
-        """Delete chunks that this set of pictures does not use, when others have to be made."""
+        """Delete chunks that this set of images does not use, when others have to be made."""
         if not missing:
             return
         keep = {chunk.path.stem for chunk in wanted}
@@ -235,7 +236,7 @@ class PixelCache:
                 self.failures[chunk.start + int(index)] = str(reason)
 
     def _complete(self, chunk: _Chunk) -> bool:
-        """Whether a chunk is there, whole; a damaged one counts as missing and is made anew."""
+        """Whether a chunk exists and is whole; a damaged one counts as missing and is made anew."""
         try:
             array = read_array(chunk.path, mapped=True)
             described = read_json(chunk.path.with_suffix(".json"), "a chunk of decoded pixels")

@@ -1,7 +1,7 @@
-"""Preprocess: the one definition of how a picture becomes a model's input.
+"""Preprocess: the one definition of how an image becomes a model's input.
 
-It travels with every artefact (embeddings, student, ONNX file), so no two stages can disagree.
-The geometry is torchvision's and open_clip's evaluation transform to the pixel
+It is stored with every artefact (embeddings, student, ONNX file), so that all steps use the same.
+The geometry equals torchvision's and open_clip's evaluation transform to the pixel
 (open_clip `image_transform`, torchvision `Resize` and `CenterCrop`); a test compares them.
 """
 
@@ -30,8 +30,8 @@ FILTERS = {
 RESIZE_MODES = ("shortest", "longest", "squash")
 
 LONGEST_RATIO = 64
-"""Pictures longer than this many times their width lose their ends before they are resized: a strip
-of 1x65000 pixels would otherwise grow to gigabytes only to be cropped."""
+"""Images longer than this many times their width are cropped to their middle before they are
+resized: a strip of 1x65000 pixels would otherwise grow to gigabytes only to be cropped."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,17 @@ class Preprocess:
         if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
             raise FormatError("preprocessing: mean and std need three values, std above zero")
         if not 0 <= self.fill_color <= 255:
-            raise FormatError(f"preprocessing: fill color is 0..255, found {self.fill_color}")
+            raise FormatError(
+                f"preprocessing: fill_color should be 0..255, found {self.fill_color}"
+            )
 
     def at_size(self, size: int) -> Preprocess:
-        """The same preprocessing for another input size."""
+        """Return the same preprocessing for another input size, in pixels."""
         return replace(self, size=size)
 
     @property
     def geometry(self) -> str:
-        """Names everything that decides the uint8 pixels, for cache keys and messages."""
+        """Name of all settings that decide the uint8 pixels, for cache keys and messages."""
         fill = f"-{self.fill_color}" if self.resize_mode == "longest" else ""
         return f"{self.size}px-{self.interpolation}-{self.resize_mode}{fill}"
 
@@ -100,7 +102,7 @@ class Preprocess:
         return result
 
     def _cover(self, image: Image.Image) -> Image.Image:
-        """Shortest side to size, then the centre (torchvision's Resize and CenterCrop)."""
+        """Resize the shortest side, then crop the centre (torchvision's Resize and CenterCrop)."""
         image = _without_ends(image)
         width, height = image.size
         short, long = min(width, height), max(width, height)
@@ -113,7 +115,7 @@ class Preprocess:
         return image.crop((left, top, left + self.size, top + self.size))
 
     def _fit(self, image: Image.Image) -> Image.Image:
-        """Longest side to size, centred on a canvas (open_clip's ResizeKeepRatio and pad)."""
+        """Resize the longest side and pad around the centre (open_clip's ResizeKeepRatio, pad)."""
         ratio = max(image.width, image.height) / self.size
         target = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
         image = image.resize(target, FILTERS[self.interpolation])
@@ -123,7 +125,7 @@ class Preprocess:
         return canvas
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Convert to plain JSON values."""
         return {
             "size": self.size,
             "mean": list(self.mean),
@@ -135,7 +137,7 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, value: Any) -> Preprocess:
-        """The inverse of `to_json`.
+        """Make one from the values of `to_json`.
 
         Raises:
             FormatError: a field is missing or out of range.

@@ -1,4 +1,4 @@
-"""Finding pictures: a folder (searched recursively), WebDataset tars, files, globs."""
+"""Finding images: a folder (searched recursively), WebDataset tars, files, globs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .decode import EXTENSIONS
 
 @dataclass(frozen=True)
 class ImageItem:
-    """One picture that can be read.
+    """One image that was found.
 
     Attributes:
         key: its name below the source, with forward slashes ("cats/1.jpg", "00000.tar/1.jpg").
         path: the file, or the tar that holds it.
-        size: bytes of the picture.
+        size: bytes of the encoded image.
         mtime_ns: modification time of `path` in nanoseconds.
-        offset: where it starts inside a tar; None for a file of its own.
-        problem: why it is known to be unreadable before anybody tries; usually empty.
+        offset: position of its first byte in a tar; None for a file of its own.
+        problem: why it cannot be read, where that is known from the listing; usually empty.
     """
 
     key: str
@@ -38,7 +38,7 @@ class ImageItem:
         """Return the encoded bytes.
 
         Raises:
-            ImageError: it cannot be read (gone, permissions, a tar cut short).
+            ImageError: it cannot be read (deleted, permissions, a truncated tar).
         """
         if self.problem:
             raise ImageError(self.problem)
@@ -61,24 +61,25 @@ def content_id(data: bytes) -> str:
 
 
 def printable(name: str) -> str:
-    r"""A name as valid Unicode: bytes that are not UTF-8 are written as \xNN.
+    r"""Convert a name to valid Unicode: bytes that are not UTF-8 are written as \xNN.
 
-    Keys go to JSON, parquet and the terminal, which refuse Python's stand-ins for such bytes.
+    Keys are written to JSON, parquet and the terminal, which refuse Python's surrogates for such
+    bytes.
     """
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file name ends like a picture, in any case; hidden files do not count."""
+    """Whether a file name has an ending of `EXTENSIONS`, in any case; hidden files do not count."""
     base = name.rsplit("/", 1)[-1]
     return base.lower().endswith(EXTENSIONS) and not base.startswith(".")
 
 
 def list_images(root: Path) -> list[ImageItem]:
-    """List the pictures of a folder, of the tars in it, or of one tar, sorted by key.
+    """List the images of a folder, of the tars in it, or of one tar, sorted by key.
 
     Raises:
-        InputError: `root` does not exist or holds no picture.
+        InputError: `root` does not exist or holds no image.
     """
     if not os.path.exists(root):
         raise InputError(f"{root}: no such folder. Expected a folder of images or WebDataset tars.")
@@ -87,19 +88,19 @@ def list_images(root: Path) -> list[ImageItem]:
     items = _in_tar(root, printable(root.name)) if root.is_file() else _in_folder(root)
     if not items:
         raise InputError(
-            f"{root}: no images found. Looked for {', '.join(EXTENSIONS)} (and .tar) in it and "
-            "in every folder below."
+            f"{root}: no images found. Expected files {', '.join(EXTENSIONS)} (or .tar) in it or "
+            "in a folder below it."
         )
     return sorted(items, key=lambda item: item.key)
 
 
 def match_images(patterns: Sequence[str]) -> list[ImageItem]:
-    """List the pictures that file names, folders and globs stand for, in the order given.
+    """List the images of file names, folders and globs, in the order given.
 
-    A named file is taken whatever its ending, so that a wrong one gets its own message.
+    A named file is listed whatever its ending is, so that a wrong one gets its own message.
 
     Raises:
-        InputError: something named does not exist, or a glob matches nothing.
+        InputError: a named file does not exist, or a glob matches nothing.
     """
     items: list[ImageItem] = []
     for pattern in patterns:
@@ -112,8 +113,8 @@ def match_images(patterns: Sequence[str]) -> list[ImageItem]:
             found = sorted(glob.glob(pattern, recursive=True))
             files = [name for name in found if os.path.isfile(name)]
             if not files:
-                what = "it stands for folders only" if found else "no such image, folder or glob"
-                raise InputError(f"{pattern}: {what}. Name pictures, a folder of them, or *.jpg.")
+                what = "it matches folders only" if found else "no such image, folder or glob"
+                raise InputError(f"{pattern}: {what}. Name images, a folder of them, or *.jpg.")
             items += [_of_file(Path(name), printable(name)) for name in files]
     return items
 
@@ -147,13 +148,13 @@ def _refuse(error: OSError) -> None:
 
 
 def _loops(folder: str, name: str) -> bool:
-    """Whether a folder is a link to one that it lies in."""
+    """Whether a folder is a link to one of its own parents."""
     path = os.path.join(folder, name)
     return os.path.islink(path) and Path(folder).resolve().is_relative_to(Path(path).resolve())
 
 
 def _link_safe(path: Path, key: str) -> ImageItem:
-    """A listed file that vanished or is a dangling link still gets its row (with the reason)."""
+    """Make the item of a file; one that vanished or is a dangling link gets a row with a reason."""
     try:
         return _of_file(path, key)
     except OSError:
@@ -161,11 +162,10 @@ def _link_safe(path: Path, key: str) -> ImageItem:
 
 
 def _in_tar(path: Path, key: str) -> list[ImageItem]:
-    """List the pictures of a tar; one that is cut short gives what comes before the cut, and a row
-    for the tar itself.
+    """List the images of a tar.
 
-    As when unpacking, a later member of the same name replaces the earlier; unlike some unpackers,
-    no name leads out of the tar.
+    A truncated tar gives the images before its end, and a row for the tar itself.  A later member
+    of the same name replaces the earlier, as when unpacking.  No name leads out of the tar.
     """
     items: dict[str, ImageItem] = {}
     try:

@@ -1,4 +1,4 @@
-"""Pictures where no real ones are at hand."""
+"""Synthetic images, for measurements and checks without real ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def smooth_pixels(count: int, side: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Smooth, seeded pictures where no real ones are at hand: uint8 (N, S, S, 3)."""
+    """Draw smooth, seeded random images: uint8 (N, S, S, 3)."""
     random = np.random.default_rng(seed)
     waves = random.uniform(-6, 6, (count, 2, 1, 1, 3))
     line = np.linspace(0, 1, side)

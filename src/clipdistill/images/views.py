@@ -1,10 +1,10 @@
 """Several views of an image: seeded crops, mirrorings and mild colour changes, stored and replayed.
 
-A student that sees another crop of an image than its teacher did is taught inconsistently.  So the
-teacher embeds K views of each image, their parameters are stored beside the embeddings, and the
-student is shown exactly these views, at its own size, with the teacher's embedding of each
-(Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and consistent"; stored and
-replayed as in Vasu et al. 2024, MobileCLIP).
+With different crops of an image for student and teacher, the embedding to learn does not fit the
+student's input.  So the teacher embeds K views of each image, and their parameters are stored
+beside the embeddings.  The student is trained with exactly these views, at its own size, and the
+teacher's embedding of each (Beyer et al. 2022, "Knowledge distillation: A good teacher is patient
+and consistent"; stored and replayed as in Vasu et al. 2024, MobileCLIP).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .preprocess import FILTERS, Preprocess
 PARAMETERS = ("left", "top", "width", "height", "mirrored", "brightness", "contrast", "saturation")
 """Columns of a view's parameters: the crop as shares of the upright image, 1 or 0, and factors."""
 AREA = (0.4, 1.0)
-"""Share of the image's area in a view; Beyer et al. use 0.3 to 1, mild crops keep the object."""
+"""Share of the image's area in a view.  Beyer et al. use 0.3 to 1; milder crops keep the object."""
 RATIO = (3 / 4, 4 / 3)
 """Width to height of a view in pixels, as torchvision's RandomResizedCrop."""
 COLOUR = 0.2
@@ -34,16 +34,16 @@ MOST_VIEWS = 64
 
 
 def draw_views(content: str, size: tuple[int, int], count: int, seed: int) -> NDArray[np.float32]:
-    """Draw the views of one image.
+    """Draw the parameters of one image's views.
 
     They depend on the image's bytes and size, the seed and the view's number, so a resumed run,
-    another order of images or a renamed file gives the same.
+    another order of images or a renamed file gives the same views.
 
     Args:
         content: `images.sources.content_id` of the image's bytes.
         size: (width, height) of the upright image in pixels.
-        count: views.
-        seed: of all views.
+        count: number of views.
+        seed: seed of all views.
 
     Returns:
         float32 (count, 8), columns as in `PARAMETERS`.
@@ -59,7 +59,7 @@ def draw_views(content: str, size: tuple[int, int], count: int, seed: int) -> ND
 
 
 def _crop(random: np.random.Generator, width: int, height: int) -> tuple[float, ...]:
-    """A crop (left, top, width, height) as shares of the image."""
+    """Draw a crop (left, top, width, height) as shares of the image."""
     for _ in range(TRIES):
         area = random.uniform(*AREA) * width * height
         ratio = np.exp(random.uniform(np.log(RATIO[0]), np.log(RATIO[1])))
@@ -75,12 +75,12 @@ def _crop(random: np.random.Generator, width: int, height: int) -> tuple[float, 
 def view_pixels(
     image: Image.Image, view: Sequence[float] | NDArray[np.float32], preprocess: Preprocess
 ) -> NDArray[np.uint8]:
-    """Show one view of an image: uint8 (size, size, 3).
+    """Make one view of an image: uint8 (size, size, 3).
 
     Args:
-        image: upright, RGB.
+        image: upright image, mode RGB.
         view: parameters, as in `PARAMETERS`.
-        preprocess: gives size and interpolation; the crop takes the place of its own.
+        preprocess: its size and interpolation are used; the view's crop replaces its crop.
     """
     left, top, wide, high, mirrored, brightness, contrast, saturation = map(float, view)
     box = (
@@ -99,7 +99,7 @@ def view_pixels(
 def _recoloured(
     pixels: NDArray[np.uint8], brightness: float, contrast: float, saturation: float
 ) -> NDArray[np.uint8]:
-    """Brightness, then contrast about the mean grey, then saturation, as torchvision's."""
+    """Change brightness, then contrast about the mean grey, then saturation, as torchvision."""
     values = np.clip(pixels.astype(np.float32) * np.float32(brightness), 0, 255)
     mean = np.float32((values @ _LUMA).mean())
     values = np.clip(mean + (values - mean) * np.float32(contrast), 0, 255)
@@ -110,7 +110,7 @@ def _recoloured(
 
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-"""ITU-R BT.601: grey of RGB."""
+"""Weights of RGB in grey (ITU-R BT.601)."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ class ViewSpec:
     """How views were drawn.
 
     Attributes:
-        count: views per image, 1 to `MOST_VIEWS`.
-        seed: 0 or more.
+        count: number of views per image, 1 to `MOST_VIEWS`.
+        seed: seed of all views, 0 or more.
     """
 
     count: int
@@ -132,7 +132,7 @@ class ViewSpec:
             raise FormatError(f"the views' seed should be 0 or more, found {self.seed}")
 
     def draw(self, content: str, image: Image.Image) -> NDArray[np.float32]:
-        """The views of an image: see `draw_views`."""
+        """Draw the parameters of an image's views; see `draw_views`."""
         return draw_views(content, image.size, self.count, self.seed)
 
 
@@ -141,7 +141,7 @@ def check_parameters(values: NDArray[np.floating], source: object) -> None:
 
     Args:
         values: float (N, K, 8).
-        source: names the file in the message.
+        source: the file, for the message.
 
     Raises:
         FormatError: the shape is wrong, or a crop leaves the image.
@@ -153,4 +153,7 @@ def check_parameters(values: NDArray[np.floating], source: object) -> None:
         colour = (values[..., 5:] >= 0).all() and (values[..., 5:] <= 2).all()
         fine = bool(np.isfinite(values).all() and inside and (crop[..., 2:] > 0).all() and colour)
     if not fine:
-        raise FormatError(f"{source}: these are no parameters of views.")
+        raise FormatError(
+            f"{source}: expected parameters of views, (images, views, {len(PARAMETERS)}) with "
+            f"crops inside the image, found the shape {values.shape} or values out of range."
+        )

@@ -1,1 +1,1 @@
-"""Every model as an Embedder: teachers, students, exported files, and what runs them."""
+"""Teachers, students and exported files as Embedders, and the runtimes that run them."""

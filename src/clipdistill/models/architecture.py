@@ -1,4 +1,4 @@
-"""timm's networks as students: names, building, sizes, preprocessing."""
+"""Building timm networks as students: names, sizes, preprocessing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 
-from ..core.errors import InputError, ModelNotFoundError, did_you_mean
+from ..core.errors import InputError, ModelNotFoundError, did_you_mean, first_line
 from ..images.preprocess import Preprocess
 from .hub import hub_access
 
@@ -20,13 +20,13 @@ def check_arch(arch: str) -> None:
     """Check a timm model name.
 
     Raises:
-        ModelNotFoundError: timm does not know it; near matches are named.
+        ModelNotFoundError: timm has no such model; the message names the nearest ones.
     """
     if arch.startswith("hf-hub:") or timm.is_model(arch):
         return
     raise ModelNotFoundError(
         f"Unknown student {arch!r}.{did_you_mean(arch, timm.list_models())} "
-        f"timm knows {len(timm.list_models())} models: see timm.list_models()."
+        f"timm has {len(timm.list_models())} models; timm.list_models() lists them."
     )
 
 
@@ -42,8 +42,8 @@ def build_student(
 
     Args:
         arch: timm's model name.
-        dim: length of the embedding.
-        image_size: side of the input, for networks that must know it (ViT, Swin ...).
+        dim: dimension of the embedding.
+        image_size: side of the input in pixels, for networks that depend on it (ViT, Swin ...).
         pretrained: start from timm's ImageNet weights (needs the hub or its cache).
         ask_hub: fetch the description of an "hf-hub:ORG/REPO" network. Only for a name that the
             user typed; a name in an untrusted card is looked up in the hub's local cache alone.
@@ -75,7 +75,7 @@ def build_student(
         pickle.UnpicklingError,
         zipfile.BadZipFile,
     ) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         if pretrained or arch.startswith("hf-hub:"):
             raise ModelNotFoundError(
                 f"Student {arch}: its pretrained weights could not be fetched ({first}). Tried the "
@@ -87,7 +87,7 @@ def build_student(
 
 
 def check_size(network: torch.nn.Module, arch: str, image_size: int) -> None:
-    """Try two black pictures: some networks are built at a size that they then cannot take.
+    """Run two black images: some networks can be built for a size that they cannot run at.
 
     Raises:
         InputError: the forward pass fails.
@@ -96,25 +96,24 @@ def check_size(network: torch.nn.Module, arch: str, image_size: int) -> None:
         with torch.inference_mode():
             network.eval()(torch.zeros(2, 3, image_size, image_size))
     except (RuntimeError, AssertionError, ValueError, TypeError, LookupError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
         own = default_preprocess(arch, None, None).size
         raise InputError(
-            f"Student {arch} cannot take images of {image_size} px ({first}). Choose another "
-            f"--image-size (its own is {own}), or another student."
+            f"Student {arch} cannot take images of {image_size} px ({first_line(error)}). "
+            f"Choose another --image-size (its own is {own}), or another student."
         ) from error
 
 
 def _wants_size(arch: str) -> bool:
-    """Whether the model's builder takes `img_size` (its positional embedding depends on it)."""
+    """Whether the model's builder takes `img_size` (for its positional embedding)."""
     config = timm.get_pretrained_cfg(arch, allow_unregistered=True)
     return bool(config is not None and config.fixed_input_size)
 
 
 def default_preprocess(arch: str, image_size: int | None, teacher: Preprocess | None) -> Preprocess:
-    """The preprocessing of a new student.
+    """Choose the preprocessing of a new student.
 
-    Resizing and cropping are the teacher's, so that both see the same part of a picture; mean and
-    std are those of timm's weights; the size is the model's own unless given.
+    Resizing and cropping are the teacher's, so that both get the same part of an image.  Mean and
+    std are those of timm's weights.  The size is the model's own unless given.
     """
     config = timm.get_pretrained_cfg(arch, allow_unregistered=True)
     own = config.input_size[-1] if config is not None and config.input_size else 224

@@ -1,8 +1,7 @@
-"""The one abstraction that carries the rest: something that embeds images.
+"""The interface that all models share: an Embedder turns images into embeddings.
 
-The teacher, the PyTorch student, an ONNX file in any runtime and a TensorRT engine all are
-Embedders, so predict, evaluate and benchmark are written once and can compare anything with
-anything.
+Teachers, students in PyTorch, ONNX files in any runtime and TensorRT engines are Embedders, so
+predict, evaluate and benchmark work with, and compare, all of them.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ from ..images.preprocess import Preprocess
 
 @dataclass(frozen=True)
 class EmbedderSpec:
-    """What an Embedder is.
+    """Description of an Embedder.
 
     Attributes:
-        name: for tables and messages: a file, a folder or a model's name.
+        name: file, folder or model name, for tables and messages.
         runtime: "torch", "onnxruntime", "openvino" or "tensorrt".
         role: "teacher" or "student".
-        teacher: whose embedding space it speaks; None when unknown (older checkpoints).
-        dim: length of an embedding.
-        preprocess: what turns a picture into its input.
-        size_bytes: of its weights on disk (or in memory, for a teacher from a hub).
+        teacher: teacher that defines its embedding space; None when unknown (older checkpoints).
+        dim: dimension of an embedding.
+        preprocess: preprocessing that turns an image into its input.
+        size_bytes: size of its weights on disk (or in memory, for a teacher from a hub).
         arch: timm's name of the network; empty when unknown.
-        precision: of what is computed: "fp32", "fp16", "bf16", "int8", "int8+fp16"; empty when
-            unknown.
-        device: where it runs; empty when unknown.
+        precision: precision of the computation: "fp32", "fp16", "bf16", "int8", "int8+fp16"; empty
+            when unknown.
+        device: device it runs on; empty when unknown.
     """
 
     name: str
@@ -49,50 +48,50 @@ class EmbedderSpec:
     device: str = ""
 
     def check_space(self, other: TeacherCard, what: object) -> None:
-        """Check that `other`, the teacher of `what`, shares this Embedder's space.
+        """Check that `other`, the teacher of `what`, defines this Embedder's embedding space.
 
         Raises:
-            MismatchError: it does not.
+            MismatchError: it is another teacher, or the dimensions differ.
         """
         if self.teacher is not None:
             self.teacher.check_same(other, self.name, what)
         elif self.dim != other.dim:
             raise MismatchError(
                 f"{self.name} gives embeddings of {self.dim} dimensions, but {what} has "
-                f"{other.dim}. Use the ones of the teacher it was trained with."
+                f"{other.dim}. Use the text embeddings of the teacher it was trained with."
             )
 
 
 class Embedder(Protocol):
-    """Embeds images."""
+    """A model that turns images into embeddings."""
 
     @property
     def spec(self) -> EmbedderSpec:
-        """What it is."""
+        """Description of the model: name, runtime, teacher, preprocessing."""
 
     def embed_images(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Normalised float32 (N, 3, H, W) -> float32 (N, D) of unit length."""
+        """Embed normalised float32 (N, 3, H, W); returns float32 (N, D) of unit length."""
 
     def embed_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Resized and cropped uint8 (N, H, W, 3) -> float32 (N, D) of unit length."""
+        """Embed resized and cropped uint8 (N, H, W, 3); returns float32 (N, D) of unit length."""
 
 
 @runtime_checkable
 class Classifier(Embedder, Protocol):
-    """An Embedder whose file also carries classes (or could)."""
+    """An Embedder whose file can also contain classes."""
 
     @property
     def text(self) -> TextEmbeddings | None:
-        """The classes it carries; None for a bare embedder."""
+        """Classes in the file; None for a bare embedder."""
 
     def classify_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The file's own answer: uint8 (N, H, W, 3) -> probabilities float32 (N, C).
+        """Run the file's own head: uint8 (N, H, W, 3) -> probabilities float32 (N, C).
 
         Raises:
-            InputError: it carries no classes.
+            InputError: the file has no classes.
         """
 
 
 def carried_text(embedder: Embedder) -> TextEmbeddings | None:
-    """The classes that an Embedder's own file carries, if any."""
+    """Return the classes in the Embedder's own file, if any."""
     return embedder.text if isinstance(embedder, Classifier) else None

@@ -1,4 +1,4 @@
-"""The model hub: asked at most once when it cannot be reached, and only by those who may."""
+"""Access to the model hub: at most one connection attempt without a network, or none at all."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 CONNECT_SECONDS = 3.0
-"""Seconds that a connection to the hub may take."""
+"""Longest time for a connection to the hub, in seconds."""
 PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 
 
 @contextlib.contextmanager
 def hub_access(*, allowed: bool = True) -> Iterator[None]:
-    """Load models inside; without a network only from the hub's local cache, without retries.
+    """Set the hub for loading models: without a network only its local cache, without retries.
 
     huggingface_hub tries every file five times, which takes about 25 seconds per file when there
-    is no network (1.x and 2.4, measured 2026-11-28).  Here one connection finds that out.
+    is no network (1.x and 2.4, measured 2026-11-28).  Here one connection attempt detects it.
 
     Args:
         allowed: False: use the local cache even if the hub can be reached.
     """
     try:
         from huggingface_hub import constants
-    except ImportError:  # nothing to ask
+    except ImportError:  # there is no hub client
         yield
         return
     before = constants.HF_HUB_OFFLINE
@@ -37,7 +37,7 @@ def hub_access(*, allowed: bool = True) -> Iterator[None]:
 
 
 def _reachable(endpoint: str) -> bool:
-    """Whether something accepts connections at the hub's address; a proxy is taken to work."""
+    """Whether the hub's address accepts connections; a configured proxy is assumed to work."""
     if any(os.environ.get(name) for name in PROXIES):
         return True
     parts = urlsplit(endpoint)

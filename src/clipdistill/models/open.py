@@ -1,11 +1,11 @@
 """Opening any MODEL as an Embedder: an ONNX file, an engine, a student, a teacher.
 
-An ONNX file needs only numpy and onnxruntime, an engine only numpy and TensorRT; torch and its
-friends are imported when a student or a teacher is opened, not before.
+An ONNX file needs only numpy and onnxruntime, an engine only numpy and TensorRT.  torch, timm and
+open_clip are imported only when a student or a teacher is opened.
 
-Which runtime?  The file says: `.onnx` runs in ONNX Runtime, `.engine` in TensorRT, the rest in
-torch.  `openvino:classifier.onnx` names another one.  It is written with the MODEL, not as an
-option, because several MODELs are compared in one command.
+The name selects the runtime: `.onnx` runs in ONNX Runtime, `.engine` in TensorRT, the rest in
+torch.  `openvino:classifier.onnx` selects another one.  The runtime is part of MODEL and not an
+option, because one command may compare several MODELs.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ TRAIN_MODULES = {
     "open_clip": "open_clip_torch",
     "safetensors": "safetensors",
 }
-"""Module -> package of the extra "train" that students and teachers need."""
+"""Module -> its package in the extra "train", which students and teachers need."""
 RUNTIMES: dict[Kind, tuple[str, ...]] = {
     "onnx": ("onnxruntime", "openvino"),
     "engine": ("tensorrt",),
     "student": ("torch",),
     "teacher": ("torch",),
 }
-"""What can run each kind of MODEL, the default first; each is the name of its module, too."""
+"""Runtimes of each kind of MODEL, the default first; each is also the name of its module."""
 
 
 def split_runtime(model: str) -> tuple[str, str]:
-    """Split "openvino:classifier.onnx" into ("openvino", "classifier.onnx"); "" is none."""
+    """Split "openvino:classifier.onnx" into ("openvino", "classifier.onnx"); "": none given."""
     name, colon, rest = model.partition(":")
     known = {runtime for runtimes in RUNTIMES.values() for runtime in runtimes}
     return (name, rest) if colon and name in known else ("", model)
 
 
 def kind_of(model: str) -> Kind | None:
-    """Tell what MODEL stands for from its name and what lies there; None when it is nothing."""
+    """Recognise the kind of MODEL by its name and the files there; None: not a model."""
     model = split_runtime(model)[1]
     path = Path(model)
     if model.startswith(("local-dir:", "hf-hub:")):
@@ -79,7 +79,7 @@ def kind_of(model: str) -> Kind | None:
 
 
 def installed_runtimes(kind: Kind) -> tuple[str, ...]:
-    """The runtimes that can run a kind of MODEL and are installed here, the default first."""
+    """List the installed runtimes for a kind of MODEL, the default first."""
     return tuple(name for name in RUNTIMES[kind] if importlib.util.find_spec(name) is not None)
 
 
@@ -97,19 +97,19 @@ def open_embedder(
     Args:
         model: an `.onnx` file; an `.engine` file; a student's folder or checkpoint (`.pth`,
             `.pt`); a teacher as NAME/PRETRAINED, "hf-hub:ORG/REPO", "local-dir:FOLDER" or a folder
-            in open_clip's format. A runtime may stand before it: "openvino:classifier.onnx".
-        arch: timm's name, only for checkpoints that do not tell (the older scripts').
-        image_size: side of the input in pixels, likewise.
+            in open_clip's format. A prefix selects the runtime: "openvino:classifier.onnx".
+        arch: timm's model name; only for the older scripts' checkpoints, which do not record it.
+        image_size: side of the input in pixels; only for the older scripts' checkpoints.
         device: "auto", "cpu", "cuda", "cuda:1"; "tensorrt" for ONNX Runtime's TensorRT.
-        precision: of a torch model's forward pass.
-        threads: of the processor for one picture; the runtime's own choice unless given. torch
-            knows one number for the whole process.
+        precision: precision of the forward pass in torch.
+        threads: CPU threads per inference; the runtime's default unless given. In torch the number
+            applies to the whole process.
 
     Raises:
-        InputError: MODEL is none of these, or is not there.
-        FormatError: it is there but damaged or foreign.
-        MismatchError: an engine of another TensorRT or GPU.
-        ModelNotFoundError: a teacher whose weights cannot be had.
+        InputError: MODEL is none of these, or does not exist.
+        FormatError: the file is damaged, or was not made by clipdistill.
+        MismatchError: the engine was built by another TensorRT or for another GPU.
+        ModelNotFoundError: the teacher's weights cannot be fetched.
         MissingExtraError: torch, timm, open_clip, OpenVINO or TensorRT is needed and not installed.
     """
     runtime, name = split_runtime(model)
@@ -140,7 +140,7 @@ def _open_torch(
     precision: Precision,
     threads: int | None,
 ) -> Embedder:
-    """A student or a teacher, in torch."""
+    """Open a student or a teacher in torch."""
     if kind == "student":
         with needs_training_extra("A student that is not an ONNX file"):
             from .student import load_student
@@ -168,13 +168,13 @@ def _open_torch(
 
 
 def _stored_precision(card: StudentCard) -> str:
-    """Say "int8" for a student that was trained so; else the forward pass decides."""
+    """Return "int8" for an INT8 student, else "": the precision of the forward pass counts."""
     compression = getattr(card, "compression", None)
     return "int8" if compression is not None and compression.int8 is not None else ""
 
 
 def _unknown_runtime(model: str) -> str:
-    """The word before a colon, where that is no file's name and no drive's letter."""
+    """Return the word before a colon, unless it belongs to a file's name or is a drive letter."""
     prefix, colon, _ = model.partition(":")
     return (
         prefix
@@ -191,8 +191,9 @@ def _no_such_model(model: str) -> InputError:
             f"{model}: unknown runtime {prefix!r}.{did_you_mean(prefix, known)} "
             f"Known: {', '.join(known)}."
         )
+    reason = "no model found in it" if Path(model).exists() else "no such model"
     return InputError(
-        f"{model}: {'no model in it' if Path(model).exists() else 'no such model'}. MODEL may be "
+        f"{model}: {reason}. MODEL may be "
         "an .onnx file, an .engine file, a student's folder or checkpoint (.pth, .pt), or a "
         f"teacher: NAME/PRETRAINED (such as {DEFAULT_TEACHER}), hf-hub:ORG/REPO, "
         "local-dir:FOLDER." + _near_teachers(model)
@@ -211,8 +212,8 @@ def _cannot_run(runtime: str, model: str, kind: Kind) -> str:
     elif kind in ("student", "teacher"):
         remedy = "Export it first: clipdistill export"
     else:
-        remedy = f"Leave {runtime}: away."
-    return f"{runtime}:{model}: {runtime} cannot run this, {able} can. {remedy}"
+        remedy = f"Remove the prefix {runtime}:."
+    return f"{runtime}:{model}: {runtime} cannot run this file; {able} can. {remedy}"
 
 
 @contextmanager
@@ -228,7 +229,7 @@ def needs_training_extra(purpose: str) -> Iterator[None]:
 
 
 def teacher_name(model: str) -> tuple[str, str]:
-    """MODEL -> open_clip's model name and weights tag (empty where the name says it all)."""
+    """MODEL -> open_clip's model name and weights tag (empty for hf-hub: and local-dir:)."""
     if model.startswith(("local-dir:", "hf-hub:")):
         return model, ""
     if Path(model).is_dir():
@@ -236,7 +237,7 @@ def teacher_name(model: str) -> tuple[str, str]:
     name, _, pretrained = model.partition("/")
     if not pretrained:
         raise ModelNotFoundError(
-            f"Teacher {model!r} does not say which weights. Write it as {model}/PRETRAINED, such "
+            f"Teacher {model!r} does not name its weights. Write it as {model}/PRETRAINED, such "
             f"as {DEFAULT_TEACHER}; `open_clip.list_pretrained()` lists them."
         )
     return name, pretrained
@@ -247,7 +248,7 @@ def _names_teacher(model: str) -> bool:
 
 
 def _near_teachers(model: str) -> str:
-    """' Did you mean ...?' when MODEL looks like a misspelt open_clip name."""
+    """Return ' Did you mean ...?' when MODEL resembles an open_clip name, else an empty string."""
     name, _, pretrained = model.partition("/")
     by_fold = {known.lower(): known for known in _open_clip_models(model)}
     near = difflib.get_close_matches(name.lower(), by_fold, n=3, cutoff=0.7)
@@ -256,7 +257,7 @@ def _near_teachers(model: str) -> str:
 
 
 def _open_clip_models(model: str) -> list[str]:
-    """open_clip's names; none when MODEL looks like a path, or open_clip is not installed."""
+    """List open_clip's models; none when MODEL is a path or open_clip is not installed."""
     if model.startswith((".", "/", "~")) or "\\" in model or Path(model).exists():
         return []
     if Path(model).suffix and "/" not in model:

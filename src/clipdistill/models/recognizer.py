@@ -1,4 +1,4 @@
-"""A model together with its classes: pictures -> probabilities, for whatever shows answers."""
+"""A model together with its classes: images -> probabilities."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .embedder import Classifier, Embedder, carried_text
 from .open import open_embedder
 
 UNKNOWN = "unknown"
-"""The answer when no label is likely enough."""
+"""Label of an image whose best probability is below the threshold."""
 
 
 @dataclass(frozen=True)
 class Recognizer:
-    """Recognises classes in pictures.
+    """A model and the classes to recognise.
 
     Attributes:
         embedder: the model.
         text: the classes.
-        own: they are the model's own, so its file answers with its own graph.
+        own: whether the classes are the file's own; then its own graph computes probabilities.
     """
 
     embedder: Embedder
@@ -36,55 +36,55 @@ class Recognizer:
 
     @property
     def name(self) -> str:
-        """The model, for messages."""
+        """Name of the model, for tables and messages."""
         return self.embedder.spec.name
 
     @property
     def runtime(self) -> str:
-        """What runs it."""
+        """Runtime: "torch", "onnxruntime", "openvino" or "tensorrt"."""
         return self.embedder.spec.runtime
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classes."""
+        """Names of the classes, in the order of the probabilities."""
         return self.text.labels
 
     @property
     def preprocess(self) -> Preprocess:
-        """What turns a picture into its input."""
+        """Preprocessing that turns an image into the model's input."""
         return self.embedder.spec.preprocess
 
     @property
     def logits(self) -> LogitScale:
-        """The calibrated scale of a student, a teacher's own."""
+        """Logit scale: the calibrated one for a student, its own for a teacher."""
         return logits_for(self.embedder, self.text)
 
     @property
     def threshold(self) -> float:
         """Probability below which the answer is "unknown"; 0: never.
 
-        A calibration is a student's; the teacher has none.
+        Calibration applies to the student, so a teacher's threshold is 0.
         """
         return 0.0 if self.embedder.spec.role == "teacher" else self.text.threshold
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Resized and cropped RGB uint8 (N, S, S, 3) -> float32 (N, C)."""
+        """Classify resized and cropped RGB uint8 (N, S, S, 3); returns float32 (N, C)."""
         if self.own and isinstance(self.embedder, Classifier):
             return self.embedder.classify_pixels(pixels)
         return probabilities(self.embedder.embed_pixels(pixels), self.text.vectors, self.logits)
 
     def with_text(self, text: TextEmbeddings) -> Recognizer:
-        """The same model with other classes.
+        """Return the same model with other classes.
 
         Raises:
-            MismatchError: they are another teacher's.
+            MismatchError: the text embeddings were made with another teacher.
         """
         self.embedder.spec.check_space(text.teacher, "the classes")
         return replace(self, text=text, own=False)
 
 
 def logits_for(embedder: Embedder, text: TextEmbeddings) -> LogitScale:
-    """What turns this model's cosines with `text` into logits."""
+    """Choose the logit scale that turns this model's cosines with `text` into logits."""
     return text.teacher.logits if embedder.spec.role == "teacher" else text.logits
 
 
@@ -97,19 +97,19 @@ def open_recognizer(
     arch: str | None = None,
     image_size: int | None = None,
 ) -> Recognizer:
-    """Open a model with the classes given, else its own.
+    """Open a model with the given classes, or with those in its file.
 
     Args:
-        model: as `open_embedder` takes it.
-        text: text embeddings; None: those the model's file carries.
-        prompts: the prompts file of a bare .npy (the older scripts'), for its labels.
-        device: as `open_embedder` takes it.
-        arch: likewise.
-        image_size: likewise.
+        model: MODEL, as for `open_embedder`.
+        text: text embeddings; None: those in the model's file.
+        prompts: prompts file with the labels of a bare .npy (made by the older scripts).
+        device: device, as for `open_embedder`.
+        arch: timm's model name, as for `open_embedder`.
+        image_size: side of the input in pixels, as for `open_embedder`.
 
     Raises:
         InputError: there are no classes.
-        MismatchError: the text embeddings are another teacher's.
+        MismatchError: the text embeddings were made with another teacher.
     """
     embedder = open_embedder(model, arch=arch, image_size=image_size, device=device)
     if text is not None:
@@ -117,11 +117,13 @@ def open_recognizer(
         embedder.spec.check_space(classes.teacher, text)
         return Recognizer(embedder, classes, own=False)
     if prompts is not None:
-        raise InputError("--prompts only names the labels of --text; give the text embeddings too.")
+        raise InputError(
+            "--prompts only names the labels of --text. Add --text with the text embeddings."
+        )
     own = carried_text(embedder)
     if own is None:
         raise InputError(
-            f"{embedder.spec.name} carries no labels. Add --text with text embeddings, made by: "
+            f"{embedder.spec.name} has no labels. Add --text with text embeddings, made by: "
             "clipdistill embed-text"
         )
     return Recognizer(embedder, own, own=True)

@@ -1,7 +1,7 @@
 """The student: a timm network whose classifier is the projection into the teacher's space.
 
-The module is exactly `timm.create_model(arch, num_classes=dim)`, so its weights are plain timm
-weights, and the older scripts' checkpoints are ours.
+The module is exactly `timm.create_model(arch, num_classes=dim)`.  Its weights are plain timm
+weights, and the older scripts' checkpoints fit it.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ OLDER_SIZE = 224
 
 
 def load_backbone_weights(network: torch.nn.Module, path: Path) -> int:
-    """Load pretrained weights from a file, leaving the projection as it is when sizes differ.
+    """Load pretrained weights from a file; tensors of another shape (the projection) stay as is.
 
     Returns:
-        How many tensors were taken.
+        How many tensors were loaded.
 
     Raises:
         InputError: no such file.
-        FormatError: not weights.
+        FormatError: the file does not contain weights.
         MismatchError: fewer than half of the network's tensors fit.
     """
     state = load_weights(path)
@@ -62,7 +62,8 @@ def load_backbone_weights(network: torch.nn.Module, path: Path) -> int:
     if 2 * len(fitting) < len(own):
         raise MismatchError(
             f"{path}: only {len(fitting)} of the network's {len(own)} tensors are in it with the "
-            "right shape. These are the weights of another architecture."
+            "right shape, so these are weights of another architecture. Give other "
+            "--student-weights."
         )
     network.load_state_dict(fitting, strict=False)
     return len(fitting)
@@ -79,7 +80,7 @@ def load_state(network: torch.nn.Module, state: dict[str, torch.Tensor], source:
         if name not in state:
             raise MismatchError(
                 f"{source}: it has no weights for {name!r}. It is a checkpoint of another "
-                "architecture; name the right one."
+                "architecture than its card or --arch names."
             )
         if own[name].shape != state[name].shape:
             raise MismatchError(
@@ -91,7 +92,7 @@ def load_state(network: torch.nn.Module, state: dict[str, torch.Tensor], source:
     if unknown:
         raise MismatchError(
             f"{source}: {len(unknown)} tensors are not part of the network ({unknown[0]!r} ...). "
-            "It is a checkpoint of another architecture; name the right one."
+            "It is a checkpoint of another architecture than its card or --arch names."
         )
     network.load_state_dict(state)
 
@@ -108,14 +109,14 @@ def load_student(
 
     Args:
         path: a folder with `student.json`, or a `checkpoint.pth` (ours, or the older scripts').
-        arch: timm's name; only for the older scripts' checkpoints, which do not tell.
-        image_size: side of the input; likewise.
-        device: where to run it.
-        precision: of the forward pass.
+        arch: timm's model name; only for the older scripts' checkpoints, which do not record it.
+        image_size: side of the input in pixels; only for the older scripts' checkpoints.
+        device: device to run it on.
+        precision: precision of the forward pass.
 
     Raises:
-        InputError: missing, unfinished, or an older checkpoint without `arch`.
-        FormatError: damaged.
+        InputError: the student is missing or unfinished, or an older checkpoint lacks `arch`.
+        FormatError: a file is damaged.
         MismatchError: the weights do not fit the architecture.
     """
     if path.is_dir():
@@ -135,7 +136,7 @@ def load_student(
     network = rebuild(card.arch, card.dim, card.preprocess.size, card.compression)
     load_state(network, state, source)
     if card.compression is not None and card.compression.int8 is not None and precision == "auto":
-        precision = "fp32"  # what a quantiser rounds to must not be rounded again
+        precision = "fp32"  # a second rounding would change the quantised values
     spec = EmbedderSpec(
         str(path),
         "torch",
@@ -170,17 +171,17 @@ def _checkpoint_card(
             return StudentCard.from_json(checkpoint["card"])
     if arch is None:
         raise InputError(
-            f"{path}: this checkpoint does not say which network it belongs to. "
+            f"{path}: this checkpoint does not record its architecture. "
             "Add --arch, for example: --arch resnet18"
         )
     if any(name.endswith("_quantizer._amax") for name in state):
         raise InputError(
-            f"{path}: these weights are quantised, but nothing says how, so they cannot be used. "
-            "Train again with --use_qat (or `clipdistill distill --qat`) from the checkpoint in "
-            "floating point."
+            f"{path}: these weights are quantised, but the checkpoint does not record how, so they "
+            "cannot be used. Train again with --use_qat (or `clipdistill distill --qat`) from the "
+            "checkpoint in floating point."
         )
     check_arch(arch)
-    # The older scripts' predict: torchvision's Resize (bilinear) and CenterCrop, ImageNet's mean.
+    # As the older predict script: torchvision's Resize (bilinear), CenterCrop, ImageNet's mean.
     preprocess = Preprocess(image_size or OLDER_SIZE, interpolation="bilinear")
     dim = _output_dim(arch, state, path)
     card = StudentCard(arch, dim, preprocess, teacher=None)
@@ -242,7 +243,7 @@ def check_flags(
         output_dim: length of its embeddings; None: not given.
 
     Raises:
-        MismatchError: it is something else; the message names both.
+        MismatchError: flags and weights disagree; the message names both.
     """
     if path.is_dir():
         card = load_card(path)
@@ -251,16 +252,16 @@ def check_flags(
         card = _checkpoint_card(checkpoint, _model_state(checkpoint, path), path, arch, image_size)
     check_description(card, path, arch=arch, image_size=image_size, output_dim=output_dim)
     done = card.compression or Compression()
-    for flag, said, what, found in (
+    for flag, given, what, found in (
         ("--use_asp", use_asp, "2:4 sparse", done.sparse is not None),
         ("--use_qat", use_qat, "INT8", done.int8 is not None),
     ):
-        if said and not found:
+        if given and not found:
             raise MismatchError(
-                f"{flag} says that {path} is {what}, but it is {describe(card.compression)}. Leave "
-                f"{flag} away, or give the checkpoint that was trained with it."
+                f"{flag}: expected {path} to be {what}, but it is {describe(card.compression)}. "
+                f"Remove {flag}, or give the checkpoint that was trained with it."
             )
-        if found and not said:
+        if found and not given:
             raise MismatchError(
                 f"{path} is {describe(card.compression)}, but {flag} was not given. Add {flag}, or "
                 "give another checkpoint."
@@ -268,7 +269,7 @@ def check_flags(
 
 
 def _output_dim(arch: str, state: dict[str, torch.Tensor], path: Path) -> int:
-    """Read the embedding dimension off the classifier's weight."""
+    """Read the embedding dimension from the shape of the classifier's weight."""
     config = timm.get_pretrained_cfg(arch, allow_unregistered=True)
     classifier = config.classifier if config is not None else None
     names = [classifier] if isinstance(classifier, str) else list(classifier or ())
@@ -277,6 +278,6 @@ def _output_dim(arch: str, state: dict[str, torch.Tensor], path: Path) -> int:
         if weight is not None:
             return int(weight.shape[0])
     raise MismatchError(
-        f"{path}: no weights of {arch}'s classifier ({names}) in it. It is a checkpoint of "
-        "another architecture; name the right one with --arch."
+        f"{path}: it has no weights for {arch}'s classifier ({names}). It is a checkpoint of "
+        "another architecture; give the right one with --arch."
     )

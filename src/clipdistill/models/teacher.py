@@ -1,4 +1,4 @@
-"""The teacher: any OpenCLIP model, by its open_clip name, "hf-hub:..." or "local-dir:..."."""
+"""Loading a teacher: an OpenCLIP model by open_clip name, "hf-hub:..." or "local-dir:..."."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from ..core.errors import (
     MissingExtraError,
     ModelNotFoundError,
     did_you_mean,
+    first_line,
 )
 from ..core.progress import track
 from ..core.zeroshot import LogitScale, normalized
@@ -43,11 +44,11 @@ except ImportError as _error:
 log = logging.getLogger(__name__)
 
 TEXT_BATCH = 256
-"""Texts a forward pass."""
+"""Texts per forward pass."""
 
 
 class _ImageTower(torch.nn.Module):
-    """open_clip's image encoder as a module of its own: (N, 3, H, W) -> (N, D), not normalised."""
+    """open_clip's image encoder as a separate module: (N, 3, H, W) -> (N, D), not normalised."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -64,8 +65,8 @@ class Teacher:
     """A loaded OpenCLIP model, in eval mode.
 
     Attributes:
-        card: who it is; the same in every artefact it makes.
-        images: its image tower as an Embedder.
+        card: identity of the teacher; the same in every file made with it.
+        images: image tower as an Embedder.
     """
 
     card: TeacherCard
@@ -86,10 +87,6 @@ class Teacher:
             parts.append(torch.nn.functional.normalize(output, dim=-1).cpu().numpy())
         return np.concatenate(parts)
 
-    def image_tower(self) -> torch.nn.Module:
-        """The image tower alone, for export: float32 (N, 3, H, W) -> (N, D), not normalised."""
-        return self.images.module
-
 
 def load_teacher(
     model_name: str,
@@ -101,15 +98,16 @@ def load_teacher(
     """Load a teacher.
 
     Args:
-        model_name: open_clip's name, "hf-hub:org/repo" or "local-dir:folder".
+        model_name: open_clip's name, "hf-hub:ORG/REPO" or "local-dir:FOLDER".
         pretrained: open_clip's weights tag or a weights file; not used with hf-hub and local-dir.
         device: "auto", "cpu", "cuda", ...
-        precision: of the forward pass.
+        precision: precision of the forward pass.
 
     Raises:
-        ModelNotFoundError: unknown name or tag (with near matches), or no network to fetch it.
-        FormatError: the files are there but cannot be loaded.
-        InputError: the device or the local folder is not there.
+        ModelNotFoundError: unknown name or tag (with near matches), or the weights cannot be
+            fetched.
+        FormatError: the files exist but cannot be loaded.
+        InputError: the device or the local folder does not exist.
     """
     target = resolve_device(device)
     _check_name(model_name, pretrained)
@@ -138,7 +136,7 @@ def embed_classes(
     """Embed each label's prompts in each template and average them.
 
     Returns:
-        Text embeddings of shape (labels, D), unit length, with everything that describes them.
+        Text embeddings of shape (labels, D), unit length, with labels, prompts and teacher.
     """
     texts, owners = [], []
     for label, prompts in enumerate(classes.prompts):
@@ -161,9 +159,9 @@ def embed_classes(
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """Name the weights: 32 hex digits of BLAKE2b over all names, shapes and values.
+    """Identify the weights: 32 hex digits of BLAKE2b over all names, shapes and values.
 
-    Taken from the loaded fp32 values, so the same weights in another file format agree.
+    The loaded fp32 values are hashed, so the file format of the weights makes no difference.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(model.state_dict().items()):
@@ -173,7 +171,7 @@ def fingerprint(model: torch.nn.Module) -> str:
 
 
 def _check_name(model_name: str, pretrained: str) -> None:
-    """Catch wrong names before open_clip starts building anything."""
+    """Refuse wrong names before open_clip builds anything."""
     if model_name.startswith("local-dir:"):
         folder = Path(model_name.removeprefix("local-dir:"))
         if not (folder / "open_clip_config.json").is_file():
@@ -194,7 +192,7 @@ def _check_name(model_name: str, pretrained: str) -> None:
     if name not in known:
         raise ModelNotFoundError(
             f"Unknown teacher {model_name!r}.{did_you_mean(name, known)} "
-            f"open_clip knows {len(known)} models: see open_clip.list_models()."
+            f"open_clip has {len(known)} models; open_clip.list_models() lists them."
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
     if not pretrained:
@@ -210,7 +208,7 @@ def _check_name(model_name: str, pretrained: str) -> None:
 
 
 def _create(model_name: str, pretrained: str | None) -> Any:
-    # require_pretrained: open_clip would otherwise warn and go on with random weights.
+    # require_pretrained: otherwise open_clip only warns and continues with random weights.
     def create() -> Any:
         return open_clip.create_model(
             model_name, pretrained=pretrained, require_pretrained=True, weights_only=True
@@ -220,7 +218,7 @@ def _create(model_name: str, pretrained: str | None) -> Any:
 
 
 def _load(model_name: str, load: Any) -> Any:
-    """Call an open_clip loader and turn its many errors into ours."""
+    """Call an open_clip loader and turn its errors into ours."""
     root_level = logging.getLogger().level
     try:
         # open_clip logs its progress, and errors it also raises, on the root logger.
@@ -243,7 +241,7 @@ def _load(model_name: str, load: Any) -> Any:
         if _needs_transformers(error):
             purpose = f"Teacher {model_name} (its tokenizer)"
             raise MissingExtraError("transformers", "siglip", purpose) from error
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         if model_name.startswith("local-dir:"):
             raise FormatError(
                 f"{model_name}: the folder's model cannot be loaded ({first}). Expected "

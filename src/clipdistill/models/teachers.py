@@ -3,8 +3,8 @@
 Accuracies (zero-shot top-1 on ImageNet, percent) and costs (multiply-adds of the image tower,
 10^9) are open_clip's own measurements: docs/openclip_results.csv and docs/model_profile.csv of
 open_clip, read 2026-11-28.  Licences are those of the weights: open_clip's docs/PRETRAINED.md, and
-the model cards of LAION, Apple and Google, read on the same day.  A licence is a fact about who may
-use the weights, not legal advice.
+the model cards of LAION, Apple and Google, read on the same day.  The licences are stated as facts,
+not as legal advice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RESTRICTED = {
     "apple-amlr": "research only; the licence also binds models that are distilled from it",
     "cc-by-nc-4.0": "no commercial use",
 }
-"""Licences that bind what may be done with a student, with what they say."""
+"""Licence -> its restriction on the use of a student."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class KnownTeacher:
         imagenet: zero-shot top-1 accuracy on ImageNet, percent; None: not in open_clip's table.
         image_gflops: multiply-adds of the image tower per image, 10^9.
         size: side of the input in pixels.
-        license: of the weights.
+        license: licence of the weights.
     """
 
     model_name: str
@@ -59,7 +59,7 @@ KNOWN = (
     KnownTeacher("ViT-L-14-quickgelu", "dfn2b", 81.4, 162.0, 224, "apple-amlr"),
     KnownTeacher("ViT-B-16-quickgelu", "metaclip_fullcc", 72.1, 35.1, 224, "cc-by-nc-4.0"),
 )
-"""A choice, by cost; open_clip has some 200 more."""
+"""A selection in order of cost; open_clip has some 200 more."""
 
 _BY_NAME = (
     (r"^(apple/|timm/)?(MobileCLIP|DFN)", "apple-amlr"),
@@ -69,13 +69,13 @@ _BY_NAME = (
     (r"^(laion/)|laion|datacomp|commonpool|merged2b|eva0", "mit"),
     (r"/openai$|^openai/", "mit"),
 )
-"""Patterns of "MODEL/TAG" or "ORG/REPO", the first that matches decides."""
+"""(pattern of "MODEL/TAG" or "ORG/REPO", licence); the first match counts."""
 
 
 def license_of(model_name: str, pretrained: str) -> str:
-    """The licence of a teacher's weights as an SPDX-like identifier; empty when unknown.
+    """Find the licence of a teacher's weights as an SPDX-like identifier; empty when unknown.
 
-    A local folder says it in its README.md (the front matter's `license:`) or in its
+    For a local folder it is read from README.md (`license:` in the front matter), else from
     open_clip_config.json (`"license"`).
 
     Args:
@@ -93,18 +93,18 @@ def license_of(model_name: str, pretrained: str) -> str:
 
 
 def restriction(license: str) -> str:
-    """What a licence forbids to a student's maker; empty when it is known to be permissive."""
+    """Describe a licence's restriction on the use of a student; empty when there is none known."""
     return RESTRICTED.get(license.lower(), "")
 
 
 def license_note(teacher: str, license: str) -> str:
-    """One sentence about a restricted licence, for people; empty when there is nothing to say."""
+    """Compose a sentence about a restricted licence; empty when no restriction is known."""
     bound = restriction(license)
     return f"The weights of teacher {teacher} are licensed {license}: {bound}." if bound else ""
 
 
 MOST_README = 1 << 20
-"""Bytes of a README that are read."""
+"""Most characters of a README that are read."""
 
 
 def _license_of_folder(folder: Path) -> str:

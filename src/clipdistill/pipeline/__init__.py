@@ -1,5 +1,6 @@
-"""The road from prompts to a classifier, as `run` goes it: settings, steps, plan, estimate, record.
+"""The pipeline from prompts to a classifier, which `run` works through step by step.
 
-`steps` says what there is to do and what each step depends on, `plan` what of it is done already,
-`estimate` how long the rest takes.  Nothing here calls a stage; `stages/run.py` does.
+`options` has the settings, `inputs` looks at what the user brought, `steps` describes every step,
+`plan` compares them with the record of earlier runs, `estimate` adds what they cost, `run` does
+them and `record` keeps account.  This is the only place that calls several verbs.
 """

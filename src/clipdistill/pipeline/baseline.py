@@ -1,4 +1,4 @@
-"""Measuring the teacher's baseline from stored embeddings, and saying what it means."""
+"""The teacher's baseline, measured from stored embeddings, and what it means."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from ..images.sources import list_images
 from ..measure.task import scores_of, true_classes
 
 NEAR = 0.98
-"""Cosine of two labels' text embeddings above which a teacher hardly tells them apart."""
+"""Cosine of two labels' text embeddings above which a teacher hardly separates them."""
 BLURRED = 0.5
-"""Share of two labels' pictures for which both are nearly as likely, likewise."""
+"""Share of two labels' images with nearly equal probabilities above which it hardly does."""
 NEARLY = 0.5
 """The second label is nearly as likely when its probability is above this share of the first's."""
 LEAST_BLURRED = 10
-"""Pictures of two labels that have to be blurred before anything is said."""
+"""The fewest such images for a warning."""
 BLOCK = 8192
-"""Pictures scored at a time."""
+"""Images scored at a time."""
 MOST_ROWS = 40
 """Labels in the table."""
 
 
 @dataclass(frozen=True)
 class _Best:
-    """Of each picture the two best labels, int (N, 2), and their probabilities, float32 (N, 2)."""
+    """The two best labels of each image, int (N, 2), and their probabilities, float32 (N, 2)."""
 
     labels: NDArray[np.intp]
     shares: NDArray[np.float32]
@@ -46,9 +46,9 @@ def measure(
     """How well the teacher separates the classes.
 
     Args:
-        embeddings: of the unlabelled pictures.
+        embeddings: of the unlabelled images.
         text: the class list.
-        labelled: folder of labelled pictures; None without.
+        labelled: folder of labelled images; None without.
         labelled_embeddings: of those.
 
     Raises:
@@ -91,7 +91,7 @@ def _best(stored: Embeddings, classes: TextEmbeddings) -> _Best:
 def _accuracy(
     labelled: Path, embeddings: Path, classes: TextEmbeddings
 ) -> tuple[float, dict[str, float], int]:
-    """Accuracy, accuracy of each class, and on how many pictures."""
+    """Accuracy, accuracy of each class, and the number of images."""
     items = list_images(labelled)
     truth, _ = true_classes(labelled, items, classes.labels)
     stored = load_embeddings(embeddings)
@@ -110,7 +110,7 @@ def _accuracy(
 
 
 def _overlapping(classes: TextEmbeddings, best: _Best) -> tuple[tuple[str, str, float], ...]:
-    """Pairs of labels that the teacher hardly tells apart, by their texts or on the pictures."""
+    """Pairs of labels that the teacher hardly separates, by their texts or on the images."""
     cosines = classes.vectors @ classes.vectors.T
     count = len(classes.labels)
     pairs = np.zeros((count, count), dtype=np.int64)
@@ -126,10 +126,10 @@ def _overlapping(classes: TextEmbeddings, best: _Best) -> tuple[tuple[str, str, 
 
 
 def table(baseline: Baseline) -> Table:
-    """Pictures and accuracy of each label, the fewest pictures first."""
+    """Images and accuracy of each label, the fewest images first."""
     labels = sorted(baseline.counts, key=lambda label: baseline.counts[label])
     more = len(labels) - MOST_ROWS
-    columns = ("label", ">pictures", *((">accuracy",) if baseline.labelled else ()))
+    columns = ("label", ">images", *((">accuracy",) if baseline.labelled else ()))
     rows = [
         (
             label,
@@ -138,21 +138,21 @@ def table(baseline: Baseline) -> Table:
         )
         for label in labels[:MOST_ROWS]
     ]
-    title = "What the teacher itself takes the pictures for"
+    title = "Labels that the teacher gives the images"
     return Table(title + (f" ({more} more labels)" if more > 0 else ""), columns, tuple(rows))
 
 
 def sentence(baseline: Baseline) -> str:
     """The baseline in one line."""
     sure = (
-        f"on {baseline.images} pictures its best label has a mean probability of "
+        f"on {baseline.images} images its best label has a mean probability of "
         f"{percent(baseline.confidence)}, {100 * baseline.margin:.1f} points above the second"
     )
     if baseline.accuracy is None:
         return f"The teacher's baseline: {sure}."
     return (
         f"The teacher's baseline: {percent(baseline.accuracy)} accuracy on "
-        f"{baseline.labelled_images} labelled pictures; {sure}."
+        f"{baseline.labelled_images} labelled images; {sure}."
     )
 
 
@@ -160,9 +160,9 @@ def warnings(baseline: Baseline) -> list[str]:
     """What the user should look at before hours of training; empty when all is well."""
     pairs = [f"{a} ~ {b} (cosine of the texts {near:.3f})" for a, b, near in baseline.overlapping]
     return [
-        *list_some("The teacher hardly tells these labels apart; reword or join them:", pairs, 5),
+        *list_some("The teacher hardly separates these labels; reword or join them:", pairs, 5),
         *list_some(
-            "The teacher sees none of these among the pictures; add some, or reword:",
+            "The teacher gives no image these labels; add images, or reword:",
             baseline.empty,
             5,
         ),

@@ -1,7 +1,7 @@
-"""Fingerprints of what steps use: settings, prompts, listings of pictures, folders.
+"""Fingerprints of what steps use: settings, prompts, lists of images, embeddings.
 
-Pictures are told apart by name, size and time of change, not by content: a million of them must not
-be read to find that nothing has changed.
+Images are compared by name, size and time of change, not by content: a million of them must not be
+read to find that nothing has changed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..formats.prompts import Prompts
 from ..images.sources import ImageItem
 
 LENGTH = 8
-"""Bytes of a digest: enough to tell one run's states apart."""
+"""Bytes of a digest: enough for the states of one run."""
 
 
 def of_value(value: Any) -> str:
@@ -32,14 +32,14 @@ def of_prompts(prompts: Prompts) -> str:
     return f"{len(prompts.labels)} labels, {digest}"
 
 
-def of_pictures(items: Sequence[ImageItem]) -> str:
-    """Of a listing."""
+def of_images(items: Sequence[ImageItem]) -> str:
+    """Of a list of images."""
     lines = (f"{item.key}\t{item.size}\t{item.mtime_ns}\n".encode() for item in items)
     return f"{len(items)} pictures, {_digest(lines)}"
 
 
 def of_teacher(model_name: str) -> str:
-    """Of a teacher's own files, where it is a folder; of its name elsewhere."""
+    """Of a teacher's files where it is a folder, otherwise of its name."""
     scheme, _, folder = model_name.partition(":")
     if scheme != "local-dir":
         return of_value(model_name)
@@ -58,6 +58,6 @@ def _digest(pieces: Iterable[bytes]) -> str:
 
 
 def of_embedded(keys: Iterable[str], contents: Iterable[str], teacher: str) -> str:
-    """Of a store of embeddings: whose, and of which pictures' bytes."""
+    """Of embeddings: of the teacher, and of the content of every image."""
     rows = (f"{key}\t{content}\n".encode() for key, content in zip(keys, contents, strict=True))
     return _digest([teacher.encode(), *rows])

@@ -1,4 +1,4 @@
-"""Holding pictures out: a list of those to learn from, and a folder of links to the others."""
+"""Holding images out: a list of those to train on, and a folder of links to the others."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from ..formats.selection import listable
 from ..images.sources import ImageItem
 
 MOST = 5000
-"""Pictures that are held out; more measure no better, and nothing is learnt from them."""
+"""The most images that are held out; more measure no better, and are lost to the training."""
 
 
 def hold_out(items: Sequence[ImageItem], share: float, seed: int, folder: RunFolder) -> int:
-    """Choose pictures to hold out, by their names, and write list and links.
+    """Choose images to hold out by their names, and write list and links.
 
-    A picture's lot does not depend on the others, so pictures that are added move none.
+    The choice of an image does not depend on the others, so added images move none.
 
     Args:
-        items: all pictures.
+        items: all images.
         share: of them to hold out, 0 to 0.5.
-        seed: other seeds hold out others.
+        seed: of the choice.
         folder: of the run.
 
     Returns:
         How many are held out.
 
     Raises:
-        InputError: that leaves nothing to learn from, or nothing to measure on.
+        InputError: nothing is left to train on, or nothing to measure on.
         OutputError: the links cannot be written.
     """
     lots = {item.key: _lot(item.key, seed) for item in items}
@@ -45,7 +45,7 @@ def hold_out(items: Sequence[ImageItem], share: float, seed: int, folder: RunFol
     learnt = [item.key for item in items if item.key not in names and listable(item.key)]
     if not held or not learnt:
         raise InputError(
-            f"{len(items)} pictures are too few to hold some out. Add pictures, or measure on "
+            f"{len(items)} images are too few to hold some out. Add images, or measure on "
             "labelled ones: --labelled FOLDER"
         )
     with writing(folder.holdout):
@@ -64,13 +64,13 @@ def ensure_parent(path: Path) -> Path:
 
 
 def _lot(key: str, seed: int) -> float:
-    """A number from 0 to 1, for a name."""
+    """A number from 0 to 1 that depends on the name and the seed alone."""
     digest = hashlib.blake2b(f"{seed}\n{key}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 def _link(item: ImageItem, path: Path) -> None:
-    """A link to a picture; a copy where it lies in a tar, or where there are no links."""
+    """A link to an image; a copy where it lies in a tar, or where links cannot be made."""
     if item.offset is None:
         try:
             os.symlink(os.path.abspath(item.path), path)

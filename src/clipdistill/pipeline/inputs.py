@@ -1,6 +1,6 @@
-"""What the user brought, looked at once: prompts, pictures, labelled pictures, the teacher's files.
+"""What the user brought: prompts, images, labelled images, the teacher's files.
 
-Whatever is wrong with them is said here, before hours of work.
+They are checked here, before hours of work.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ..models.open import RUNTIMES, installed_runtimes
 from . import fingerprints
 from .options import RunOptions
 
-LEAST_PICTURES = 4
-"""`distill` cannot do with fewer."""
+LEAST_IMAGES = 4
+"""The fewest that `distill` accepts."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Inputs:
 
     Attributes:
         prompts: the classes.
-        items: the pictures; None where they have yet to be found.
-        labelled: the labelled pictures; None without.
+        items: the images; None before a search has found them.
+        labelled: the labelled images; None without.
         digests: "prompts", "pictures", "labelled", "teacher files" -> fingerprint.
-        runtimes: installed here that run ONNX files.
+        runtimes: those installed here that run ONNX files.
     """
 
     prompts: Prompts
@@ -43,41 +43,41 @@ class Inputs:
 
     @property
     def measured(self) -> int:
-        """Labelled pictures."""
+        """The number of labelled images."""
         return len(self.labelled or ())
 
 
 def look_at(prompts: Path, folder: RunFolder, options: RunOptions) -> Inputs:
-    """Read the prompts and list the pictures.
+    """Read the prompts and list the images.
 
     Raises:
-        InputError: something is missing, empty, or a labelled folder is no label.
+        InputError: something is missing or empty, or a labelled folder is named like no label.
         FormatError: the prompts are not UTF-8 text.
         MissingExtraError: an option needs a package that is not installed.
     """
     if options.qat and importlib.util.find_spec("modelopt") is None:
         raise MissingExtraError("nvidia-modelopt", "compress", "--qat")
     classes = load_prompts(prompts)
-    items = _pictures(folder, options)
+    items = _images(folder, options)
     labelled = _labelled(options.labelled, classes.labels)
     digests = {
         "prompts": fingerprints.of_prompts(classes),
-        "pictures": "" if items is None else fingerprints.of_pictures(items),
-        "labelled": "" if labelled is None else fingerprints.of_pictures(labelled),
+        "pictures": "" if items is None else fingerprints.of_images(items),
+        "labelled": "" if labelled is None else fingerprints.of_images(labelled),
         "teacher files": fingerprints.of_teacher(options.teacher_name()[0]),
     }
     runtimes = tuple(name for name in RUNTIMES["onnx"] if name in installed_runtimes("onnx"))
     return Inputs(classes, items, labelled, digests, runtimes)
 
 
-def _pictures(folder: RunFolder, options: RunOptions) -> Sequence[ImageItem] | None:
+def _images(folder: RunFolder, options: RunOptions) -> Sequence[ImageItem] | None:
     if options.images is None:
         return _downloaded(folder)
     items = list_images(options.images)
-    if len(items) < LEAST_PICTURES:
+    if len(items) < LEAST_IMAGES:
         raise InputError(
-            f"{options.images}: only {len(items)} pictures in it; expected {LEAST_PICTURES} or "
-            "more, and some hundred a class to learn anything."
+            f"{options.images}: only {len(items)} images in it; expected {LEAST_IMAGES} or "
+            "more, and some hundred per class for a useful student."
         )
     return items
 

@@ -9,91 +9,78 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from ..collect.sources.options import SearchOptions, SourceName
-from ..collect.web.options import USER_AGENT, DownloadOptions
+from ..collect.sources.options import SearchOptions, SourceName, SourceOptions
+from ..collect.web.options import USER_AGENT, DownloadOptions, FetchOptions
 from ..core.errors import InputError
+from ..core.signatures import check_ranges, field_names
+from ..distillation.options import DistillOptions, TrainingOptions
 from ..formats.classifier import Target
 from ..models.teachers import DEFAULT_TEACHER
 
 StudentName = Literal["dense", "sparse", "int8", "sparse-int8"]
 
 DEFAULT_HOLDOUT = 0.1
-"""Share of the pictures that is held out where there are none with labels."""
+"""Share of the images that is held out where there are none with labels."""
 EXCLUSIVE = {"images": "search", "search": "images", "labelled": "holdout", "holdout": "labelled"}
-"""A setting -> the one that it stands against."""
+"""A setting -> the one that it excludes."""
 WHICH_PICTURES = (
-    "Give --images FOLDER with pictures to learn from, or --search SOURCE to look for some "
-    "(commons, openverse, parquet, pool, knn; `clipdistill search --help` tells what each needs)."
+    "Give --images FOLDER with images to train on, or --search SOURCE to search for some "
+    "(commons, openverse, parquet, pool, knn; `clipdistill search --help` lists what each needs)."
 )
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
     """What to make, of what, and how.
 
+    Options of `search`, `download` and `distill` come from those verbs, with their defaults and
+    descriptions where no other ones stand here.
+
     Attributes:
-        images: folder of pictures to learn from, without labels.
-        search: look for pictures instead: knn, commons, openverse, parquet or pool.
-        num_images: URLs a prompt that a search shall find.
+        images: folder of images to train on, without labels.
+        search: search for images instead: knn, commons, openverse, parquet or pool.
+        num_images: URLs per prompt that the search looks for, at most.
         url: knn: address of the service.
-        contact: commons: an e-mail address or URL of yours; servers are told it as well.
-        tables: parquet: file, glob, or URL of tables with URLs and captions; repeatable.
-        pool: pool: folder of embeddings with URLs.
-        license: openverse: only these, such as by,by-sa,cc0,pdm.
-        deduplicate: knn: leave out near-duplicates.
-        resize: shrink downloaded pictures' shortest side to this many pixels; 0: keep their bytes.
-        allow_private: also download from private and loopback addresses.
+        contact: commons: your e-mail address or URL, which image servers get as well; default: the
+            environment variable CLIPDISTILL_CONTACT.
+        query: knn: search by text, or by the teacher's embedding of the prompt; auto: by text.
         teacher: NAME/PRETRAINED of open_clip, hf-hub:ORG/REPO or local-dir:FOLDER.
         template: text with {} for the prompt, such as "a photo of {}"; repeatable; or openai or
             simple, for a set.
         student: timm's name of the network to train.
-        pretrained: start the student from timm's ImageNet weights.
-        image_size: side of the student's input in pixels; default: the model's own.
-        num_epochs: passes over the pictures.
-        lr: peak learning rate of the dense student; default: that of `distill`.
-        batch_size: pictures a step.
-        sparse: make it 2:4 sparse.
-        qat: make it INT8; with --sparse both at once.
-        compare: with --sparse and --qat: also make one that is only sparse, and one only INT8, to
-            see what each costs.
-        fine_tuning_epochs: passes over the pictures for each of these.
-        labelled: folder with one folder of pictures a class, for measuring only.
-        holdout: share of the pictures to hold out and measure on, against the teacher; default:
-            0.1 without --labelled, otherwise none.
-        target: what classifier.onnx is for: onnxruntime, or tensorrt (also for OpenVINO).
-        classifier: the student in it: dense, sparse, int8 or sparse-int8; default: the last made.
+        lr: peak learning rate of the dense student; default: 2e-3.
+        views: views per image for the teacher to embed and the student to train on as well: seeded
+            crops, mirrorings and mild colour changes; default: none.
+        seed: of the new weights, the order, the mirroring and the images that are held out.
+        sparse: also make a student that is 2:4 sparse.
+        qat: also make a student in INT8; with --sparse one that is both.
+        compare: with --sparse and --qat: also make one that is only sparse and one that is only
+            INT8, to measure what each costs.
+        fine_tuning_epochs: passes over the images for each sparse or INT8 student.
+        fine_tuning_lr: peak learning rate of the sparse and INT8 students; default: 1e-3.
+        labelled: folder with one folder of images per class, for measuring only.
+        holdout: share of the images to hold out and measure on, against the teacher; default: 0.1
+            without --labelled, otherwise none.
+        target: runtime of classifier.onnx: onnxruntime, or tensorrt (also for OpenVINO).
+        classifier: student in classifier.onnx: dense, sparse, int8 or sparse-int8; default: the
+            last one made.
         calibrate: fit the classifier's temperature and its threshold for "unknown".
-        benchmark: race all files in the runtimes that are installed.
-        rounds: of the race.
-        device: auto, cpu, cuda, cuda:1, mps.
-        seed: of weights, order and mirroring, and of what is held out.
-        num_workers: threads that decode; default: one a processor.
+        benchmark: measure the speed of all files in the runtimes that are installed.
+        rounds: of the benchmark.
     """
 
     images: Path | None = None
     search: SourceName | None = None
     num_images: Annotated[int, Parameter(name=("--num-images", "-n"))] = 200
-    url: str | None = None
-    contact: str | None = None
-    tables: tuple[str, ...] = ()
-    pool: Path | None = None
-    license: str = ""
-    deduplicate: bool = True
-    resize: int = 512
-    allow_private: bool = False
     teacher: str = DEFAULT_TEACHER
     template: tuple[str, ...] = ()
     student: str = "resnet18"
-    pretrained: bool = False
-    image_size: int | None = None
-    num_epochs: int = 50
-    lr: float | None = None
-    batch_size: int = 64
     sparse: bool = False
     qat: bool = False
     compare: bool = False
     fine_tuning_epochs: int = 10
+    fine_tuning_lr: float | None = None
     labelled: Path | None = None
     holdout: float | None = None
     target: Target = "onnxruntime"
@@ -101,9 +88,6 @@ class RunOptions:
     calibrate: bool = True
     benchmark: bool = True
     rounds: int = 5
-    device: str = "auto"
-    seed: int = 0
-    num_workers: int | None = None
 
     def __new__(cls, **given: Any) -> RunOptions:
         """Remember which settings were given, so that a file may decide the others."""
@@ -120,13 +104,18 @@ class RunOptions:
 
     def to_settings(self) -> dict[str, Any]:
         """As plain values, as in a TOML file; what is None or empty is left out."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {name: getattr(self, name) for name in field_names(type(self))}
         there = {name: value for name, value in values.items() if value not in (None, "", ())}
         return {name: _plain(value) for name, value in there.items()}
 
+    def used_settings(self) -> dict[str, Any]:
+        """Those of `to_settings` that have an effect: without a search none of a search."""
+        unused = {*self._of(SourceOptions), *self._of(FetchOptions)} if self.search is None else ()
+        return {name: value for name, value in self.to_settings().items() if name not in unused}
+
     @property
     def students(self) -> tuple[StudentName, ...]:
-        """What is made, in order; the dense student is what the others start from."""
+        """The students to make, in order; the others start from the dense one."""
         both = self.sparse and self.qat
         wanted: dict[StudentName, bool] = {
             "dense": True,
@@ -143,24 +132,18 @@ class RunOptions:
 
     @property
     def held_out(self) -> float:
-        """Share of the pictures that is held out."""
+        """Share of the images that is held out."""
         if self.labelled is not None:
             return 0.0
         return DEFAULT_HOLDOUT if self.holdout is None else self.holdout
 
     def search_options(self) -> SearchOptions:
         """As `search` takes them."""
-        ranks = self.search == "parquet"
-        model_name, pretrained = self.teacher_name() if ranks else (None, None)
+        embeds = self.search == "parquet" or self.query == "embedding"
+        model_name, pretrained = self.teacher_name() if embeds else (None, None)
         return SearchOptions(
+            **self._of(SourceOptions),
             source=self.search,
-            num_images=self.num_images,
-            url=self.url,
-            contact=self.contact,
-            tables=self.tables,
-            pool=self.pool,
-            license=self.license,
-            deduplicate=self.deduplicate,
             model_name=model_name,
             pretrained=pretrained or None,
             device=self.device,
@@ -168,10 +151,41 @@ class RunOptions:
 
     def download_options(self) -> DownloadOptions:
         """As `download` takes them."""
-        agent = f"{USER_AGENT} ({self.contact})" if self.contact else USER_AGENT
-        return DownloadOptions(
-            resize=self.resize, allow_private=self.allow_private, user_agent=agent
+        shared = self._of(FetchOptions)
+        if self.contact and self.user_agent == USER_AGENT:
+            shared["user_agent"] = f"{USER_AGENT} ({self.contact})"
+        return DownloadOptions(**shared)
+
+    def distill_options(
+        self, name: StudentName, *, dense: Path | None = None, only: Path | None = None
+    ) -> DistillOptions:
+        """As `distill` takes them.
+
+        Args:
+            name: of the student to train.
+            dense: folder of the dense student, which the others start from.
+            only: list of the images to train on; None: all.
+        """
+        shared = self._of(TrainingOptions)
+        if name == "dense":
+            return DistillOptions(**shared, only=only)
+        shared |= {
+            "pretrained": False,
+            "student_weights": None,
+            "lr": self.fine_tuning_lr,
+            "num_epochs": self.fine_tuning_epochs,
+        }
+        return DistillOptions(
+            **shared,
+            only=only,
+            init_checkpoint=dense,
+            sparse=name in ("sparse", "sparse-int8"),
+            qat=name in ("int8", "sparse-int8"),
         )
+
+    def _of(self, shared: type) -> dict[str, Any]:
+        """The options that a class shares with the verb whose options these are."""
+        return {field.name: getattr(self, field.name) for field in fields(shared)}
 
     def teacher_name(self) -> tuple[str, str]:
         """The teacher as `embed` takes it: model name and weights tag (empty: none needed).
@@ -207,26 +221,25 @@ class RunOptions:
                 f"--classifier {self.shipped}: this run makes {', '.join(self.students)}. Add "
                 "--sparse, --qat or both (and --compare), or choose one of these."
             )
-        share = self.holdout
+        self.teacher_name()
+        share, lr = self.holdout, self.fine_tuning_lr
         ranges = {
-            "num_epochs": (self.num_epochs >= 1, "1 or more"),
             "fine_tuning_epochs": (self.fine_tuning_epochs >= 1, "1 or more"),
-            "batch_size": (self.batch_size >= 2, "2 or more (batch normalisation)"),
-            "image_size": (self.image_size is None or self.image_size >= 16, "16 or more"),
-            "lr": (self.lr is None or 0 < self.lr < math.inf, "above 0"),
+            "fine_tuning_lr": (lr is None or 0 < lr < math.inf, "above 0"),
             "holdout": (share is None or 0 < share <= 0.5, "above 0, to 0.5"),
             "rounds": (self.rounds >= 1, "1 or more"),
-            "seed": (self.seed >= 0, "0 or more"),
-            "num_workers": (self.num_workers is None or self.num_workers >= 0, "0 or more"),
         }
-        for name, (fine, expected) in ranges.items():
-            if not fine:
-                option = "--" + name.replace("_", "-")
-                raise InputError(f"{option} {getattr(self, name)}: expected {expected}.")
-        self.teacher_name()
+        check_ranges(self, ranges)
+        self.distill_options("dense").check()
         if self.search is not None:
-            self.search_options().check()
             self.download_options().check()
+            self._check_search()
+
+    def _check_search(self) -> None:
+        try:
+            self.search_options().check()
+        except InputError as error:  # what `search` calls --source
+            raise InputError(str(error).replace("--source", "--search")) from error
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What of the steps is done, what has to be done again, and why."""
+"""Which steps are done, which run again, and why."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..formats.run import RunRecord, StepRecord
-from .steps import Step
+from .steps.step import Step
 
-Action = Literal["kept", "new", "on", "again"]
-"""A step is done, was never begun, was interrupted, or has to be done once more."""
+Action = Literal["kept", "new", "resume", "again"]
+"""A step is done, was never begun, was interrupted, or has to run again."""
 MOST_REASONS = 3
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What becomes of a step.
+    """A step and what is to be done with it.
 
     Attributes:
-        step: which.
-        action: what is done with it.
-        reason: why it is done again; empty when it is not.
+        step: the step.
+        action: what is to be done.
+        reason: why it runs again; empty when it does not.
     """
 
     step: Step
@@ -30,19 +30,19 @@ class Planned:
 
     @property
     def runs(self) -> bool:
-        """Whether anything is done."""
+        """Whether anything is to be done."""
         return self.action != "kept"
 
 
 def plan(
     steps: Sequence[Step], record: RunRecord | None, exists: Callable[[str], bool]
 ) -> list[Planned]:
-    """Decide about every step, before anything is done.
+    """Decide about every step before anything is done.
 
     Args:
         steps: in order.
         record: of what was done; None: nothing was.
-        exists: whether a path below the run's folder is there.
+        exists: whether a path below the run's folder exists.
     """
     results: dict[str, str] = {}
     planned: list[Planned] = []
@@ -69,22 +69,22 @@ def decide(
     """Decide about one step.
 
     Args:
-        step: which.
+        step: the step.
         record: of what was done.
-        results: of the steps before it; of those in `waiting` they do not count.
+        results: of the steps before it; those of steps in `waiting` do not count.
         exists: as in `plan`.
-        waiting: steps before it that will be done first, and whose outcome it uses.
-        changed: steps that are done anew, into whose outputs it writes.
+        waiting: steps whose outcome it uses and that run first.
+        changed: steps that run again and into whose outputs it writes.
     """
     begun = None if record is None else record.begun().get(step.name)
     if begun is not None:
         reason = _difference(begun, step, results, waiting)
-        return Planned(step, "again", reason) if reason else Planned(step, "on")
+        return Planned(step, "again", reason) if reason else Planned(step, "resume")
     before = None if record is None else record.known().get(step.name)
     if before is None:
         return Planned(step, "new")
     reason = _difference(before, step, results, waiting)
-    gone = [path for path in step.markers if _made(path, before) and not exists(path)]
+    gone = [path for path in step.evidence if _made(path, before) and not exists(path)]
     if not reason and gone:
         reason = f"{gone[0]} is missing"
     if not reason and changed:
@@ -100,7 +100,7 @@ def _made(path: str, record: StepRecord) -> bool:
 def _difference(
     before: StepRecord, step: Step, results: Mapping[str, str], waiting: Collection[str]
 ) -> str:
-    """Why a step that was done would not come out the same; empty when it would.
+    """Why a step would now have another outcome; empty when it would not.
 
     Of several reasons only those of the first kind: settings, then what it reads, then steps.
     """
@@ -122,13 +122,13 @@ def _difference(
 
 
 def _first(names: Collection[str]) -> str:
-    """Steps that are done before this one."""
+    """The steps that run before this one, as a reason."""
     shown = [*list(names)[:MOST_REASONS], *(["others"] if len(names) > MOST_REASONS else [])]
     return f"{' and '.join(shown)} run{'s' if len(shown) == 1 else ''} first" if shown else ""
 
 
 def _changed(name: str, before: str | None, now: str | None) -> str:
-    """How an input differs: by its count if that is known, else in a word."""
+    """How an input differs: by its count if that is known."""
     if not before or not now:
         return f"{name} {'is new' if now else 'is no longer used'}"
     was, comma, _ = before.partition(", ")

@@ -17,32 +17,32 @@ from ..images.synthetic import smooth_pixels
 from .fingerprints import of_value
 from .options import RunOptions
 
-PICTURES = 32
-"""Looked at, spread over the folder."""
+IMAGES = 32
+"""Images to measure with, spread over the folder."""
 BATCH = 16
-"""Pictures that the teacher sees at once."""
+"""Images per forward pass of the teacher."""
 PATIENCE, MOST_RUNS = 2.0, 6
 """Seconds, and runs, after which each of the two measurements stops."""
 UNKNOWN_RATE = 1e6
-"""Of decoding pictures that are not there yet: it costs nothing in the estimate."""
+"""Of decoding images that are not there yet: it costs nothing in the estimate."""
 
 
 def what_is_probed(options: RunOptions) -> str:
-    """A fingerprint of everything that speed depends on, but for the pictures."""
+    """A fingerprint of everything that speed depends on, except the images."""
     chosen = (options.teacher, options.student, options.image_size, options.batch_size)
-    return of_value([*chosen, options.device])
+    return of_value([*chosen, options.device, options.precision, options.optimizer])
 
 
 def probe(items: Sequence[ImageItem] | None, options: RunOptions) -> Probe:
-    """Let the teacher embed a few pictures, and train the student for a few steps.
+    """Embed a few images with the teacher, and train the student for a few steps.
 
     Args:
-        items: the pictures; None: drawn ones stand for them.
+        items: the images; None: drawn ones stand for them.
         options: of the run.
 
     Raises:
         ModelNotFoundError: teacher or student is unknown, or its weights cannot be had.
-        InputError: the device is not there, or no picture can be read.
+        InputError: the device does not exist, or no image can be read.
         MissingExtraError: the extra `train` is not installed.
     """
     start = time.monotonic()
@@ -73,15 +73,15 @@ def probe(items: Sequence[ImageItem] | None, options: RunOptions) -> Probe:
 def _decode(
     items: Sequence[ImageItem] | None, preprocess: Preprocess, num_workers: int | None
 ) -> tuple[NDArray[np.uint8], float]:
-    """A few pictures, and how many are decoded a second.
+    """A few images, and how many are decoded per second.
 
     Raises:
         InputError: none of them can be read.
     """
     if items is None:
-        return smooth_pixels(PICTURES, preprocess.size), UNKNOWN_RATE
+        return smooth_pixels(IMAGES, preprocess.size), UNKNOWN_RATE
     workers = default_workers() if num_workers is None else num_workers
-    spread = np.linspace(0, len(items) - 1, min(PICTURES, len(items))).astype(int)
+    spread = np.linspace(0, len(items) - 1, min(IMAGES, len(items))).astype(int)
     some = [items[index] for index in spread]
     start = time.monotonic()
     loaded = list(load_pixels(some, preprocess, workers=workers))
@@ -89,14 +89,14 @@ def _decode(
     good = [one for one in loaded if one.pixels is not None]
     if not good:
         raise InputError(
-            f"None of {len(some)} pictures that were tried can be read, such as "
+            f"None of {len(some)} images that were tried can be read, such as "
             f"{loaded[0].item.key}: {loaded[0].reason}."
         )
     return stack(good), rate
 
 
-def _rate(run: Callable[[], object], pictures: int) -> float:
-    """Pictures a second of a function, at its fastest: a probe this short is easily disturbed.
+def _rate(run: Callable[[], object], images: int) -> float:
+    """Images per second of a function at its fastest: so short a probe is easily disturbed.
 
     The first run warms up, and counts if it is the only one.
     """
@@ -105,16 +105,15 @@ def _rate(run: Callable[[], object], pictures: int) -> float:
         start = time.monotonic()
         run()
         seconds.append(time.monotonic() - start)
-    return pictures / max(1e-6, min(seconds[1:] or seconds))
+    return images / max(1e-6, min(seconds[1:] or seconds))
 
 
 def _training_rate(options: RunOptions, dim: int) -> tuple[int, int, float]:
-    """Side of the student's input, its parameters, pictures a second of training steps."""
+    """Side of the student's input, its parameters, images per second of training steps."""
     import torch
 
     from ..distillation.losses import LossContext, distillation_loss
     from ..distillation.optimizer import make_optimizer
-    from ..distillation.options import DistillOptions
     from ..models.student import build_student, check_arch, check_size, default_preprocess
     from ..models.torch_embedder import autocast, memory_layout, resolve_device, resolve_precision
 
@@ -123,10 +122,10 @@ def _training_rate(options: RunOptions, dim: int) -> tuple[int, int, float]:
     network = build_student(options.student, dim, image_size=size, ask_hub=True)
     check_size(network, options.student, size)
     device = resolve_device(options.device)
-    precision = resolve_precision("auto", device, training=True)
+    precision = resolve_precision(options.precision, device, training=True)
     layout = memory_layout(network)
     network = network.to(device).to(memory_format=layout).train()
-    optimizer = make_optimizer(network, DistillOptions())
+    optimizer = make_optimizer(network, options.distill_options("dense"))
     batch = options.batch_size
     pixels = torch.rand(batch, 3, size, size, device=device).contiguous(memory_format=layout)
     target = torch.nn.functional.normalize(torch.rand(batch, dim, device=device), dim=-1)

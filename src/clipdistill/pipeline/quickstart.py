@@ -1,4 +1,4 @@
-"""quickstart: the whole road on a toy world, offline, in minutes."""
+"""quickstart: the whole pipeline on drawn images, offline, in minutes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from ..measure.evaluate import EvaluateResult
 from ..measure.race.report import BenchmarkResult
 from .options import RunOptions
 from .record import existing_record
-from .run import Row, results_table, rows_of, run
+from .result import Row, results_table, rows_of
+from .run import run
 from .toy.world import FIRST_USER_SEED, KINDS, prompts, render
 
 ARCH = "test_resnet"
@@ -45,9 +46,9 @@ class QuickstartResult(Result):
         out: the folder that holds everything.
         seconds: of the whole run.
         rows: teacher, student in torch, student in ONNX Runtime.
-        predictions: (picture, label, probability) of a few held-out pictures.
+        predictions: (image, label, probability) of a few held-out images.
         benchmark: every file in the runtime that it is for.
-        report: all of it on one page; None where the extra for it is missing.
+        report: all results on one page; None where the extra for it is missing.
     """
 
     out: Path
@@ -60,23 +61,23 @@ class QuickstartResult(Result):
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
         out = self.out
-        page = [f"  {self.report}      all of it, to be read"] if self.report is not None else []
+        page = [f"  {self.report}      all results on one page"] if self.report is not None else []
         return [
             results_table(
-                f"Zero-shot on held-out pictures (student: {ARCH}, trained without labels)",
+                f"Zero-shot on held-out images (student: {ARCH}, trained without labels)",
                 self.rows,
             ),
             Table(
-                "A few pictures, classified by classifier.onnx",
-                ("picture", "label", ">probability"),
+                "A few images, classified by classifier.onnx",
+                ("image", "label", ">probability"),
                 tuple((name, label, f"{100 * p:.1f}%") for name, label, p in self.predictions),
             ),
             *self.benchmark.summary(),
             f"Everything lies in {out} ({self.seconds:.0f} s):",
-            f"  {out / 'world'}             pictures, as if they lay somewhere on the web",
+            f"  {out / 'world'}             images, served as if they lay on the web",
             f"  {out / 'image_urls.txt'}    what a search by the prompts found there",
-            f"  {out / 'images'}            the pictures that were downloaded, without labels",
-            f"  {out / 'embeddings'}        what the teacher said of them",
+            f"  {out / 'images'}            the images that were downloaded, without labels",
+            f"  {out / 'embeddings'}        their embeddings by the teacher",
             f"  {out / 'student'}           the distilled network",
             f"  {out / 'classifier.onnx'}   the classifier, with labels and preprocessing",
             f"  {out / 'student-*'}         the same, 2:4 sparse, INT8, and both",
@@ -100,14 +101,14 @@ def quickstart(
     num_epochs: int = 16,
     seed: int = FIRST_USER_SEED,
 ) -> QuickstartResult:
-    """Distil a classifier for a toy world, offline, from a search for pictures to the ONNX file.
+    """Distil a classifier for drawn images, offline, from the search to the ONNX file.
 
-    Pictures are drawn and served on loopback; the rest is `clipdistill run` with a search, which
+    Images are drawn and served on loopback; the rest is `clipdistill run` with a search, which
     keeps what an earlier run of it finished.
 
     Args:
         out: folder for everything.
-        num_images: pictures to draw, among which those to learn from are searched.
+        num_images: images to draw, among which those to train on are searched.
         num_epochs: passes over them.
         seed: of the toy world; 10 or more (the toy teacher was trained on other seeds).
 
@@ -149,7 +150,7 @@ def quickstart(
 def _options(
     url: str, teacher: str, held_out: Path, num_images: int, num_epochs: int
 ) -> RunOptions:
-    """Everything that `run` shall make; without ModelOpt what needs it is left out."""
+    """Options of `run`; without ModelOpt what needs it is left out."""
     qat = importlib.util.find_spec("modelopt") is not None
     if not qat:
         message(f"Left out: {MissingExtraError('nvidia-modelopt', 'compress', 'INT8 training')}")
@@ -157,7 +158,7 @@ def _options(
         search="knn",
         url=url,
         num_images=max(1, num_images // len(KINDS)),
-        # Pictures of one kind look alike to this teacher, and are wanted all the same.
+        # Images of one kind look alike to this teacher, and are wanted all the same.
         deduplicate=False,
         allow_private=True,
         teacher=teacher,
@@ -176,7 +177,7 @@ def _options(
 
 
 def _check_settings(path: Path, settings: dict[str, int]) -> None:
-    """Remember what is drawn; pictures of other settings are not mixed with these.
+    """Remember what is drawn; images of other settings are not mixed with these.
 
     Raises:
         OutputError: the folder holds a run with other settings.
@@ -193,13 +194,13 @@ def _check_settings(path: Path, settings: dict[str, int]) -> None:
 
 
 def _draw(folder: Path, count: int, seed: int, *, labelled: bool) -> None:
-    with track("draw held-out" if labelled else "draw", count, "pictures") as step:
+    with track("draw held-out" if labelled else "draw", count, "images") as step:
         render(folder, count, seed=seed, labelled=labelled, on_picture=step)
 
 
 @contextlib.contextmanager
 def _served(folder: RunFolder, teacher: str, world: Path) -> Iterator[str]:
-    """The world's pictures behind a search service on loopback; yields its address.
+    """The drawn images behind a search service on loopback; yields its address.
 
     Once everything is downloaded, the address that they came from is enough.
     """
@@ -213,7 +214,7 @@ def _served(folder: RunFolder, teacher: str, world: Path) -> Iterator[str]:
     if "download" in known:
         yield str(known["search"].settings["url"])
         return
-    message("serve: the world's pictures become a pool that can be searched, on loopback")
+    message("serve: embed the drawn images and serve them on loopback")
     embed(world, folder.out / "pool", model_name=teacher)
     service = build_service(open_pool(folder.out / "pool"), world, ServeOptions(device="cpu"))
     with running_service(service, port=_free_port()) as url:
@@ -221,7 +222,7 @@ def _served(folder: RunFolder, teacher: str, world: Path) -> Iterator[str]:
 
 
 def _free_port() -> int:
-    """`PORT`, or 0 (any) when somebody else is at it."""
+    """`PORT`, or 0 (any) when it is taken."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -232,14 +233,14 @@ def _free_port() -> int:
 
 
 def _first_rows(evaluation: EvaluateResult | None) -> tuple[Row, ...]:
-    """Teacher, student in torch, student in ONNX Runtime; the benchmark tells of the others."""
+    """Teacher, student in torch, student in ONNX Runtime; the others are in the benchmark."""
     if evaluation is None:
         raise AssertionError("run measured nothing although labels and teacher were given")
     return rows_of(evaluation)[:3]
 
 
 def _classify(folder: RunFolder, held_out: Path) -> tuple[tuple[str, str, float], ...]:
-    """Classify the first picture of a few kinds with the finished file alone."""
+    """Classify the first image of a few kinds with the finished file alone."""
     from ..show.predict import predict
 
     some = [next(iter(sorted((held_out / kind).glob("*.jpg")))) for kind in _spread(KINDS, SHOWN)]

@@ -1,4 +1,4 @@
-"""Keeping `run.json` true while a run goes on, whatever kills it."""
+"""Keeping `run.json` up to date during a run, so that a killed run can be resumed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..core.progress import message
 from ..formats.run import RunFolder, RunRecord, StepRecord, load_run, save_run
 from ..measure.race.report import machine
 from .options import RunOptions
-from .steps import Step
+from .steps.step import Step
 
 PACKAGES = (
     "clipdistill",
@@ -29,11 +29,11 @@ PACKAGES = (
     "numpy",
     "pillow",
 )
-"""Whose versions are recorded, if they are installed."""
+"""Packages whose versions are recorded, if they are installed."""
 
 
 def existing_record(folder: RunFolder) -> RunRecord | None:
-    """The record of a run; None where there is none.
+    """The record of a run; None without one.
 
     Raises:
         FormatError: it cannot be read.
@@ -54,18 +54,18 @@ class Recorder:
 
     def __init__(self, folder: RunFolder, options: RunOptions) -> None:
         self.folder = folder
-        self._settings = options.to_settings()
+        self._settings = options.used_settings()
         known = existing_record(folder)
         self.record = known or RunRecord(self._settings, (), {}, "", _now(), "")
 
-    def goes_on(self, step: Step, results: Mapping[str, str]) -> bool:
+    def resumes(self, step: Step, results: Mapping[str, str]) -> bool:
         """Whether the same step, with the same inputs, was begun and interrupted."""
         begun = self.record.begun().get(step.name)
         return begun is not None and begun.fingerprint == step.fingerprint(results)
 
     def begin(self, step: Step, results: Mapping[str, str]) -> None:
-        """A step is about to be done: from now on its outputs are ours, whatever happens."""
-        seconds = self.record.begun()[step.name].seconds if self.goes_on(step, results) else 0.0
+        """Record that a step begins: from now on this run owns its outputs."""
+        seconds = self.record.begun()[step.name].seconds if self.resumes(step, results) else 0.0
         begun = StepRecord(
             step.name,
             step.command,
@@ -76,24 +76,24 @@ class Recorder:
             step.all_inputs(results),
         )
         without = self._without(step.name)
-        finished = without.finished if step.kind == "report" else ""
+        finished = without.finished if step.describes_run else ""
         self._write(replace(without, unfinished=(*without.unfinished, begun), finished=finished))
 
     def interrupted(self, name: str, seconds: float) -> None:
-        """A step that was begun worked for so long, and is not finished."""
+        """Record that a step stopped after some seconds, unfinished."""
         begun = self.record.begun()[name]
         without = self._without(name)
         longer = replace(begun, seconds=begun.seconds + seconds)
         self._write(replace(without, unfinished=(*without.unfinished, longer)))
 
     def finish(self, name: str, seconds: float, result: str, outputs: Collection[str]) -> None:
-        """A step that was begun is done.
+        """Record that a step is done.
 
         Args:
             name: of the step.
-            seconds: it took now.
-            result: tells its outcome from another one; empty: its fingerprint does.
-            outputs: what there is of what it should make.
+            seconds: that it took this time.
+            result: identifies its outcome; empty: its fingerprint does.
+            outputs: those of its outputs that exist.
         """
         begun = self.record.begun()[name]
         done = replace(
@@ -116,7 +116,7 @@ class Recorder:
         )
 
     def complete(self, names: Sequence[str]) -> None:
-        """All steps `names` are done; others that were done once are put aside."""
+        """Record that all steps `names` are done; others that were done once are kept apart."""
         known = self.record.known()
         steps = tuple(known[name] for name in names if name in known)
         others = tuple(known[name] for name in known if name not in names)
@@ -125,37 +125,30 @@ class Recorder:
             return  # nothing has changed, and nothing is written
         self._write(replace(done, finished=_now()))
 
-    def check_owned(self, path: str) -> bool:
-        """Whether there is anything at a path below the run's folder.
+    def set_aside(self, step: Step) -> None:
+        """Move the outputs of a step to replaced/, so that it can make them anew.
 
         Raises:
-            OutputError: there is, but no run of this folder made it.
+            OutputError: one of them exists, but no run of this folder made it.
         """
-        source = self.folder.out / path
-        if not (source.exists() or source.is_symlink()):
-            return False
+        for path in step.outputs:
+            source = self.folder.out / path
+            if not (source.exists() or source.is_symlink()):
+                continue
+            self._check_owned(path)
+            target = _free_name(self.folder.replaced, Path(path))
+            with writing(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source.rename(target)
+            message(f"{source} was made with other settings; moved to {target}.")
+
+    def _check_owned(self, path: str) -> None:
         record = self.record
         if not any(path in one.outputs for one in (*record.known().values(), *record.unfinished)):
             raise OutputError(
-                f"{source} is in the way, and this run did not make it. Move it elsewhere, or "
-                "choose another output folder."
+                f"{self.folder.out / path} is in the way, and this run did not make it. Move it "
+                "elsewhere, or choose another output folder."
             )
-        return True
-
-    def set_aside(self, path: str) -> None:
-        """Move an output that a run made to replaced/, so that it can be made anew.
-
-        Raises:
-            OutputError: it lies there, but no run of this folder made it.
-        """
-        if not self.check_owned(path):
-            return
-        source = self.folder.out / path
-        target = _free_name(self.folder.replaced, Path(path))
-        with writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            source.rename(target)
-        message(f"{source} was made with other settings; it lies in {target} now.")
 
     def _write(self, record: RunRecord) -> None:
         self.record = replace(

@@ -94,8 +94,8 @@ def _converted(path: Path, key: str, value: Any, kind: Any) -> Any:
         choices = get_args(kind)
         if value in choices:
             return value
-        guess = did_you_mean(str(value), choices)
-        raise _wrong(path, key, value, f"one of {', '.join(choices)}", guess)
+        guess = did_you_mean(str(value), [str(one) for one in choices])
+        raise _wrong(path, key, value, f"one of {', '.join(map(str, choices))}", guess)
     if get_origin(kind) is tuple:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)

@@ -1,4 +1,4 @@
-"""demo: a classifier at work, live: a camera, a video, a folder, or a page in the browser."""
+"""demo: live classification of a camera, a video, a folder, or in a page in the browser."""
 
 from __future__ import annotations
 
@@ -32,43 +32,43 @@ if TYPE_CHECKING:
     Encode = Callable[[Sequence[str]], TextEmbeddings]
 
 PICTURES_PER_SECOND = 2.0
-"""Default pace of --images where somebody looks at them: in a window, in a recording."""
+"""Default speed of --images with --window or --save."""
 EXAMPLES = 8
-"""Pictures of --images that the page offers."""
+"""Most images of --images that the page offers as examples."""
 TABLE_LABELS = 10
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """What to look at, and how to show it.
+    """Source of the frames, and how to show the predictions.
 
     Attributes:
         camera: number of a camera of this machine; 0 is the first.
-        video: a video file, or an http, https, rtsp or rtsps URL.
-        images: a folder of pictures; with --web, examples for the page.
-        web: a page in the browser, on this machine alone, instead of the terminal.
-        port: of the page.
-        window: show the pictures in a window as well; q or Esc closes it.
-        save: write the annotated video to this .mp4, as well.
-        every_frame: take every frame of a file, as fast as it goes, instead of playing it at its
-            own speed and dropping what the model has no time for. --save implies it.
-        fps: frames a second of --images and of --save. Default: the source's; for --images 2 with
-            --window or --save, else as fast as it goes.
-        text: text embeddings from `clipdistill embed-text`; a classifier's file carries its own,
-            and this overrides them.
-        prompts: the prompts file of a bare .npy (the older scripts'), for its labels.
-        teacher: with --web, a teacher (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER) beside
-            the model; it also turns new class names into text embeddings.
-        threshold: probability below which the answer is "unknown", 0 to 1. Default: the model's
-            own, if it was calibrated.
-        top_k: labels to show.
-        retries: attempts to get a vanished camera or stream back.
-        timeout: seconds without a frame after which it counts as gone.
-        font: font file for the labels in --window and --save, for scripts that OpenCV's lacks.
-        device: auto, cpu, cuda, cuda:1 ...; tensorrt for ONNX Runtime's TensorRT.
-        arch: timm's model name, only for checkpoints that do not tell (the older scripts').
-        image_size: side of the input in pixels, likewise.
+        video: video file, or http, https, rtsp or rtsps URL.
+        images: folder of images; with --web, examples for the page.
+        web: show a page in the browser, on this machine only, instead of the terminal.
+        port: port of the page, 0 to 65535.
+        window: also show the annotated frames in a window; q or Esc closes it.
+        save: also write the annotated video to this .mp4 file.
+        every_frame: classify every frame of a file as fast as possible, instead of playing it at
+            its own speed and dropping frames while the model is busy; --save implies it.
+        fps: frames per second of --images and of --save. Default: the source's; for --images 2 with
+            --window or --save, else as fast as possible.
+        text: text embeddings from `clipdistill embed-text`; they override those in a classifier's
+            file.
+        prompts: prompts file with the labels of a bare .npy (made by the older scripts).
+        teacher: teacher to show beside the model with --web (NAME/PRETRAINED, hf-hub:ORG/REPO,
+            local-dir:FOLDER); it also turns new class names into text embeddings.
+        threshold: probability from 0 to 1 below which the answer is "unknown". Default: the
+            model's own if it was calibrated, else 0.
+        top_k: number of labels to show.
+        retries: number of attempts to reconnect to a lost camera or stream.
+        timeout: seconds without a frame after which a camera or stream counts as lost.
+        font: font file for the labels in --window and --save, for scripts missing in OpenCV's font.
+        device: device to run on: auto, cpu, cuda, cuda:1 ...; tensorrt for ONNX Runtime's TensorRT.
+        arch: timm's model name; only for the older scripts' checkpoints, which do not record it.
+        image_size: side of the input in pixels; only for the older scripts' checkpoints.
     """
 
     camera: Annotated[
@@ -97,27 +97,27 @@ class DemoOptions:
 
 @dataclass(frozen=True, repr=False)
 class DemoResult(Result):
-    """What `demo` saw.
+    """Result of `demo` for a source.
 
     Attributes:
-        source: what it looked at.
-        model: the model.
-        runtime: what ran it.
+        source: name of the source.
+        model: name of the model.
+        runtime: runtime of the model.
         ended: why it ended.
-        lost: it ended because the source was lost.
-        seconds: from the first answer to the last.
-        frames: that were classified.
-        dropped: that the model had no time for.
-        broken: that could not be used.
-        problems: what was wrong with the first of them.
-        reconnects: times that a lost source came back.
-        fps: answers a second.
-        decode_ms: median time of reading and decoding a frame.
-        preprocess_ms: of preprocessing it.
-        model_ms: of the model.
-        counts: label (or "unknown") -> how many frames were given it, the commonest first.
-        saved: the recording, if there is one.
-        saved_frames: frames in it.
+        lost: whether it ended because the source was lost.
+        seconds: seconds from the first answer to the last.
+        frames: number of classified frames.
+        dropped: number of frames dropped because the model was busy.
+        broken: number of frames that could not be used.
+        problems: faults of the first broken frames.
+        reconnects: number of times that a lost source was reopened.
+        fps: answers per second.
+        decode_ms: median time of reading and decoding a frame, in ms.
+        preprocess_ms: median time of preprocessing a frame, in ms.
+        model_ms: median time of the model per frame, in ms.
+        counts: label (or "unknown") -> number of frames, the most frequent first.
+        saved: file of the recording; None when there is none.
+        saved_frames: number of frames in the recording.
     """
 
     source: str
@@ -141,21 +141,21 @@ class DemoResult(Result):
 
     @property
     def exit_code(self) -> int:
-        """0; that of InputError when the source was lost."""
+        """Exit code: 0, or that of `InputError` when the source was lost."""
         return InputError.exit_code if self.lost else 0
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
         lines: list[str | Table] = [
-            f"{self.frames} frames in {self.seconds:.1f} s, {self.fps:.1f} a second; "
+            f"{self.frames} frames in {self.seconds:.1f} s, {self.fps:.1f} per second; "
             f"{self.dropped} dropped, {self.broken} broken. {self.ended}.",
         ]
         if self.reconnects:
-            lines.append(f"{self.source} was lost and came back: {self.reconnects} times.")
+            lines.append(f"{self.source} was lost and reopened {self.reconnects} times.")
         if self.frames:
             total = self.decode_ms + self.preprocess_ms + self.model_ms
             lines += [
-                f"Median of a frame: {total:.1f} ms (decode {self.decode_ms:.1f}, preprocess "
+                f"Median per frame: {total:.1f} ms (decode {self.decode_ms:.1f}, preprocess "
                 f"{self.preprocess_ms:.1f}, model {self.model_ms:.1f}).",
                 _counts_table(self),
             ]
@@ -167,11 +167,11 @@ class DemoResult(Result):
 
 @dataclass(frozen=True, repr=False)
 class WebDemoResult(Result):
-    """What `demo --web` did until it was stopped.
+    """Result of `demo --web`.
 
     Attributes:
-        model: the model.
-        port: of the page.
+        model: name of the model.
+        port: port of the page.
     """
 
     model: str
@@ -185,23 +185,24 @@ class WebDemoResult(Result):
 def demo(
     model: NameOrPath, /, *, options: DemoOptions = DemoOptions()
 ) -> DemoResult | WebDemoResult:
-    """Watch a model at work on a camera, a video, a folder of pictures, or in the browser.
+    """Classify a camera, a video or a folder of images live, or show a page in the browser.
 
-    Give one of --camera, --video, --images, or --web. Ctrl-C ends it, which is a normal end. On a
-    terminal the answer is drawn anew as it changes; in a pipe there is a line a second, on stderr.
+    Give one of --camera, --video, --images, or --web. Ctrl-C ends the demo normally. A terminal
+    shows a live display; otherwise one line per second is written to stderr.
 
-    A camera is never waited for: frames that the model has no time for are dropped. One that
-    vanishes is looked for again, at growing intervals.
+    Frames of a camera are dropped while the model is busy. A lost camera is reopened, with growing
+    delays between the attempts.
 
     Args:
-        model: an .onnx or .engine file, a student's folder or checkpoint (.pth), or a teacher
+        model: .onnx or .engine file, student's folder or checkpoint (.pth), or teacher
             (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER); "openvino:FILE.onnx" runs the
             file in OpenVINO.
         options: see `DemoOptions`.
 
     Raises:
-        InputError: no source or several; it cannot be opened; no labels; no display.
-        MismatchError: the text embeddings, or the teacher, are not the model's.
+        InputError: no source, several sources, a source that cannot be opened, no labels, or no
+            display.
+        MismatchError: the text embeddings or the teacher do not belong to the model.
         MissingExtraError: OpenCV or gradio is not installed (extra `demo`).
         OutputError: the recording cannot be written.
     """
@@ -210,7 +211,7 @@ def demo(
 
 
 def _check(options: DemoOptions) -> None:
-    """Refuse options that do not go together, before anything is loaded."""
+    """Refuse options that exclude each other, before anything is loaded."""
     given = [name for name in ("camera", "video", "images") if getattr(options, name) is not None]
     if options.web:
         _check_web(options, given)
@@ -221,17 +222,17 @@ def _check(options: DemoOptions) -> None:
             f"{found}."
         )
     elif options.teacher is not None:
-        raise InputError("--teacher is for --web, which shows it beside the model.")
+        raise InputError("--teacher is only for --web. Add --web, or remove --teacher.")
     if options.every_frame and options.camera is not None:
         raise InputError(
-            "--every-frame is for files: a camera does not wait. Leave it away, or use --video."
+            "--every-frame is only for files, not for a camera. Remove it, or use --video."
         )
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise InputError(f"--threshold {options.threshold:g}: expected a probability, 0 to 1.")
     if options.fps is not None and not 0 < options.fps <= 1000:
         raise InputError(f"--fps {options.fps:g}: expected more than 0, at most 1000.")
     if options.top_k < 1 or options.retries < 0 or not options.timeout > 0:
-        raise InputError("--top-k should be 1 or more, --retries 0 or more, --timeout above 0.")
+        raise InputError("Expected --top-k 1 or more, --retries 0 or more, --timeout above 0.")
 
 
 def _check_web(options: DemoOptions, given: Sequence[str]) -> None:
@@ -247,7 +248,7 @@ def _check_web(options: DemoOptions, given: Sequence[str]) -> None:
 
 
 def _watch(model: str, options: DemoOptions) -> DemoResult:
-    """Every source but the page."""
+    """Run the demo on a source, without the page."""
     source = None if options.images is not None else _stream(options)
     recognizer = _open(model, options)
     source = source or _pictures(options, recognizer)
@@ -256,7 +257,7 @@ def _watch(model: str, options: DemoOptions) -> DemoResult:
     with _terminated_as_ctrl_c():
         try:
             loop.run()
-        except KeyboardInterrupt:  # the way to end a camera
+        except KeyboardInterrupt:  # the normal end for a camera
             stopped = True
     ended = reader.ended or "Closed"
     return _result(loop, reader, recorder, recognizer, "Stopped" if stopped else ended)
@@ -285,15 +286,15 @@ def _pictures(options: DemoOptions, recognizer: Recognizer) -> Source:
     from .live.frames import pictures
 
     assert options.images is not None
-    looked_at = options.window or options.save is not None
-    fps = options.fps or (PICTURES_PER_SECOND if looked_at else 0.0)
+    shown = options.window or options.save is not None
+    fps = options.fps or (PICTURES_PER_SECOND if shown else 0.0)
     return pictures(options.images, at_least=recognizer.preprocess.size, fps=fps)
 
 
 def _assemble(
     source: Source, recognizer: Recognizer, options: DemoOptions
 ) -> tuple[Loop, Reader, Recorder | None]:
-    """Everything that runs, connected but not started."""
+    """Connect all parts without starting them."""
     from .live.frames import Frame
     from .live.handoff import Handoff
     from .live.loop import Loop
@@ -304,7 +305,7 @@ def _assemble(
     waits = whole or options.images is not None
     frames: Handoff[Frame] = Handoff(2 if waits else 1, newest=not waits)
     patience = Patience(stall=options.timeout, retries=options.retries)
-    # A folder is shown at its pace, unless it is only recorded.
+    # A folder is shown at its own speed, unless it is only recorded.
     paced = options.window or not whole
     reader = Reader(source, frames, paced=paced, patience=patience)
     views, recorder = _views(source, options)
@@ -344,7 +345,7 @@ def _views(source: Source, options: DemoOptions) -> tuple[list[View], Recorder |
 
 @contextlib.contextmanager
 def _terminated_as_ctrl_c() -> Iterator[None]:
-    """Take SIGTERM as Ctrl-C, so that a recording is finished; only the main thread can."""
+    """Treat SIGTERM as Ctrl-C, so that a recording is finished; works in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

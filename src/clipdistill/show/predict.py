@@ -1,4 +1,4 @@
-"""predict: pictures -> ranked labels with probabilities."""
+"""predict: images -> ranked labels with probabilities."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..core.errors import InputError
 from ..core.progress import track
 from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
-from ..core.zeroshot import top_k
+from ..core.wording import percent
+from ..core.zeroshot import ranked
 from ..images.loading import batched, default_workers, load_pixels, stack
 from ..images.sources import ImageItem, match_images
 from ..models.recognizer import UNKNOWN, open_recognizer
@@ -21,13 +19,13 @@ from ..models.recognizer import UNKNOWN, open_recognizer
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one picture.
+    """Prediction for one image.
 
     Attributes:
-        image: the file.
-        ranked: (label, probability), the likeliest first; empty when it could not be read.
-        unknown: the likeliest label is not likely enough to be an answer.
-        reason: why it could not be read; empty when it could.
+        image: file, or place in a tar.
+        ranked: (label, probability) pairs, the best first; empty when the image could not be read.
+        unknown: whether the best probability is below the threshold.
+        reason: why the image could not be read; empty when it could.
     """
 
     image: str
@@ -41,9 +39,9 @@ class PredictResult(Result):
     """What `predict` found.
 
     Attributes:
-        model: the model.
-        classes: how many labels it chose from.
-        predictions: one a picture, in the order given.
+        model: MODEL as given.
+        classes: number of labels to choose from.
+        predictions: one prediction per image, in the order given.
     """
 
     model: str
@@ -52,13 +50,13 @@ class PredictResult(Result):
 
     @property
     def failures(self) -> tuple[Prediction, ...]:
-        """The pictures that could not be read."""
+        """Predictions of the images that could not be read."""
         return tuple(one for one in self.predictions if one.reason)
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
         good = [one for one in self.predictions if not one.reason]
-        shown = _one_picture(good[0]) if len(good) == 1 else _many_pictures(good, self.classes)
+        shown = _one_image(good[0]) if len(good) == 1 else _many_images(good, self.classes)
         return [shown, *list_some("Not read:", [f"{f.image}: {f.reason}" for f in self.failures])]
 
 
@@ -76,33 +74,33 @@ def predict(
     arch: str | None = None,
     image_size: int | None = None,
 ) -> PredictResult:
-    """Classify pictures with an ONNX file, an engine, a student or a teacher.
+    """Classify images with an ONNX file, an engine, a student or a teacher.
 
     Args:
-        model: an .onnx or .engine file, a student's folder or checkpoint (.pth), or a teacher
+        model: .onnx or .engine file, student's folder or checkpoint (.pth), or teacher
             (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER); "openvino:FILE.onnx" runs the
             file in OpenVINO.
         images: files, folders (searched recursively) or globs.
-        text: text embeddings from `clipdistill embed-text`; a classifier's file carries its own,
-            and this overrides them.
-        prompts: the prompts file of a bare .npy (the older scripts'), for its labels.
-        top_k: labels to show for each picture.
-        threshold: probability below which the answer is "unknown"; what `evaluate --calibrate`
-            stored unless given, 0: never.
-        batch_size: pictures the model sees at once.
-        num_workers: threads for decoding; one a processor unless given.
-        device: auto, cpu, cuda, cuda:1 ...; tensorrt for ONNX Runtime's TensorRT.
-        arch: timm's model name, only for checkpoints that do not tell (the older scripts').
-        image_size: side of the input in pixels, likewise.
+        text: text embeddings from `clipdistill embed-text`; they override those in a classifier's
+            file.
+        prompts: prompts file with the labels of a bare .npy (made by the older scripts).
+        top_k: number of labels to show per image.
+        threshold: probability from 0 to 1 below which the answer is "unknown"; 0: never. Default:
+            the threshold that `evaluate --calibrate` stored.
+        batch_size: number of images per forward pass.
+        num_workers: number of threads for decoding; one per processor unless given.
+        device: device to run on: auto, cpu, cuda, cuda:1 ...; tensorrt for ONNX Runtime's TensorRT.
+        arch: timm's model name; only for the older scripts' checkpoints, which do not record it.
+        image_size: side of the input in pixels; only for the older scripts' checkpoints.
 
     Raises:
-        InputError: no pictures, none that can be read, or no labels to choose from.
-        MismatchError: the text embeddings are another teacher's.
+        InputError: there are no images, no readable images, or no labels.
+        MismatchError: the text embeddings were made with another teacher.
     """
     if not images:
-        raise InputError(f"No images given. Expected: predict {model} IMAGE ...")
+        raise InputError(f"No images given. Expected: clipdistill predict {model} IMAGE ...")
     if top_k < 1 or batch_size < 1:
-        raise InputError("--top-k and --batch-size should be 1 or more.")
+        raise InputError("--top-k and --batch-size: expected 1 or more.")
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"--threshold {threshold}: expected a probability, 0 to 1.")
     recognizer = open_recognizer(
@@ -121,19 +119,13 @@ def predict(
             if good:
                 scores = recognizer.probabilities(stack(good))
                 for one, row in zip(good, scores, strict=True):
-                    ranked = _rank(row, labels, top_k)
-                    unknown = ranked[0][1] < least
-                    found[_identity(one.item)] = Prediction(_name(one.item), ranked, unknown)
+                    best = ranked(row, labels, top_k)
+                    unknown = best[0][1] < least
+                    found[_identity(one.item)] = Prediction(_name(one.item), best, unknown)
             step(len(good) + len(failed))
     predictions = tuple(found[_identity(item)] for item in items)
     _check_any(predictions)
     return PredictResult(model, len(labels), predictions)
-
-
-def _rank(
-    scores: NDArray[np.float32], labels: Sequence[str], most: int
-) -> tuple[tuple[str, float], ...]:
-    return tuple((labels[index], float(scores[index])) for index in top_k(scores[None], most)[0])
 
 
 def _check_any(predictions: Sequence[Prediction]) -> None:
@@ -147,27 +139,23 @@ def _identity(item: ImageItem) -> tuple[Path, str]:
 
 
 def _name(item: ImageItem) -> str:
-    """The file; for a picture in a tar, its place in it."""
+    """Name an image by its file, or by its place in a tar."""
     return str(item.path) if item.offset is None else item.key
 
 
-def _one_picture(one: Prediction) -> Table:
-    rows = tuple((label, _percent(share)) for label, share in one.ranked)
+def _one_image(one: Prediction) -> Table:
+    rows = tuple((label, percent(share)) for label, share in one.ranked)
     title = f"{one.image}: {UNKNOWN} (no label is likely enough)" if one.unknown else one.image
     return Table(title, ("label", ">probability"), rows)
 
 
-def _many_pictures(good: Sequence[Prediction], classes: int) -> Table:
+def _many_images(good: Sequence[Prediction], classes: int) -> Table:
     rows = []
     for one in good:
         (label, share), *rest = one.ranked
-        second = f"{rest[0][0]} ({_percent(rest[0][1])})" if rest else ""
+        second = f"{rest[0][0]} ({percent(rest[0][1])})" if rest else ""
         if one.unknown:
-            label, second = UNKNOWN, f"{label} ({_percent(share)})"
-        rows.append((one.image, label, _percent(share), second))
+            label, second = UNKNOWN, f"{label} ({percent(share)})"
+        rows.append((one.image, label, percent(share), second))
     title = f"{len(good)} images, {classes} labels"
     return Table(title, ("image", "label", ">probability", "runner-up"), tuple(rows))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"

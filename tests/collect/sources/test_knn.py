@@ -66,7 +66,8 @@ def test_an_unknown_index_is_refused_before_any_query():
     with (
         fake_knn().running() as fake,
         pytest.raises(
-            InputError, match=r"no index 'laion5B'.*mean laion5B-L-14.*It has: laion5B-L-14, other"
+            InputError,
+            match=r"no index 'laion5B'.*mean laion5B-L-14.*It has: laion5B-L-14, other",
         ),
     ):
         source(fake, KnnSettings("laion5B"))
@@ -90,7 +91,7 @@ def test_something_else_than_a_list_of_indices():
                 source(fake)
 
 
-def test_hits_without_urls_are_told_apart():
+def test_hits_without_urls_are_distinguished():
     items = knn_items("x", 4)
     del items[1]["url"]
     items[2]["url"] = float("nan")  # pandas' idea of a missing text
@@ -154,7 +155,7 @@ def test_by_embedding_where_there_is_no_text_model():
         assert list(search("x", 2))
         assert list(search("y", 2))
     texts = [asked.body["text"] for asked in fake.asked if asked.body]
-    assert texts == ["x", None, None]  # the second prompt knows already
+    assert texts == ["x", None, None]  # the second prompt uses embeddings at once
 
 
 def test_clip_retrieval_without_a_text_model_fails_with_500():

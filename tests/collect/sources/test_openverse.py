@@ -95,7 +95,7 @@ def test_too_many_requests():
             429,
             {"Retry-After": "40000"},
         )
-        with pytest.raises(ServiceError, match=r"429 .*throttled.*alone for 40000 s.*same command"):
+        with pytest.raises(ServiceError, match=r"429 .*throttled.*pause of 40000 s.*same command"):
             list(source(fake)("cat", 5))
 
 

@@ -63,7 +63,7 @@ def test_a_pool_without_urls_says_what_to_use(tmp_path):
         list(search("one", 10))
 
 
-def test_rows_without_a_url_are_told_apart(tmp_path):
+def test_rows_without_a_url_are_distinguished(tmp_path):
     urls = [f"https://x/{index}" if index % 2 else None for index in range(40)]
     write_pool(tmp_path, url=urls)
     rows = list(make_pooled(open_pool(tmp_path), embed, PROMPTS, 40)("one", 40))

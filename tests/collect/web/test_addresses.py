@@ -111,7 +111,7 @@ def test_wrapping_an_address_changes_nothing(address: ipaddress.IPv4Address) -> 
         ("http://[::ffff:127.0.0.1]/", "not a public address"),
         ("http://[fe80::1%25eth0]/", "not a public address|not an IPv6"),
         ("http://169.254.169.254/latest/meta-data", "not a public address"),
-        ("http://example.com/" + "a" * 9000, "more than 8000"),
+        ("http://example.com/" + "a" * 9000, "at most 8000"),
         ("http://a\0b/", "not a host name|malformed"),
     ],
 )

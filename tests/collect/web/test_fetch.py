@@ -44,7 +44,7 @@ def fetch(tmp_path: Path, url: str, **options: object) -> Fetched:
     return asyncio.run(ask())
 
 
-def test_a_picture_arrives_as_it_was_sent(server: HostileServer, tmp_path: Path) -> None:
+def test_an_image_arrives_as_it_was_sent(server: HostileServer, tmp_path: Path) -> None:
     server.answers["a.jpg"] = replies(jpeg(1))
     found = fetch(tmp_path, server.url("a.jpg"))
     assert (found.reason, found.http_status) == ("", 200)
@@ -77,7 +77,7 @@ def test_a_body_too_large_for_memory_goes_through_a_file(
         ("silence", silence, "timeout"),
         ("drip", drip, "timeout"),
         ("drip-headers", drip_headers, "timeout: no headers"),
-        ("gzip", replies(gzip_bomb(), Content_Encoding="gzip"), "encoding: identity was asked"),
+        ("gzip", replies(gzip_bomb(), Content_Encoding="gzip"), "encoding: expected identity"),
         ("noai", replies(jpeg(), X_Robots_Tag="noai"), "robots: X-Robots-Tag noai"),
         ("tdm", replies(jpeg(), tdm_reservation="1"), "robots: tdm-reservation"),
         ("loop", replies(b"", 302, Location="/loop"), "redirect: more than 5"),
@@ -103,7 +103,7 @@ def test_a_body_slower_than_the_least_rate_is_given_up(
     monkeypatch.setattr("clipdistill.collect.web.fetch.RATE_AFTER", 0.5)
     server.answers["drip"] = drip
     found = fetch(tmp_path, server.url("drip"), total_timeout=60.0)
-    assert found.reason == "timeout: slower than 1024 bytes a second"
+    assert found.reason == "timeout: slower than 1024 bytes per second"
 
 
 def test_redirects_are_followed_and_each_target_is_checked(

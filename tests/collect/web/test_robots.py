@@ -47,7 +47,7 @@ def test_rules(values: list[str], rules: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("rule", sorted(FORBIDDING))
-def test_what_reserves_a_picture(rule: str) -> None:
+def test_what_reserves_an_image(rule: str) -> None:
     assert rule in reservation([f"max-snippet: 5, {rule.upper()}"])
 
 
@@ -59,9 +59,9 @@ def test_what_reserves_a_picture(rule: str) -> None:
         ([], [], ""),
         (["index, follow"], [], ""),
         (["otherbot: noai"], [], ""),
-        (["unavailable_after: Wed, 25 Jun 2025 15:00:00 GMT"], [], "over"),
+        (["unavailable_after: Wed, 25 Jun 2025 15:00:00 GMT"], [], "in the past"),
         (["unavailable_after: Wed, 25 Jun 2036 15:00:00 GMT"], [], ""),
-        (["unavailable_after: 2025-06-25"], [], "over"),
+        (["unavailable_after: 2025-06-25"], [], "in the past"),
         (["unavailable_after: some day"], [], ""),
     ],
 )

@@ -106,13 +106,13 @@ def ir_12(model: Model) -> None:
 
 
 def custom_domain(model: Model) -> None:
-    of_kind(model, "Relu")[0].domain = "com.stranger"
+    of_kind(model, "Relu")[0].domain = "com.example"
 
 
 def a_function(model: Model) -> None:
     model.functions.append(
         helper.make_function(
-            "com.stranger",
+            "com.example",
             "F",
             ["x"],
             ["y"],
@@ -503,10 +503,10 @@ def a_node_without_output(model: Model) -> None:
         (external_attribute, "another file"),
         (nested, "nested"),
         (no_network, "no network"),
-        (a_node_without_output, "gives nothing"),
+        (a_node_without_output, "no output"),
     ],
 )
-def test_files_of_strangers_are_refused(break_it, message: str, files, tmp_path: Path) -> None:
+def test_untrusted_files_are_refused(break_it, message: str, files, tmp_path: Path) -> None:
     model = onnx.load(str(files["fp32"]))
     break_it(model)
     (tmp_path / "a.onnx").write_bytes(model.SerializeToString())

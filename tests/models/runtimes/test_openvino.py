@@ -68,7 +68,7 @@ def test_predict_and_evaluate(tiny_classifier: Path, pictures, tmp_path: Path) -
     assert [row.runtime for row in result.rows] == ["openvino", "onnxruntime"]
     assert result.rows[0].counts == result.rows[1].counts
     headings = result.summary()[-1].columns
-    assert len(set(headings)) == len(headings)  # one file twice: told apart by runtime
+    assert len(set(headings)) == len(headings)  # one file twice: the runtimes differ
 
 
 def test_devices(tiny_classifier: Path) -> None:

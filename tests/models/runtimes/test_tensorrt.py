@@ -180,12 +180,12 @@ def test_the_older_cuda_python(
     assert build(tiny_classifier, tmp_path / "a.engine").gpu.name == "Orin"
 
 
-def test_without_cuda_python_torch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cuda_python_torch_provides_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cuda", "cuda.bindings", "cuda.cudart"):
         monkeypatch.setitem(sys.modules, name, None)
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="torch sees 0 GPU"):
+        with pytest.raises(InputError, match="torch finds 0 GPU"):
             open_memory("cuda")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtraError, match=r"clipdistill\[tensorrt\]"):
@@ -280,7 +280,7 @@ def test_only_with_its_card(newest, tiny_classifier: Path, tmp_path: Path) -> No
     assert newest.seen["deserialized"] == before  # TensorRT saw none of these
 
 
-def test_every_missing_field_of_a_card_is_told(
+def test_every_missing_field_of_a_card_is_named(
     newest, tiny_classifier: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.engine"
@@ -321,7 +321,7 @@ def test_devices(newest, gpu: Gpu, tiny_classifier: Path, tmp_path: Path) -> Non
     for device in ("cpu", "warp9", "cuda:x"):
         with pytest.raises(InputError, match="NVIDIA's GPUs only"):
             open_embedder(str(path), device=device)
-    with pytest.raises(InputError, match=r"cuda:3 is not there"):
+    with pytest.raises(InputError, match=r"cuda:3 does not exist"):
         open_embedder(str(path), device="cuda:3")
     gpu.count = 0
     with pytest.raises(InputError, match="cudaErrorNoDevice"):

@@ -15,7 +15,7 @@ from clipdistill.core.progress import Silent, reporting
 from clipdistill.show.live.answer import Prediction, decide
 from clipdistill.show.live.frames import Frame
 from clipdistill.show.live.loop import Meter, Seen, Speed, Status
-from clipdistill.show.live.terminal import PlainLines, Terminal, picture
+from clipdistill.show.live.terminal import PlainLines, Terminal, display
 from clipdistill.show.live.threads import Answer
 from clipdistill.show.live.window import Window, has_display
 
@@ -41,7 +41,7 @@ def an_answer(at: float = 0.0, pixels: np.ndarray | None = None) -> Answer:
 
 def drawn(prediction: Prediction | None, status: Status, width: int, **more) -> list[str]:
     file = io.StringIO()
-    Console(file=file, width=width, **more).print(picture(prediction, status))
+    Console(file=file, width=width, **more).print(display(prediction, status))
     return file.getvalue().splitlines()
 
 
@@ -67,7 +67,7 @@ def test_a_narrow_terminal_loses_nothing() -> None:
     assert "4 dropped" in text
 
 
-def test_unknown_names_what_it_looks_most_like() -> None:
+def test_unknown_names_the_best_label() -> None:
     assert drawn(UNKNOWN, STATUS, 80)[0] == "unknown (dog 70%)"
 
 
@@ -105,7 +105,7 @@ def test_the_display_is_drawn_five_times_a_second() -> None:
     assert file.getvalue().count("dog 70%") in range(5, 8)
 
 
-class Told(Silent):
+class Lines(Silent):
     """Keeps messages."""
 
     def __init__(self) -> None:
@@ -116,10 +116,10 @@ class Told(Silent):
 
 
 def test_a_pipe_gets_a_line_a_second() -> None:
-    told, clock = Told(), Clock()
+    written, clock = Lines(), Clock()
     lines = PlainLines(clock=clock)
     gone = dataclasses.replace(STATUS, note="camera 0 vanished")
-    with reporting(told):
+    with reporting(written):
         for _ in range(25):
             lines.show(Seen(an_answer(), DOG, STATUS))
             lines.tick(STATUS)
@@ -128,7 +128,7 @@ def test_a_pipe_gets_a_line_a_second() -> None:
             lines.tick(gone)
             clock.sleep(0.1)
     line = "12.3 s  dog 70%  29.8 frames/s  11.6 ms  4 dropped  1 broken"
-    assert told.lines == [line, line, line, "camera 0 vanished", line]
+    assert written.lines == [line, line, line, "camera 0 vanished", line]
 
 
 def test_speed_is_that_of_the_last_seconds() -> None:

@@ -84,7 +84,7 @@ def test_other_protocols_are_refused(tmp_path: Path, name: str) -> None:
     write_video(tmp_path / "a.avi", 2)
     with pytest.raises(InputError, match="no such") as caught:
         video(name.format(tmp_path / "a.avi"), timeout=1)
-    assert "--video takes a file" in str(caught.value)
+    assert "Give --video a file" in str(caught.value)
     assert "secret" not in str(caught.value)
 
 

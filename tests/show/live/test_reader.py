@@ -56,12 +56,12 @@ def test_an_error_comes_after_what_was_given_before_it() -> None:
 def test_a_taker_that_leaves_frees_the_giver() -> None:
     handoff = Handoff(1)
     handoff.put(1)
-    said: list[bool] = []
-    giver = threading.Thread(target=lambda: said.append(handoff.put(2)))
+    accepted: list[bool] = []
+    giver = threading.Thread(target=lambda: accepted.append(handoff.put(2)))
     giver.start()
     handoff.cancel()
     giver.join(5)
-    assert said == [False]
+    assert accepted == [False]
     with pytest.raises(Finished):
         handoff.get()
 
@@ -153,29 +153,29 @@ def test_a_vanished_camera_comes_back() -> None:
     reader, got = read_all(script, clock=clock, patience=Patience(retries=3))
     assert [int(one.pixels[0, 0, 0]) for one in got] == [1, 2, 3]
     assert reader.reconnects == 1
-    # Each attempt waits twice as long as the one before; a camera that came back starts anew.
+    # Each attempt waits twice as long as the one before; after a reconnection they start again.
     assert clock.slept == [0.5, 1, 2, 0.5, 1, 2]
     assert reader.lost
     assert reader.ended == "scripted vanished and did not come back (3 attempts)"
 
 
-def test_the_display_is_told_while_it_is_gone() -> None:
-    told: list[str] = []
+def test_the_note_shows_that_it_is_lost() -> None:
+    notes: list[str] = []
     frames = Handoff(4)
     script = Script([frame(), GONE], None, [frame(), GONE], None)
     reader = Reader(
         script.source(),
         frames,
         patience=Patience(retries=2),
-        sleep=lambda seconds: told.append(reader.note),
+        sleep=lambda seconds: notes.append(reader.note),
     )
     reader.start()
     drain(frames)
-    assert told[:2] == [
+    assert notes[:2] == [
         "scripted vanished; attempt 1 of 2 in 0.5 s",
         "scripted is still gone; attempt 2 of 2 in 1 s",
     ]
-    assert told[2] == "scripted vanished; attempt 1 of 2 in 0.5 s"  # it had come back
+    assert notes[2] == "scripted vanished; attempt 1 of 2 in 0.5 s"  # it had come back
     assert reader.note == ""
 
 

@@ -20,14 +20,14 @@ from clipdistill.show.live.threads import Answer
 cv2 = pytest.importorskip("cv2", reason="OpenCV (extra demo) is not installed")
 
 STATUS = Status("clip", "model", "onnxruntime", 1.0, 1, 0, 0, Speed(29.8, 0.001, 0.002, 0.003), "")
-VERDICT = Prediction("dog", (("dog", 0.7), ("cat", 0.2), ("a bird of a rare kind", 0.1)))
+PREDICTION = Prediction("dog", (("dog", 0.7), ("cat", 0.2), ("a bird of a rare kind", 0.1)))
 
 
 def seen(pixels: np.ndarray, *, at: float = 0.0, fps: float = 10.0, live: bool = False) -> Seen:
     answer = Answer(
         Frame(0, at, pixels, 0.001, fps, live), np.zeros(3, np.float32), at, 0.002, 0.003
     )
-    return Seen(answer, VERDICT, STATUS)
+    return Seen(answer, PREDICTION, STATUS)
 
 
 def read_all(path: Path) -> tuple[float, list[np.ndarray]]:
@@ -56,7 +56,7 @@ def test_every_frame_is_in_the_video(tmp_path: Path) -> None:
 
 def test_a_live_source_is_recorded_by_the_clock(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out.mp4", find_letters())
-    for at in (0, 0.02, 0.3, 0.35, 1.0):  # 10 frames a second: held, skipped, held
+    for at in (0, 0.02, 0.3, 0.35, 1.0):  # 10 frames per second: held, skipped, held
         recorder.show(seen(frame(9, (400, 400)), at=100 + at, live=True))
     recorder.show(seen(frame(9, (400, 400)), at=161.0, live=True))  # a minute without the camera
     recorder.close()
@@ -70,7 +70,7 @@ def test_frames_of_another_size_are_fitted(tmp_path: Path) -> None:
         recorder.show(seen(frame(200, size)))
     recorder.close()
     _, frames = read_all(tmp_path / "out.mp4")
-    assert [one.shape for one in frames] == [(360, 400, 3)] * 4  # even: the codec's need
+    assert [one.shape for one in frames] == [(360, 400, 3)] * 4  # even, for the codec
     assert frames[1][5, 200].mean() < 30  # black above and below
     assert frames[1][180, 390].mean() > 150
 

@@ -1,4 +1,4 @@
-"""Asking for several prompts at a time."""
+"""Searching for several prompts at a time."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ Ask = Callable[[str], list[UrlRow]]
 _Result = tuple[str, list[UrlRow] | BaseException]
 
 JOIN_SECONDS = 2.0
-"""How long the other prompts may take to end, once one has failed."""
+"""Time for the other prompts to end, after one has failed."""
 
 
 def ask_all(
     texts: Sequence[str], ask: Ask, workers: int, stop: threading.Event
 ) -> Iterator[tuple[str, list[UrlRow]]]:
-    """Ask for every prompt; yields prompt and hits as they come.
+    """Search for every prompt; yield each prompt and its hits as soon as they are there.
 
-    The first failure ends it, and is raised when what the other threads had found was yielded.  The
-    threads are daemons: Ctrl-C does not wait for an answer that never comes.
+    The first failure ends the search.  It is raised after the hits that the other threads had
+    already found were yielded.  The threads are daemons, so Ctrl-C does not wait for answers.
 
     Args:
         texts: the prompts.
         ask: a prompt -> its hits.
-        workers: how many are asked for at the same time; 1: in this thread.
-        stop: is set when the others should give up.
+        workers: number of prompts at the same time; 1: in this thread.
+        stop: is set to stop the other threads.
     """
     if workers == 1:
         for text in texts:
@@ -65,7 +65,7 @@ def ask_all(
 
 
 def _start(work: Callable[[], None]) -> threading.Thread:
-    # With a copy of the context: it says where progress and messages go.
+    # With a copy of the context, which holds the reporter of progress and messages.
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(work,), daemon=True, name="search")
     thread.start()
@@ -75,7 +75,7 @@ def _start(work: Callable[[], None]) -> threading.Thread:
 def _last(
     threads: Sequence[threading.Thread], results: queue.SimpleQueue[_Result]
 ) -> Iterator[tuple[str, list[UrlRow]]]:
-    """What other threads had just found when one failed."""
+    """Yield the hits that other threads had found when one failed."""
     end = time.monotonic() + JOIN_SECONDS
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))

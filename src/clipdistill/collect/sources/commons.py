@@ -1,9 +1,9 @@
 """Wikimedia Commons, by MediaWiki's action API: free licences, no key.
 
 Its rules (https://www.mediawiki.org/wiki/API:Etiquette, Wikimedia's User-Agent policy, and
-https://www.mediawiki.org/wiki/Common_thumbnail_sizes): say who asks, ask little at once, step back
-when the databases lag (`maxlag`), and take thumbnails only in the usual widths, by the URL that the
-API returned.
+https://www.mediawiki.org/wiki/Common_thumbnail_sizes): identify the client, send few requests at
+once, pause when the databases lag (`maxlag`), and take thumbnails only in the standard widths, by
+the URL that the API returned.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ API = "https://commons.wikimedia.org/w/api.php"
 AT_ONCE = 2
 """Requests at the same time, over all prompts."""
 MAX_LAG = 5
-"""Seconds that the databases may lag behind; what the manual recommends for programs."""
+"""Seconds that the databases may lag behind, as the manual recommends for programs."""
 A_PAGE = 50
-"""Files a request; MediaWiki scales no more at a time (`TRANSFORM_LIMIT`)."""
+"""Files per request; MediaWiki scales no more at a time (`TRANSFORM_LIMIT`)."""
 DEPTH = 10_000
-"""Results that CirrusSearch pages through."""
+"""Most results of a query in CirrusSearch."""
 BUSY = ("maxlag", "ratelimited", "readonly")
-"""Codes of errors that pass; they come with status 200."""
+"""Codes of temporary errors; they are sent with status 200."""
 Width = Literal[250, 330, 500, 960, 1280, 1920, 3840]
 """Widths that Wikimedia scales to (`$wgThumbnailSteps`); others are refused, or rounded up."""
 CAPTION = 500
@@ -41,26 +41,25 @@ def contact_of(text: str | None) -> str:
     """Check the contact for Wikimedia's User-Agent policy.
 
     Raises:
-        InputError: there is none, or it is neither an e-mail address nor a URL.
+        InputError: it is missing, or neither an e-mail address nor a URL.
     """
     found = (text or "").strip()
     if re.fullmatch(r"[^\s()@]+@[^\s()@]+\.[^\s()@]+|https?://[^\s()]+", found):
         return found
-    told = f"{found!r} is neither" if found else "there is none"
     raise InputError(
-        "Wikimedia's User-Agent policy asks for a way to reach whoever runs a program, and blocks "
-        f"programs without. Give --contact (or set CLIPDISTILL_CONTACT) to an e-mail address or a "
-        f"URL of yours; {told}."
+        "Wikimedia's User-Agent policy requires a contact for every program, and blocks programs "
+        "without one. Give your e-mail address or a URL of yours with --contact (or set "
+        f"CLIPDISTILL_CONTACT); found {repr(found) if found else 'none'}."
     )
 
 
 def make_commons(service: Service, api: str = API, *, width: Width = 500) -> Source:
-    """A source that searches the pictures of Wikimedia Commons.
+    """Make a source that searches the images of Wikimedia Commons.
 
     Args:
-        service: how it is asked; its user agent has to name a contact.
+        service: the HTTP client; its user agent has to name a contact.
         api: address of the API.
-        width: of the pictures, in pixels; smaller originals come as they are.
+        width: width of the images in pixels; smaller originals are not scaled.
     """
 
     def search(prompt: str, n: int) -> Iterator[UrlRow]:
@@ -90,9 +89,9 @@ def _fields(words: str, limit: int, width: int) -> dict[str, str]:
 
 
 def _pages(service: Service, api: str, fields: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """The files found, in the order of the search.
+    """Yield the files found, in the order of the search.
 
-    What belongs to one batch of files may come in several answers; "batchcomplete" ends it.
+    One batch of files may need several answers; "batchcomplete" marks its end.
     """
     batch: dict[str, dict[str, Any]] = {}
     more: dict[str, str] = {}
@@ -128,7 +127,7 @@ def _error_text(value: Any) -> str:
 
 
 def _found(name: str, value: Mapping[str, Any]) -> list[dict[str, Any]]:
-    # Without "query" the search found nothing; that is how MediaWiki says so.
+    # An answer without "query" means that the search found nothing.
     query = value.get("query", {})
     pages = query.get("pages", []) if isinstance(query, dict) else None
     if not isinstance(pages, list) or not all(isinstance(page, dict) for page in pages):
@@ -158,7 +157,7 @@ def _row(name: str, prompt: str, rank: int, page: Mapping[str, Any]) -> UrlRow:
 
 
 def _plain(about: Mapping[str, Any], name: str) -> str:
-    """A field of the metadata without its HTML."""
+    """Return a field of the metadata without its HTML."""
     field = about.get(name)
     value = field.get("value") if isinstance(field, dict) else None
     if not isinstance(value, (str, int)):

@@ -1,4 +1,4 @@
-"""What a source is, and how several prompts share what they find."""
+"""What a source is, and how hits are shared among prompts."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ Source = Callable[[str, int], Iterator[UrlRow]]
 """`source(prompt, n)`: at most n hits, the best first.
 
 A hit without a URL that can be downloaded has the URL "", so that it can be counted.  A source that
-cannot answer raises `ServiceError`; it never answers with too few hits instead.
+fails raises `ServiceError`; it never returns too few hits instead.
 """
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 """Texts -> float32 (N, D) of unit length."""
 
 
 def usable_url(value: object) -> str:
-    """A URL as a list of URLs holds it; "" when it is none that `download` takes."""
+    """Return a URL in the form of a list of URLs; "" when `download` does not support it."""
     url = one_line(value) if isinstance(value, str) else ""
     return url if url.lower().startswith(("http://", "https://")) else ""
 
 
 def balance(found: Sequence[Sequence[UrlRow]], n: int, taken: Collection[str] = ()) -> list[UrlRow]:
-    """Share hits among prompts, so that no URL stands twice and each prompt gets at most `n`.
+    """Share hits among prompts, so that no URL occurs twice and each prompt gets at most `n`.
 
-    A URL goes to the prompt where it ranks best; of equal ranks to the better score, then to the
-    earlier prompt.  A prompt that has its `n` already leaves the URL to the next.
+    A URL goes to the prompt for which it ranks best; of equal ranks to the better score, then to
+    the earlier prompt.  When that prompt already has `n` URLs, the URL goes to the next.
 
     Args:
-        found: a list of hits a prompt, the best first; hits without a URL are left out.
-        n: the most a prompt gets.
-        taken: URLs that must not come again.
+        found: one list of hits per prompt, the best first; hits without a URL are left out.
+        n: most URLs per prompt.
+        taken: URLs to leave out.
 
     Returns:
         The best of every prompt, then the second of every prompt, and so on.
@@ -53,7 +53,7 @@ def balance(found: Sequence[Sequence[UrlRow]], n: int, taken: Collection[str] = 
 
 
 def ranked(rows: Sequence[UrlRow]) -> list[UrlRow]:
-    """The rows with their place as their rank, from 1."""
+    """Set the rank of each row to its place, from 1."""
     return [replace(row, rank=place) for place, row in enumerate(rows, 1)]
 
 

@@ -1,4 +1,4 @@
-"""Asking a service over HTTP: limits on everything, bounded retries, errors that say what came."""
+"""Requests to a service over HTTP: limits, bounded retries, errors that describe the answer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode, urljoin
@@ -26,29 +24,31 @@ from urllib3.exceptions import (
 )
 
 from ...core.errors import InputError, ServiceError
+from ..retry_after import retry_after
 
 MAX_BODY = 64 << 20
-"""Bytes of an answer, unpacked."""
+"""Most bytes of an answer, unpacked."""
 CHUNK = 1 << 16
 EXCERPT = 160
-"""Characters of a strange answer that the error shows."""
+"""Characters of an unexpected answer that the error shows."""
 PASSING = (408, 425, 429, 500, 502, 503, 504)
-"""Statuses that may be another in a moment (RFC 9110 and 6585)."""
-GO_ON = "What was found is kept: run the same command again later to go on."
+"""Statuses of temporary failures (RFC 9110 and 6585)."""
+RESUME = "What was found is kept: run the same command again later to resume."
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a service is waited for.
+    """How long to wait for a service.
 
     Attributes:
-        connect: seconds until there is a connection.
-        read: seconds without a byte.
-        total: seconds until an answer is there as a whole.
-        retries: further tries after a failure that may pass.
-        backoff: seconds that the first pause may last; each next one twice that, and how long it
-            really lasts is drawn ("full jitter"), so that clients do not come back all at once.
-        longest: seconds of the longest pause. A service that asks for more is not asked again.
+        connect: most seconds until there is a connection.
+        read: most seconds without a byte.
+        total: most seconds until an answer is complete.
+        retries: further tries after a temporary failure.
+        backoff: most seconds of the first pause; each next pause may be twice as long.  The
+            duration is drawn at random ("full jitter"), so that clients do not retry all at once.
+        longest: seconds of the longest pause.  When a service requires a longer pause, there is no
+            further try.
     """
 
     connect: float = 10.0
@@ -61,11 +61,11 @@ class Patience:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a service answered.
+    """The answer of a service.
 
     Attributes:
         value: the JSON; NaN and infinite numbers as Python's floats.
-        headers: of the answer, names in lower case.
+        headers: headers of the answer, with names in lower case.
     """
 
     value: Any
@@ -73,7 +73,7 @@ class Answer:
 
 
 class _Passing(Exception):
-    """A failure that may pass: worth another try."""
+    """A temporary failure, after which the request is tried again."""
 
     def __init__(self, what: str, status: int = 0, wait: float | None = None) -> None:
         super().__init__(what)
@@ -81,13 +81,13 @@ class _Passing(Exception):
 
 
 class Stopped(Exception):
-    """The search ended while this thread was waiting for its turn."""
+    """The search ended while this thread was waiting."""
 
 
 class Service:
     """A service that answers with JSON; may be shared by threads.
 
-    Redirects are not followed: an API that has moved should be told to the user.  Proxies from the
+    Redirects are not followed: they raise an error that names the new address.  Proxies from the
     environment are not used.
     """
 
@@ -100,13 +100,13 @@ class Service:
         at_once: int = 32,
         stop: threading.Event | None = None,
     ) -> None:
-        """Prepare; nothing is asked yet.
+        """Prepare the client; no request is sent yet.
 
         Args:
-            name: for messages.
-            user_agent: what the service is told about who asks.
-            patience: how long it is waited for.
-            at_once: the most requests at the same time.
+            name: name of the service in messages.
+            user_agent: the User-Agent header.
+            patience: how long to wait for the service.
+            at_once: most requests at the same time.
             stop: when set, waiting ends with `Stopped`.
         """
         self.name, self.patience = name, patience
@@ -134,23 +134,23 @@ class Service:
         """GET JSON.
 
         Args:
-            url: without a query.
+            url: address without a query.
             fields: the query.
-            busy: looks at an answer; a text says why it should be asked for again.
+            busy: returns why an answer means that the service is busy, or an empty text.
 
         Raises:
-            ServiceError: there is no such answer, in spite of retries.
-            InputError: that is no URL.
+            ServiceError: the service fails in spite of retries, or refuses.
+            InputError: `url` is not a URL.
         """
         return self._ask("GET", f"{url}?{urlencode(fields)}" if fields else url, None, busy)
 
     def post(self, url: str, value: Any) -> Answer:
-        """POST JSON and get JSON; raises as `get`."""
+        """POST JSON and return the JSON of the answer; raises the errors of `get`."""
         body = json.dumps(value, allow_nan=False).encode()
         return self._ask("POST", url, body, lambda value: "")
 
     def rest(self, seconds: float) -> None:
-        """Ask nothing for some seconds, whoever wants to."""
+        """Send no request for some seconds, from any thread."""
         with self._lock:
             self._not_before = max(self._not_before, time.monotonic() + seconds)
 
@@ -169,26 +169,26 @@ class Service:
         """Plan the pause before the next try.
 
         Raises:
-            ServiceError: that was the last try, or the service asks to be left alone for long.
+            ServiceError: that was the last try, or the service requires a pause that is too long.
         """
         longest = self.patience.longest
         if failure.wait is not None and failure.wait > longest:
             raise ServiceError(
-                f"{where} {failure}, and asks to be left alone for {failure.wait:.0f} s. {GO_ON}",
+                f"{where} {failure}, and requires a pause of {failure.wait:.0f} s. {RESUME}",
                 failure.status,
             ) from failure
         if turn == self.patience.retries:
             times = f", {turn + 1} times in a row" if turn else ""
-            raise ServiceError(f"{where} {failure}{times}. {GO_ON}", failure.status) from failure
+            raise ServiceError(f"{where} {failure}{times}. {RESUME}", failure.status) from failure
         most = min(self.patience.backoff * 2**turn, longest)
         if failure.wait is not None:
-            # For everybody: the service means the client, not this one request.
+            # The pause is for all threads: it is meant for the client, not for one request.
             self.rest(failure.wait + random.uniform(0, self.patience.backoff))
         elif self._stop.wait(random.uniform(0, most)):
             raise Stopped
 
     def _wait(self) -> None:
-        """Wait until the service may be asked."""
+        """Wait until a request may be sent."""
         while True:
             with self._lock:
                 left = self._not_before - time.monotonic()
@@ -211,7 +211,7 @@ class Service:
             try:
                 data = self._read(where, response, end)
             except BaseException:
-                response.close()  # what is left of it must not be another request's answer
+                response.close()  # the unread rest must not be parsed as another answer
                 raise
             finally:
                 response.release_conn()
@@ -220,7 +220,7 @@ class Service:
         return self._understand(where, url, response, data, busy)
 
     def _read(self, where: str, response: urllib3.BaseHTTPResponse, end: float) -> bytes:
-        """The body, within its limits of time and size."""
+        """Read the body, within its limits of time and size."""
         parts, size = [], 0
         while part := response.read1(CHUNK):
             parts.append(part)
@@ -231,21 +231,21 @@ class Service:
                     response.status,
                 )
             if time.monotonic() > end:
-                raise _Passing(f"sent no whole answer within {self.patience.total:g} s")
+                raise _Passing(f"sent no complete answer within {self.patience.total:g} s")
         return b"".join(parts)
 
     def _not_reached(self, where: str, url: str, error: HTTPError) -> Exception:
-        """The error for a request that got no answer."""
+        """Make the error for a request without an answer."""
         if isinstance(error, LocationValueError):
             return InputError(f"{url}: not a URL ({error}).")
         if isinstance(error, SSLError):
-            return ServiceError(f"{where} cannot be trusted: {error}")
+            return ServiceError(f"{where}: no secure connection ({error})")
         if isinstance(error, ReadTimeoutError):
             return _Passing(f"sent nothing for {self.patience.read:g} s")
         if isinstance(error, NewConnectionError):
             return _Passing(f"cannot be reached ({_cause(error)})")
         if isinstance(error, ConnectTimeoutError):
-            return _Passing(f"could not be connected to within {self.patience.connect:g} s")
+            return _Passing(f"accepted no connection within {self.patience.connect:g} s")
         return _Passing(f"broke off ({_cause(error)})")
 
     def _understand(
@@ -262,15 +262,15 @@ class Service:
         if 300 <= status < 400:
             target = urljoin(url, headers.get("location", "nowhere"))
             raise ServiceError(
-                f"{where} has moved: it redirects (status {status}) to {target}. If that is right, "
-                "give that address.",
+                f"{where} has moved: it redirects (status {status}) to {target}. If that address "
+                "is right, give it instead.",
                 status,
             )
         if status >= 400:
-            said = f"answered {status} {_phrase(status)}{_said(data)}".rstrip()
+            answer = f"answered {status} {_phrase(status)}{_reason(data)}".rstrip()
             if status in PASSING:
-                raise _Passing(said, status, wait)
-            raise ServiceError(f"{where} {said}", status)
+                raise _Passing(answer, status, wait)
+            raise ServiceError(f"{where} {answer}", status)
         value = _json(data, headers.get("content-type", ""))
         if reason := busy(value):
             raise _Passing(f"answered that it is busy: {reason}", status, wait)
@@ -278,7 +278,7 @@ class Service:
 
 
 def user_agent(contact: str = "") -> str:
-    """What a service is told about who asks, as Wikimedia's policy wants it."""
+    """The User-Agent header, in the form that Wikimedia's policy requires."""
     from importlib.metadata import version
 
     ours = f"clipdistill/{version('clipdistill')}"
@@ -286,10 +286,10 @@ def user_agent(contact: str = "") -> str:
 
 
 def check_url(url: str, option: str) -> str:
-    """An address of a service, without a slash at its end.
+    """Check the address of a service, and return it without a slash at its end.
 
     Raises:
-        InputError: not one of http(s).
+        InputError: it is not an http(s) address.
     """
     if not re.match(r"https?://[^/\s?#@]+(/[^\s?#]*)?$", url, re.IGNORECASE):
         raise InputError(
@@ -297,19 +297,6 @@ def check_url(url: str, option: str) -> str:
             "https://example.org/api"
         )
     return url.rstrip("/")
-
-
-def retry_after(value: str) -> float | None:
-    """Seconds that a Retry-After header asks for: a number or a date (RFC 9110, 10.2.3)."""
-    text = value.strip()
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", text):
-        return float(text)
-    try:
-        date = parsedate_to_datetime(text)
-    except (TypeError, ValueError):
-        return None
-    date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
-    return max(0.0, (date - datetime.now(timezone.utc)).total_seconds())
 
 
 def _json(data: bytes, kind: str) -> Any:
@@ -326,8 +313,8 @@ def _json(data: bytes, kind: str) -> Any:
         raise _Passing(f"answered with something that is not JSON ({text[:EXCERPT]!r})") from error
 
 
-def _said(data: bytes) -> str:
-    """The reason that a refusal gives, in one line."""
+def _reason(data: bytes) -> str:
+    """The reason in the body of a refusal, in one line."""
     text = data.decode(errors="replace").strip()
     try:
         value = json.loads(data)
@@ -359,7 +346,7 @@ def _phrase(status: int) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost reason; urllib3's own text names objects."""
+    """The innermost reason; urllib3's own text contains the names of objects."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).rpartition(": ")[2] or type(error).__name__

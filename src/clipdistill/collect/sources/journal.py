@@ -1,7 +1,7 @@
-"""What an interrupted search found before it was interrupted: a hidden file beside the list.
+"""The hits of an interrupted search, in a hidden file beside the list of URLs.
 
-A line of JSON says which search it is, then a line a prompt holds its hits.  Lines are appended and
-flushed; half a line, left by a kill, is cut off.
+The first line of JSON holds the settings of the search; then one line per prompt holds its hits.
+Lines are appended and flushed.  When a kill left an incomplete line, it is cut off.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VERSION = 1
 
 
 def journal_path(urls: Path) -> Path:
-    """Where the journal of the list `urls` lies."""
+    """The path of the journal of the list `urls`."""
     return urls.with_name(f".{urls.name}.search.jsonl")
 
 
@@ -36,14 +36,14 @@ class Journal:
     """
 
     def __init__(self, urls: Path, settings: Mapping[str, Any]) -> None:
-        """Open the journal of a list, and begin anew when it is another search's.
+        """Open the journal of a list, and begin anew when it is of another search.
 
         Args:
             urls: the list.
-            settings: what decides the hits, as plain JSON values.
+            settings: the settings that decide the hits, as plain JSON values.
 
         Raises:
-            OutputError: it cannot be written, or another search is at it.
+            OutputError: it cannot be written, or another search is writing it.
         """
         self.path = journal_path(urls)
         self.found: dict[str, list[UrlRow]] = {}
@@ -55,7 +55,7 @@ class Journal:
         self.resumed = len(self.found)
 
     def add(self, prompt: str, rows: Sequence[UrlRow]) -> None:
-        """Keep the hits of a finished prompt, whatever happens next.
+        """Store the hits of a finished prompt.
 
         Raises:
             OutputError: the disk is full.
@@ -64,7 +64,7 @@ class Journal:
         self._append({"prompt": prompt, "rows": [asdict(row) for row in rows]})
 
     def close(self, *, done: bool = False) -> None:
-        """Close the file; when the lists are written, or nothing is in it, delete it."""
+        """Close the file; delete it when the list is written (`done`), or when it is empty."""
         if self._file.closed:
             return
         if done or not self.found:
@@ -123,7 +123,7 @@ class Journal:
 
 
 def _parsed(line: bytes) -> Any:
-    """A line as a JSON object; None for half a line, or anything else."""
+    """Parse a line; None for an incomplete or invalid line."""
     if not line.endswith(b"\n"):
         return None
     try:

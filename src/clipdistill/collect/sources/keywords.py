@@ -1,4 +1,4 @@
-"""What a prompt asks for, as words, for sources that know no embeddings."""
+"""The words of a prompt, for sources without embeddings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _OPENING = re.compile(
     re.IGNORECASE,
 )
 _OPERATORS = str.maketrans(dict.fromkeys('"~*?\\/:!|&()[]{}^<>+=#@$', " "))
-"""What search engines may take for an operator (CirrusSearch's and Elasticsearch's syntax)."""
+"""Operators of search engines (the syntax of CirrusSearch and Elasticsearch)."""
 _STOP = frozenset(
     (
         "a",
@@ -41,36 +41,36 @@ _STOP = frozenset(
 
 
 def keywords(prompt: str) -> str:
-    """A prompt as a query for a keyword search.
+    """Convert a prompt to a query for a keyword search.
 
-    An opening article or "a photo of a" goes, since such searches want every word to be found; so
-    do characters that a search engine may take for operators.
+    An opening article or "a photo of a" is removed, because such searches require every word.
+    Characters that a search engine may parse as operators are removed too.
 
     Raises:
-        InputError: nothing is left.
+        InputError: no word is left.
     """
     text = _OPENING.sub("", prompt.strip()) or prompt
     words = [word.strip("-.,;'") for word in text.translate(_OPERATORS).split()]
     if not any(words):
-        raise InputError(f"The prompt {prompt!r} has no words to search for.")
+        raise InputError(f"The prompt {prompt!r} has no words to search for. Change the prompt.")
     return " ".join(word for word in words if word)
 
 
 def content_words(prompt: str) -> tuple[str, ...]:
-    """The words that carry a prompt's meaning, as `caption_words` spells them."""
+    """The words of a prompt without stop words, in the form of `caption_words`."""
     every = caption_words(_OPENING.sub("", prompt.strip()) or prompt)
     return tuple(dict.fromkeys(word for word in every if word not in _STOP)) or tuple(every)
 
 
 def caption_words(text: str) -> list[str]:
-    """The words of a text, lower case, an English plural as its singular."""
+    """The words of a text in lower case, English plurals as singulars."""
     return [_singular(word) for word in re.findall(r"\w+", text.lower())]
 
 
 def is_cased(word: str) -> bool:
-    """Whether a word is of a script that puts blanks between words (Latin, Greek, Cyrillic ...).
+    """Whether a word is of a script with blanks between words (Latin, Greek, Cyrillic ...).
 
-    Words of other scripts (Chinese, Thai) have to be looked for inside longer runs.
+    Words of other scripts (Chinese, Thai) have to be searched for inside longer strings.
     """
     return word.isascii() or word.upper() != word.lower()
 

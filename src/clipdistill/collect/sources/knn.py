@@ -1,8 +1,8 @@
-"""A service that speaks clip-retrieval's protocol: `clipdistill serve`, or anybody's back end.
+"""A service with clip-retrieval's protocol: `clipdistill serve`, or any other back end.
 
 The protocol (clip-retrieval 2.45, `clip_back.py`): POST /knn-service with one of text, image and
-embedding_input, answered with [{"id", "similarity", "url", "caption", ...}, ...].  Only the first
-`num_images` of them carry more than id and similarity.  GET /indices-list names the indices.
+embedding_input is answered with [{"id", "similarity", "url", "caption", ...}, ...].  Only the first
+`num_images` of them have more than id and similarity.  GET /indices-list lists the indices.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from ...core.progress import message
 from ...formats.urls import UrlRow
 from .hits import Embed, Source, usable_url
 from .http import Service
-from .licenses import license_of
+from .licenses import first_text, rights_of
 
 ENDPOINT = "/knn-service"
 NO_TEXT = (400, 500, 501)
-"""Statuses with which a service without a text model refuses a text: `clipdistill serve` says 400
-and why, clip-retrieval fails with 500."""
+"""Statuses with which a service without a text model refuses a text: `clipdistill serve` answers
+with 400 and a reason, clip-retrieval fails with 500."""
 
 
 @dataclass(frozen=True)
 class KnnSettings:
-    """What is sent with every query, by clip-retrieval's names.
+    """The settings of every query, by clip-retrieval's names.
 
     Attributes:
         indice_name: the index to search; None: the service's first.
-        num_result_ids: neighbours the service looks at before it filters.
+        num_result_ids: number of neighbours before the service filters them.
         use_mclip: search with the multilingual model.
         deduplicate: leave out near-duplicates.
-        use_safety_model: leave out what is not safe for work.
-        use_violence_detector: leave out violence.
-        aesthetic_score: from 0 to 9, prettier; None: no matter.
-        aesthetic_weight: of the score, 0 to 1.
+        use_safety_model: leave out images that are not safe for work.
+        use_violence_detector: leave out images of violence.
+        aesthetic_score: preferred aesthetic score, 0 to 9; None: no preference.
+        aesthetic_weight: weight of the aesthetic score, 0 to 1.
     """
 
     indice_name: str | None = None
@@ -59,26 +59,26 @@ def make_knn(
     query: Literal["auto", "text", "embedding"] = "auto",
     embed: Embed | None = None,
 ) -> Source:
-    """A source that asks a kNN service; its index is chosen and checked at once.
+    """Make a source that searches a kNN service; its index is chosen and checked at once.
 
     Args:
-        service: how it is asked.
+        service: the HTTP client.
         url: its address, with or without /knn-service.
-        settings: what is sent with every query.
-        query: ask by text or by the text's embedding; auto: by text, and by embedding when the
-            service refuses text and there is `embed`.
+        settings: the settings of every query.
+        query: search by text or by the text's embedding; auto: by text, and by embedding when the
+            service refuses text and `embed` is given.
         embed: the teacher's text tower.
 
     Raises:
         InputError: there is no such index, or no teacher to embed with.
-        ServiceError: the service does not answer as it should.
+        ServiceError: the service fails, refuses, or sends an unexpected answer.
     """
     base = url.removesuffix(ENDPOINT).rstrip("/")
     index = choose_index(service, base, settings.indice_name)
     if query == "embedding" and embed is None:
         raise InputError(
-            "--query embedding needs the teacher that the service's index was made with: add "
-            "--model-name and --pretrained."
+            "--query embedding needs the teacher that made the service's index. Add --model-name "
+            "and --pretrained."
         )
     by_embedding = threading.Event()
     if query == "embedding":
@@ -100,7 +100,7 @@ def make_knn(
                 raise _needs_teacher(error) from error
             if not by_embedding.is_set():
                 by_embedding.set()
-                message(f"{service.name} takes no text; going on with the teacher's embeddings.")
+                message(f"{service.name} accepts no text; using the teacher's embeddings instead.")
         return ask(prompt, n)
 
     def search(prompt: str, n: int) -> Iterator[UrlRow]:
@@ -114,7 +114,7 @@ def choose_index(service: Service, base: str, name: str | None) -> str:
 
     Raises:
         InputError: the service has no index of that name.
-        ServiceError: it does not tell which it has.
+        ServiceError: the service does not list its indices.
     """
     try:
         known = service.get(f"{base}/indices-list", {}).value
@@ -131,7 +131,7 @@ def choose_index(service: Service, base: str, name: str | None) -> str:
         return str(known[0])
     if name not in known:
         raise InputError(
-            f"{service.name} has no index {name!r}.{did_you_mean(name, known)} "
+            f"{service.name} has no index {name!r} (--indice-name).{did_you_mean(name, known)} "
             f"It has: {', '.join(known)}"
         )
     return name
@@ -160,14 +160,14 @@ def _body(query: Mapping[str, Any], n: int, index: str, settings: KnnSettings) -
 
 def _needs_teacher(error: ServiceError) -> ServiceError:
     return ServiceError(
-        f"{error} If the service has no text model, let your teacher embed the prompts: "
+        f"{error} If the service has no text model, use the embeddings of your own teacher: "
         "--query embedding --model-name NAME --pretrained TAG",
         error.status,
     )
 
 
 def _rows(name: str, prompt: str, answer: Any, n: int) -> Iterator[UrlRow]:
-    """The hits of an answer, in its order."""
+    """Yield the hits of an answer, in its order."""
     if not isinstance(answer, list):
         raise ServiceError(f"{name}: expected a list of results, found {str(answer)[:80]}")
     # Those after the first n come without their metadata.
@@ -175,29 +175,21 @@ def _rows(name: str, prompt: str, answer: Any, n: int) -> Iterator[UrlRow]:
         if not isinstance(item, dict):
             raise ServiceError(f"{name}: expected results as JSON objects, found {str(item)[:80]}")
         plain = {str(key).lower(): value for key, value in item.items()}
-        license_, license_url = license_of(_text(plain, "license"))
         yield UrlRow(
             url=usable_url(plain.get("url")),
             prompt=prompt,
             rank=rank,
             score=_similarity(name, prompt, plain.get("similarity")),
             source="knn",
-            caption=_text(plain, "caption", "text"),
-            license=license_,
-            license_url=_text(plain, "license_url") or license_url,
-            attribution=_text(plain, "attribution", "author", "creator"),
+            caption=first_text(plain, "caption", "text"),
+            **rights_of(plain),
         )
 
 
 def _similarity(name: str, prompt: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ServiceError(
-            f"{name}: a result for {prompt!r} has the similarity {value!r}, which is no finite "
-            "number. Its index holds damaged vectors, or the query was not of its model."
+            f"{name}: a result for {prompt!r} has the similarity {value!r}, expected a finite "
+            "number. Its index holds damaged vectors, or another model made the query."
         )
     return float(value)
-
-
-def _text(item: Mapping[str, Any], *names: str) -> str:
-    """The first of some fields that is a text; missing ones may be null or NaN."""
-    return next((item[name] for name in names if isinstance(item.get(name), str)), "")

@@ -1,8 +1,9 @@
-"""Openverse: openly licensed pictures of many collections, without a key.
+"""Openverse: openly licensed images of many collections, without a key.
 
-What a client without a key gets (https://docs.openverse.org/api/reference/, and Openverse's own
-`throttle.py` and `pagination.py`): 20 results a page, 240 a query, 20 requests a minute and 200 a
-day; each answer says in X-RateLimit-Limit-NAME and X-RateLimit-Available-NAME what is left.
+Limits of a client without a key (https://docs.openverse.org/api/reference/, and Openverse's own
+`throttle.py` and `pagination.py`): 20 results per page, 240 per query, 20 requests per minute and
+200 per day.  The headers X-RateLimit-Limit-NAME and X-RateLimit-Available-NAME of each answer hold
+the remaining requests.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ API = "https://api.openverse.org/v1"
 AT_ONCE = 1
 A_PAGE = 20
 DEPTH = 240
-"""Results of one query."""
+"""Most results of one query."""
 MAX_QUERY = 200
-"""Characters of a query; Openverse cuts what is longer."""
+"""Most characters of a query; Openverse cuts longer ones."""
 LICENSES = (
     "by",
     "by-sa",
@@ -40,22 +41,22 @@ LICENSES = (
 LICENSE_TYPES = ("all", "all-cc", "commercial", "modification")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LONGEST_REST = 60.0
-"""Seconds that a used-up limit is waited for unasked; for longer ones the answer 429 says more."""
+"""Longest pause in seconds for a used-up limit; longer ones end in status 429 and its message."""
 
 
 def make_openverse(
     service: Service, api: str = API, *, license: str = "", license_type: str = ""
 ) -> Source:
-    """A source that searches Openverse.
+    """Make a source that searches Openverse.
 
     Args:
-        service: how it is asked.
+        service: the HTTP client.
         api: address of the API.
-        license: only these, by Openverse's codes, with commas between.
-        license_type: only licences that allow this, likewise.
+        license: Openverse's codes of the licences to search for, separated by commas.
+        license_type: uses that the licences have to allow, separated by commas.
 
     Raises:
-        InputError: no such licence.
+        InputError: there is no such licence or use.
     """
     only = {
         "license": _checked("--license", license, LICENSES),
@@ -88,10 +89,10 @@ def make_openverse(
 
 
 def rest_of(headers: Mapping[str, str]) -> float:
-    """Seconds to wait before the next request, so that no limit is run into.
+    """Seconds to wait before the next request, so that no limit is exceeded.
 
-    A limit "20/min" that is used up has room again when its oldest request is a minute old; spaced
-    evenly, that is after three seconds.
+    A used-up limit "20/min" allows the next request when its oldest request is a minute old; with
+    evenly spaced requests, that is after three seconds.
     """
     waits = [0.0]
     for name, left in headers.items():
@@ -108,7 +109,7 @@ def _checked(option: str, value: str, known: tuple[str, ...]) -> str:
     parts = [part.strip().lower() for part in value.split(",") if part.strip()]
     for part in parts:
         if part not in known:
-            raise InputError(f"{option} {part!r}: Openverse knows {', '.join(known)}.")
+            raise InputError(f"{option} {part!r}: expected one of {', '.join(known)}.")
     return ",".join(parts)
 
 

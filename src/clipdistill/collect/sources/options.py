@@ -10,19 +10,20 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from ...core.errors import InputError
+from ...core.signatures import check_ranges
 
 SourceName = Literal["knn", "commons", "openverse", "parquet", "pool"]
 
-WHICH_SOURCE = """Give --source; there is no default, because each has its price:
+WHICH_SOURCE = """Give --source. There is no default, because each source has other conditions:
   commons    Wikimedia Commons: free licences, no key; needs --contact
-  openverse  openly licensed pictures of many collections, no key; some thousand hits a day
-  parquet    tables of URLs and captions that you fetched (--tables): LAION, DataComp, PD12M ...
-  pool       embeddings that lie on this machine (--pool)
-  knn        a service that speaks clip-retrieval's protocol (--url), such as: clipdistill serve"""
+  openverse  openly licensed images of many collections, no key; some thousand hits per day
+  parquet    tables of URLs and captions that you downloaded (--tables): LAION, DataComp, PD12M ...
+  pool       embeddings on this machine (--pool)
+  knn        a service with clip-retrieval's protocol (--url), such as: clipdistill serve"""
 NO_PUBLIC_KNN = (
     "--source knn needs --url: LAION's public service (knn.laion.ai) has been gone since December "
-    "2023 and nothing replaced it. Start your own with `clipdistill serve POOL`. Or use --source "
-    "commons, openverse or parquet."
+    "2023, and no other has replaced it. Start your own with `clipdistill serve POOL`. Or use "
+    "--source commons, openverse or parquet."
 )
 NOT_IDENTITY = (
     "num_images",
@@ -35,67 +36,52 @@ NOT_IDENTITY = (
     "retries",
     "backoff",
 )
-"""Settings that may change when a search is resumed: they do not change what a prompt finds.
-(What `num_images` decides about that is in the number of hits asked for.)"""
+"""Settings that may change when a search is resumed, because they do not change a prompt's hits.
+(The effect of `num_images` is part of the number of requested hits.)"""
 CANDIDATES = 3000
-"""Neighbours or captions that are looked at, at least; as many as clip-retrieval's front end."""
+"""Least number of neighbours or captions per prompt; the default of clip-retrieval's front end."""
 OVERLAP = 200
-"""Hits asked for a prompt, at least, where they cost little; other prompts find some too."""
+"""Least number of requested hits per prompt where they cost little, as prompts share some hits."""
 
 
-@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions:
-    """What to search, and how.
+class SourceOptions:
+    """Which images to search for, of `search` and of `run`.
 
     Attributes:
-        source: where: knn, commons, openverse, parquet or pool; has to be chosen.
-        num_images: URLs a prompt, at most.
-        num_result_ids: candidates a prompt, from which the URLs are chosen (knn: neighbours that
-            the service looks at; parquet: captions that the teacher ranks); 0: twice --num-images,
-            and for knn and parquet at least 3000, for a pool 200.
-        max_workers: prompts asked for at the same time.
-        append: add to an existing list; a URL that is in it never comes again.
-        url: knn: address of the service, with or without /knn-service. There is no default: LAION's
-            public one has been gone since December 2023. Without a service of your own
+        num_images: most URLs per prompt.
+        num_result_ids: candidates per prompt, from which the URLs are chosen (knn: neighbours
+            before the service filters them; parquet: captions that the teacher ranks); 0: twice
+            --num-images, and at least 3000 for knn and parquet, 200 for a pool.
+        url: knn: address of the service, with or without /knn-service.  There is no default:
+            LAION's public service has been gone since December 2023.  Without a service of your own
             (`clipdistill serve`) use --source commons, openverse or parquet.
         indice_name: knn: name of the index; default: the service's first.
-        query: knn: ask by text, or by the embedding of your own teacher; auto: by text, and by
-            embedding where the service takes none and --model-name is given.
+        query: knn: search by text, or by the embedding of your own teacher; auto: by text, and by
+            embedding when the service accepts no text and --model-name is given.
         use_mclip: knn: search with the multilingual model.
         deduplicate: knn: leave out near-duplicates.
-        use_safety_model: knn: leave out what is not safe for work.
-        use_violence_detector: knn: leave out violence.
-        aesthetic_score: knn: prefer prettier pictures, 0 to 9.
-        aesthetic_weight: knn: of the score, 0 to 1.
-        contact: commons: an e-mail address or URL of yours, which Wikimedia's User-Agent policy
-            asks for; default: the environment's CLIPDISTILL_CONTACT.
-        image_width: commons: pixels; the widths that Wikimedia scales to.
-        license: openverse: only these, such as by,by-sa,cc0,pdm.
-        license_type: openverse: only licences that allow this: commercial, modification.
+        use_safety_model: knn: leave out images that are not safe for work.
+        use_violence_detector: knn: leave out images of violence.
+        aesthetic_score: knn: preferred aesthetic score of images, 0 to 9.
+        aesthetic_weight: knn: weight of the aesthetic score, 0 to 1.
+        contact: commons: your e-mail address or a URL of yours, which Wikimedia's User-Agent policy
+            requires; default: the environment variable CLIPDISTILL_CONTACT.
+        image_width: commons: width of the images in pixels.
+        license: openverse: licences to search for, such as by,by-sa,cc0,pdm.
+        license_type: openverse: uses that the licences have to allow: commercial, modification.
         api_url: commons, openverse: address of another API of the same kind.
         tables: parquet: file, glob, or URL that fsspec opens (hf://, s3://); .csv and .tsv are read
             too; repeatable.
         table_embeddings: parquet: folder with the images' embeddings in clip-retrieval's layout, in
             the order of the tables; ranks by image instead of by caption.
-        caption_filter: parquet: words (a caption holds more than half of the prompt's words), or a
-            regular expression that captions have to match (.* for all).
+        caption_filter: parquet: words (a caption has to hold more than half of the prompt's words),
+            or a regular expression that captions have to match (.* for all).
         pool: pool: folder of embeddings from `clipdistill embed` or clip-retrieval, with URLs.
-        model_name: open_clip's name of the teacher, hf-hub:ORG/REPO or local-dir:FOLDER; default:
-            the pool's own, for tables ViT-B-32-256.
-        pretrained: open_clip's weights tag or a weights file (not for hf-hub and local-dir).
-        device: auto, cpu, cuda, cuda:1, mps.
-        precision: of the teacher's forward pass; auto is fp16 on CUDA, fp32 elsewhere.
-        timeout: seconds without a byte from a service.
-        retries: further tries after a failure that may pass.
-        backoff: seconds of the first pause between tries, at most; each next may be twice as long.
     """
 
-    source: SourceName | None = None
     num_images: Annotated[int, Parameter(name=("--num-images", "-n"))] = 50
     num_result_ids: Annotated[int, Parameter(name=("--num-result-ids", "-m"))] = 0
-    max_workers: int = 2
-    append: bool = False
     url: str | None = None
     indice_name: str | None = None
     query: Literal["auto", "text", "embedding"] = "auto"
@@ -114,6 +100,30 @@ class SearchOptions:
     table_embeddings: Path | None = None
     caption_filter: str = "words"
     pool: Path | None = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(SourceOptions):
+    """What to search, and how.
+
+    Attributes:
+        source: source to search: knn, commons, openverse, parquet or pool; required.
+        max_workers: number of prompts that are searched at the same time.
+        append: add to an existing list; URLs that are in it are not added again.
+        model_name: open_clip's name of the teacher, hf-hub:ORG/REPO or local-dir:FOLDER; default:
+            the pool's own, for tables ViT-B-32-256.
+        pretrained: open_clip's weights tag or a weights file (not for hf-hub and local-dir).
+        device: device of the teacher: auto, cpu, cuda, cuda:1, mps.
+        precision: precision of the teacher's forward pass; auto is fp16 on CUDA, fp32 elsewhere.
+        timeout: most seconds to wait for the next byte from a service.
+        retries: number of further tries after a temporary failure.
+        backoff: most seconds of the first pause between tries; each next one may be twice as long.
+    """
+
+    source: SourceName | None = None
+    max_workers: int = 2
+    append: bool = False
     model_name: str | None = None
     pretrained: str | None = None
     device: str = "auto"
@@ -123,17 +133,17 @@ class SearchOptions:
     backoff: float = 1.0
 
     def check(self) -> None:
-        """Refuse values that cannot work, naming the option.
+        """Refuse values that cannot work.
 
         Raises:
-            InputError: one of them is out of range, or the source's own is missing.
+            InputError: an option is out of range, or a required option of the source is missing.
         """
         if self.source is None:
             raise InputError(WHICH_SOURCE)
         if self.source == "knn" and not self.url:
             raise InputError(NO_PUBLIC_KNN)
         if self.source == "pool" and self.pool is None:
-            raise InputError("--source pool needs --pool: a folder of embeddings.")
+            raise InputError("--source pool needs --pool: a folder of embeddings with URLs.")
         if self.source == "parquet" and not self.tables:
             raise InputError(
                 "--source parquet needs --tables: files, globs, or URLs such as "
@@ -153,26 +163,23 @@ class SearchOptions:
             "retries": (0 <= self.retries <= 100, "0 to 100"),
             "backoff": (0 <= self.backoff < math.inf, "0 or more"),
         }
-        for name, (fine, expected) in ranges.items():
-            if not fine:
-                option = "--" + name.replace("_", "-")
-                raise InputError(f"{option} {getattr(self, name)}: expected {expected}.")
+        check_ranges(self, ranges)
 
     @property
     def candidates(self) -> int:
-        """`num_result_ids`, or what stands for its 0."""
+        """`num_result_ids`, or the number that its 0 stands for."""
         least = {"knn": CANDIDATES, "parquet": CANDIDATES, "pool": OVERLAP}.get(str(self.source), 0)
         return self.num_result_ids or max(2 * self.num_images, least)
 
     @property
     def hits(self) -> int:
-        """Hits asked for a prompt; more than `num_images`, since other prompts find some too."""
+        """Hits requested per prompt: more than `num_images`, because prompts share some hits."""
         if self.source in ("knn", "parquet"):
             return min(self.candidates, max(2 * self.num_images, OVERLAP))
         return self.candidates
 
     def identity(self) -> dict[str, Any]:
-        """The settings that decide what a prompt finds, as plain JSON values."""
+        """The settings that decide a prompt's hits, as plain JSON values."""
         kept = {name: value for name, value in asdict(self).items() if name not in NOT_IDENTITY}
         kept |= {"num_result_ids": self.candidates, "hits": self.hits, "tables": list(self.tables)}
         return {n: str(v) if isinstance(v, Path) else v for n, v in kept.items()}

@@ -5,24 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any
 
 from ...core.errors import InputError
 from ...formats.urls import UrlRow
 from ..nearest import Found
 from ..pool import Pool, PoolRow
 from .hits import Embed, Source, usable_url
-from .licenses import license_of
+from .licenses import rights_of
 
 
 def make_pooled(pool: Pool, embed: Embed, prompts: Sequence[str], n: int) -> Source:
-    """A source that searches a pool.
+    """Make a source that searches a pool.
 
     Args:
-        pool: what is searched.
+        pool: the pool.
         embed: the text tower of the pool's teacher.
-        prompts: all that will be asked for; the first question searches for all.
-        n: the most that will be asked for.
+        prompts: all prompts; the first query searches for all of them.
+        n: most hits per prompt.
     """
     place = {prompt: index for index, prompt in enumerate(prompts)}
 
@@ -41,8 +40,8 @@ def make_pooled(pool: Pool, embed: Embed, prompts: Sequence[str], n: int) -> Sou
         if known and not any(usable_url(row.url) for row in known):
             raise InputError(
                 f"{pool.root}: none of the {len(known)} best images for {prompt!r} has a URL, so "
-                "there is nothing to download. For images that are on this machine use `clipdistill"
-                " select`, or hand them out with `clipdistill serve --images` and search that with "
+                "there is nothing to download. For images on this machine use `clipdistill select`,"
+                " or serve them with `clipdistill serve --images` and search that service with "
                 "--source knn."
             )
         for rank, (about, (_, score)) in enumerate(zip(known, hits, strict=True), 1):
@@ -52,8 +51,6 @@ def make_pooled(pool: Pool, embed: Embed, prompts: Sequence[str], n: int) -> Sou
 
 
 def _row(prompt: str, rank: int, score: float, about: PoolRow) -> UrlRow:
-    extra = {name.lower(): value for name, value in about.extra.items()}
-    license_, license_url = license_of(_text(extra, "license"))
     return UrlRow(
         url=usable_url(about.url),
         prompt=prompt,
@@ -61,11 +58,5 @@ def _row(prompt: str, rank: int, score: float, about: PoolRow) -> UrlRow:
         score=score,
         source="pool",
         caption=about.caption,
-        license=license_,
-        license_url=_text(extra, "license_url") or license_url,
-        attribution=_text(extra, "attribution", "author", "creator"),
+        **rights_of({name.lower(): value for name, value in about.extra.items()}),
     )
-
-
-def _text(extra: dict[str, Any], *names: str) -> str:
-    return next((extra[name] for name in names if isinstance(extra.get(name), str)), "")

@@ -1,4 +1,4 @@
-"""Files of URLs and captions: parquet and CSV, local or by URL, with anybody's column names."""
+"""Files of URLs and captions: parquet and CSV, local or by URL, with common column names."""
 
 from __future__ import annotations
 
@@ -18,22 +18,17 @@ COLUMNS = {
     "license_url": ("license_url",),
     "attribution": ("attribution", "author", "creator", "artist"),
 }
-"""What we want -> what tables call it, lower case, the likeliest first."""
+"""Our column name -> the names in tables, lower case, the most likely first."""
 BATCH_ROWS = 8192
 
 
 def list_tables(names: Sequence[str]) -> list[str]:
-    """The files that paths, globs and URLs stand for, without repeats.
+    """List the files of paths, globs and URLs, without repeats.
 
     Raises:
-        InputError: one stands for no file.
+        InputError: one of them matches no file.
         ServiceError: a store cannot be listed.
     """
-    if not names:
-        raise InputError(
-            "--source parquet needs --tables: files, globs, or URLs such as "
-            "hf://datasets/ORG/NAME/*.parquet"
-        )
     files: list[str] = []
     for name in names:
         matches = _remote(name) if "://" in name else _local(name)
@@ -60,7 +55,7 @@ def _remote(name: str) -> list[str]:
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sorts numbers in names by their value: clip-retrieval does not always pad them."""
+    """Key to sort numbers in names by their value; clip-retrieval does not always pad them."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
@@ -75,7 +70,7 @@ def _fsspec() -> Any:
 
 @contextlib.contextmanager
 def _fetching(name: str) -> Iterator[None]:
-    """Turn the complaints of fsspec's file systems into ours."""
+    """Convert the errors of fsspec's file systems to ours."""
     try:
         yield
     except ImportError as error:
@@ -87,7 +82,7 @@ def _fetching(name: str) -> Iterator[None]:
 
 
 def open_table(name: str) -> Iterator[Any]:
-    """Batches of a file with our names as columns, all texts."""
+    """Yield batches of a file, with our column names and all values as texts."""
     import pyarrow
 
     with contextlib.ExitStack() as stack:
@@ -102,11 +97,13 @@ def open_table(name: str) -> Iterator[Any]:
         try:
             yield from _csv(name, handle) if _is_csv(name) else _parquet(name, handle)
         except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-            raise FormatError(f"{name}: damaged, or no table ({error}).") from error
+            raise FormatError(f"{name}: the file is damaged, or not a table ({error}).") from error
         except OSError as error:
             if "://" in name:
-                raise  # the store's, not the table's
-            raise FormatError(f"{name}: damaged, or cannot be read ({error}).") from error
+                raise  # an error of the store, not of the table
+            raise FormatError(
+                f"{name}: the file is damaged, or cannot be read ({error})."
+            ) from error
 
 
 def _is_csv(name: str) -> bool:
@@ -144,7 +141,7 @@ def _csv(name: str, handle: Any) -> Iterator[Any]:
 
 
 def _renamed(batch: Any, columns: Mapping[str, str]) -> Any:
-    """The columns we want, by our names, as text."""
+    """Select our columns, with our names, as texts."""
     import pyarrow
 
     arrays = []
@@ -164,10 +161,10 @@ def _text(value: Any) -> str | None:
 
 
 def _columns(name: str, there: Sequence[str]) -> dict[str, str]:
-    """Our names -> the table's.
+    """Map our column names to those of a table.
 
     Raises:
-        FormatError: no URLs, or no captions.
+        FormatError: it has no column of URLs, or none of captions.
     """
     by_lower = {one.lower(): one for one in reversed(there)}
     found: dict[str, str] = {}

@@ -1,12 +1,12 @@
 """Parquet and CSV tables of URLs and captions, streamed once for all prompts.
 
 The columns of LAION (URL, TEXT), Re-LAION and DataComp (url, caption or text), PD12M (url, caption,
-license) and Open Images (OriginalURL, Title, License, Author) are known, in any case.
+license) and Open Images (OriginalURL, Title, License, Author) are supported, in any case.
 
-First a cheap filter on the captions chooses candidates; only the best of each prompt are kept, so
-that memory is bounded whatever the size of the tables.  Then the teacher ranks them: by the
-similarity of caption and prompt, or, where the images' embeddings lie beside the tables in
-clip-retrieval's layout, by the similarity of image and prompt.
+First a cheap filter on the captions chooses candidates.  Only the best candidates of each prompt
+are kept, so memory is bounded however large the tables are.  Then the teacher ranks them by the
+similarity of caption and prompt.  With the images' embeddings in clip-retrieval's layout, the
+similarity of image and prompt ranks them instead.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from ...formats.embeddings import VECTORS
 from ...formats.urls import UrlRow
 from .hits import Embed, Source, usable_url
 from .keywords import caption_words, content_words, is_cased
-from .licenses import license_of
+from .licenses import rights_of
 from .table_files import list_tables, natural_key, open_table
 
 Floats = NDArray[np.float32]
 
 WORDS = "words"
-"""The filter that asks for the prompt's own words."""
+"""The filter for captions with the prompt's own words."""
 MOST_CANDIDATES = 500_000
-"""Candidates kept over all prompts; about half a kilobyte each."""
+"""Most candidates over all prompts; about half a kilobyte each."""
 TEXTS_AT_ONCE = 2048
 
 
@@ -51,7 +51,7 @@ class TableSettings:
         embeddings: a folder with the images' embeddings in clip-retrieval's layout.
         caption_filter: "words": a caption has to hold more than half of the prompt's words; or a
             regular expression that captions have to match.
-        candidates: captions a prompt that the teacher ranks.
+        candidates: captions per prompt that the teacher ranks.
     """
 
     tables: tuple[str, ...]
@@ -62,7 +62,7 @@ class TableSettings:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Some rows of a table: what we want of them, by our names, and their images' vectors."""
+    """Some rows of a table: our columns, by our names, and the vectors of their images."""
 
     columns: Mapping[str, list[str | None]]
     vectors: NDArray[np.floating] | None
@@ -71,7 +71,7 @@ class _Batch:
         return len(self.columns["url"])
 
     def row(self, index: int) -> dict[str, str] | None:
-        """What is known about a row; None without a URL that can be downloaded."""
+        """Return the fields of a row; None without a URL that can be downloaded."""
         url = usable_url(self.columns["url"][index])
         if not url:
             return None
@@ -80,20 +80,20 @@ class _Batch:
 
 
 _Candidate = tuple[float, int, dict[str, str]]
-"""Key, minus the order of coming, row."""
+"""(Key, minus the order of arrival, row)."""
 
 
 def make_tables(settings: TableSettings, embed: Embed, prompts: Sequence[str]) -> Source:
-    """A source that searches tables; the first question reads them for all prompts.
+    """Make a source that searches tables; the first query reads them for all prompts.
 
     Args:
         settings: which tables, and how candidates are chosen.
         embed: the teacher's text tower.
-        prompts: all that will be asked for.
+        prompts: all prompts.
 
     Raises:
-        InputError: no such table, or a filter that is no regular expression.
-        FormatError: the embeddings are not those of the tables.
+        InputError: there is no such table, or the filter is not a regular expression.
+        FormatError: the embeddings do not belong to the tables.
     """
     files = list_tables(settings.tables)
     vectors = _vector_files(settings.embeddings, files)
@@ -112,7 +112,6 @@ def make_tables(settings: TableSettings, embed: Embed, prompts: Sequence[str]) -
 
     def search(prompt: str, n: int) -> Iterator[UrlRow]:
         for rank, (score, row) in enumerate(found()[prompt][:n], 1):
-            name, url = license_of(row.get("license", ""))
             yield UrlRow(
                 url=row["url"],
                 prompt=prompt,
@@ -120,16 +119,14 @@ def make_tables(settings: TableSettings, embed: Embed, prompts: Sequence[str]) -
                 score=score,
                 source="parquet",
                 caption=row.get("caption", ""),
-                license=name,
-                license_url=row.get("license_url", "") or url,
-                attribution=row.get("attribution", ""),
+                **rights_of(row),
             )
 
     return search
 
 
 def _vector_files(folder: Path | None, files: Sequence[str]) -> list[Path | None]:
-    """The vectors that belong to each table, by their order."""
+    """The file of vectors of each table, by their order."""
     if folder is None:
         return [None] * len(files)
     inner = folder / VECTORS if (folder / VECTORS).is_dir() else folder
@@ -138,7 +135,7 @@ def _vector_files(folder: Path | None, files: Sequence[str]) -> list[Path | None
         raise FormatError(
             f"{inner}: expected an .npy for each of {len(files)} tables, in the same order (as "
             f"clip-retrieval writes img_emb/img_emb_N.npy and metadata/metadata_N.parquet), found "
-            f"{len(found)}."
+            f"{len(found)}. Check --tables and --table-embeddings."
         )
     return list(found)
 
@@ -158,10 +155,10 @@ def _check_filter(text: str) -> None:
 
 
 class _Candidates:
-    """The best rows of each prompt among those that came so far.
+    """The best rows of each prompt among those that were added so far.
 
-    A heap of (key, minus the order of coming, row) a prompt: its first is the worst, of equals the
-    latest.
+    Each prompt has a heap of (key, minus the order of arrival, row): its first is the worst, of
+    equals the latest.
     """
 
     def __init__(self, prompts: int, most: int) -> None:
@@ -171,11 +168,11 @@ class _Candidates:
         self._order = 0
 
     def next_row(self) -> None:
-        """A further row comes, for any number of prompts."""
+        """Begin a further row, which may be pushed for any number of prompts."""
         self._order += 1
 
     def push(self, prompt: int, key: float, row: dict[str, str]) -> None:
-        """Take a row if it is good enough."""
+        """Add a row if it is good enough."""
         heap = self.heaps[prompt]
         if prompt in self.open:
             heapq.heappush(heap, (key, -self._order, row))
@@ -191,7 +188,7 @@ def _stream(
     prompts: Sequence[str],
     texts: Floats,
 ) -> list[list[_Candidate]]:
-    """One pass over all tables -> the best candidates of each prompt, as heaps."""
+    """Read all tables once and return the best candidates of each prompt, as heaps."""
     best = _Candidates(len(prompts), settings.candidates)
     chooser = _Chooser(prompts, settings.caption_filter)
     with track("read tables", len(files), "files") as step:
@@ -206,7 +203,7 @@ def _stream(
 
 
 def _add_by_words(best: _Candidates, chooser: _Chooser, batch: _Batch) -> None:
-    """Candidates by the share of a prompt's words that a caption holds."""
+    """Add candidates by the share of a prompt's words that a caption holds."""
     for index in range(len(batch)):
         if (row := batch.row(index)) is None:
             continue
@@ -220,10 +217,10 @@ def _add_by_words(best: _Candidates, chooser: _Chooser, batch: _Batch) -> None:
 
 
 def _add_by_image(best: _Candidates, chooser: _Chooser, batch: _Batch, texts: Floats) -> None:
-    """Candidates by the similarity of image and prompt."""
+    """Add candidates by the similarity of image and prompt."""
     assert batch.vectors is not None
     scores = normalized(batch.vectors) @ texts.T
-    scores = np.where(np.isfinite(scores), scores, -1.0)  # a damaged vector is like nothing
+    scores = np.where(np.isfinite(scores), scores, -1.0)  # damaged vectors rank last
     for index in range(len(batch)):
         if (row := batch.row(index)) is None:
             continue
@@ -234,11 +231,11 @@ def _add_by_image(best: _Candidates, chooser: _Chooser, batch: _Batch, texts: Fl
 
 
 class _Chooser:
-    """Which prompts a caption is a candidate of.
+    """Chooses the prompts of which a caption is a candidate.
 
     Attributes:
-        own: whether the prompts' own words are what counts.
-        pattern: what captions have to match to be looked at.
+        own: whether captions are chosen by the prompts' own words.
+        pattern: regular expression that captions have to match.
     """
 
     def __init__(self, prompts: Sequence[str], caption_filter: str) -> None:
@@ -249,12 +246,12 @@ class _Chooser:
             for word in words:
                 self._owners.setdefault(word, []).append(number)
         self._inside = [word for word in self._owners if not is_cased(word)]
-        # One look with RE2 spares most captions the look at their words.
+        # One match with RE2 excludes most captions before they are split to words.
         any_word = "|".join(sorted(map(re.escape, self._owners)))
         self.pattern = any_word if self.own else caption_filter
 
     def shares(self, caption: str) -> dict[int, float]:
-        """Prompts and the share of their words that a caption holds; if `own`, above a half."""
+        """Prompts and the share of their words that a caption holds; only above 0.5 if `own`."""
         words = set(caption_words(caption)) | {word for word in self._inside if word in caption}
         counts = Counter(owner for word in words for owner in self._owners.get(word, ()))
         least = 0.5 if self.own else 0.0
@@ -263,7 +260,7 @@ class _Chooser:
 
 
 def _batches(name: str, vectors: Path | None, dim: int, pattern: str) -> Iterator[_Batch]:
-    """The rows of a table whose caption matches, batch by batch."""
+    """Yield the rows of a table whose caption matches, in batches."""
     import pyarrow
     import pyarrow.compute
 
@@ -286,8 +283,8 @@ def _batches(name: str, vectors: Path | None, dim: int, pattern: str) -> Iterato
 
 def _wrong_count(name: str, vectors: Path | None, mapped: NDArray[np.floating]) -> FormatError:
     return FormatError(
-        f"{vectors} has {len(mapped)} vectors, but {name} another number of rows: "
-        "they do not belong together."
+        f"{vectors} has {len(mapped)} vectors, but {name} another number of rows: they do not "
+        "belong together. Check --tables and --table-embeddings."
     )
 
 
@@ -308,7 +305,7 @@ def _open_vectors(path: Path, dim: int) -> NDArray[np.floating]:
 def _ranked_by_caption(
     prompts: Sequence[str], texts: Floats, heaps: Sequence[list[_Candidate]], embed: Embed
 ) -> dict[str, list[tuple[float, dict[str, str]]]]:
-    """Each prompt's candidates, the most similar caption first; of equals the earlier row."""
+    """Rank each prompt's candidates, the most similar caption first; of equals the earlier row."""
     rows = [[row for _, _, row in sorted(heap, key=lambda one: -one[1])] for heap in heaps]
     captions = [row["caption"] for some in rows for row in some]
     owners = np.repeat(np.arange(len(prompts)), [len(some) for some in rows])
@@ -323,7 +320,7 @@ def _ranked_by_caption(
 def _similarities(
     captions: Sequence[str], texts: Floats, owners: NDArray[np.intp], embed: Embed
 ) -> Floats:
-    """The cosine of each caption with the prompt it is a candidate of; a caption is embedded once.
+    """The cosine of each caption with its prompt; each different caption is embedded once.
 
     Args:
         captions: N texts.

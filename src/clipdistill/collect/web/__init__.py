@@ -1,1 +1,1 @@
-"""Careful HTTP: strangers' URLs fetched from servers that may be hostile."""
+"""Careful HTTP: fetching untrusted URLs from servers that may be hostile."""

@@ -1,7 +1,7 @@
-"""Which URLs and addresses may be asked: http(s) to machines of the public internet.
+"""Which URLs and addresses may be fetched: http(s) of machines of the public internet.
 
-A name is resolved once, every address it has is checked, and the connection goes to just those
-addresses (`CheckedResolver`), so that a second answer of a hostile DNS server changes nothing.
+A name is resolved once, all its addresses are checked, and only those addresses are connected to
+(`CheckedResolver`).  So a second answer of a hostile DNS server has no effect.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ REFUSED = tuple(
         "fec0::/10",
     )
 )
-"""Special-purpose blocks (IANA's registries, RFC 6890) that some Python versions call global:
+"""Special-purpose blocks (IANA's registries, RFC 6890) that are global in some Python versions:
 "this network", carrier NAT, 6to4 relays, benchmarking, reserved, local NAT64, Teredo and its
 neighbours, documentation, segment routing, site-local."""
 MAX_URL = 8000
-"""Characters; common servers refuse longer request lines."""
+"""Most characters of a URL; common servers refuse longer request lines."""
 KEPT = "!#$%&'()*+,/:;=?@[]~"
-"""What `encoded` leaves as it is beside letters, digits and `_.-`; `%` because an escape stays."""
+"""What `encoded` does not encode, besides letters, digits and `_.-`; `%` because escapes stay."""
 
 
 class Refused(Exception):
-    """A URL or an address that must not be asked; `str(error)` is the reason for the ledger."""
+    """A URL or an address that must not be fetched; `str(error)` is the reason for the ledger."""
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address belongs to the public internet, whatever it is wrapped in.
+    """Whether an address belongs to the public internet, in any notation.
 
     IPv4-mapped (::ffff:a.b.c.d), IPv4-compatible, NAT64 and 6to4 addresses count as the IPv4
     address inside.
@@ -65,7 +65,7 @@ def is_public(address: Address) -> bool:
 
 
 def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that an IPv6 address wraps, if it does."""
+    """The IPv4 address inside an IPv6 address, or None."""
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
     if address.sixtofour is not None:
@@ -77,17 +77,17 @@ def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 
 
 def checked_url(url: str, *, allow_private: bool) -> URL:
-    """Turn a stranger's URL into one that may be asked.
+    """Check an untrusted URL and return it in a form that can be fetched.
 
-    Blanks, Unicode and control characters of path and query are percent-encoded; what is encoded
-    already stays as it is, so that signed URLs keep their signature.
+    Blanks, Unicode and control characters of path and query are percent-encoded.  Existing escapes
+    are kept, so that signed URLs keep their signature.
 
     Raises:
-        Refused: not http(s), with user or password, without a host, too long, malformed, or an
-            address that is not public.
+        Refused: the URL is not http(s), has a user or password, has no host, is too long or
+            malformed, or its address is not public.
     """
     if len(url) > MAX_URL:
-        raise Refused(f"url: {len(url)} characters are more than {MAX_URL}")
+        raise Refused(f"url: expected at most {MAX_URL} characters, found {len(url)}")
     try:
         parts = urlsplit(url.strip())
         host, port = parts.hostname or "", parts.port
@@ -121,13 +121,13 @@ def _compose(scheme: str, name: str, port: int | None, parts: SplitResult) -> UR
 
 
 def encoded(text: str) -> str:
-    """Percent-encode what a request line cannot carry; escapes that are there stay."""
+    """Percent-encode what a request line cannot hold; existing escapes are kept."""
     kept = quote(text, safe=KEPT, errors="surrogatepass")
     return re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", kept)
 
 
 def _host(host: str) -> str:
-    """The host in the form it is resolved in: IDNA for names, plain for addresses."""
+    """The host in the form in which it is resolved: names in IDNA, addresses unchanged."""
     if ":" in host:
         return host
     try:
@@ -140,7 +140,7 @@ def _host(host: str) -> str:
 
 
 def _literal(host: str) -> Address | None:
-    """The address that a host is written as, if it is one."""
+    """The address, if the host is written as one, else None."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -150,10 +150,10 @@ def _literal(host: str) -> Address | None:
 
 
 class CheckedResolver(AbstractResolver):
-    """Resolves names for aiohttp's connector, to addresses that were checked.
+    """Resolves names for aiohttp's connector, and checks the addresses.
 
-    Other spellings of an address (127.1, 0x7f000001, 2130706433) come here too, and are checked as
-    what the system makes of them.
+    Other notations of an address (127.1, 0x7f000001, 2130706433) are also resolved here, and
+    checked as the system interprets them.
     """
 
     def __init__(self, *, allow_private: bool) -> None:
@@ -165,8 +165,8 @@ class CheckedResolver(AbstractResolver):
         """Return every address of `host`.
 
         Raises:
-            OSError: there is none.
-            Refused: one of them is not public.
+            OSError: it has no address.
+            Refused: one of its addresses is not public.
         """
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
@@ -190,4 +190,4 @@ class CheckedResolver(AbstractResolver):
         return results
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing; aiohttp requires this method."""

@@ -1,9 +1,9 @@
-"""The download itself: workers fetch, threads decode, one place commits.
+"""The download itself: workers fetch, threads decode, one function commits.
 
-Whatever kills it, the ledger and the folder agree: a picture's row is in the journal before the
-picture has its name, and what a run finds half done it does again.  Who keeps a file of which
-several URLs have the bytes does not depend on who came first: files of earlier, finished runs stay;
-within a run the URL with the lowest name wins.
+Even when a run is killed, the ledger and the folder agree: an image's row is in the journal before
+the image gets its name, and the next run repeats unfinished work.  When several URLs have the same
+bytes, the URL that keeps the file does not depend on the order of arrival: files of earlier,
+finished runs stay; within a run the URL with the lowest name keeps it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from ...core.errors import ImageError
 from ...core.files import TEMPORARY_PREFIX, remove_leftovers, writing
 from ...core.progress import Step
+from ...core.wording import size
 from ...formats.ledger import (
     DUPLICATE,
     FAILED,
@@ -42,14 +43,14 @@ from .frontier import DEAD_AFTER, Frontier, Job
 from .options import DownloadOptions
 
 BACKOFF = 0.5
-"""Seconds before the first retry, doubled every time; a random share of it is waited."""
+"""Seconds before the first retry, doubled for each next one; a random share of it is waited."""
 LONGEST_PAUSE = 120.0
-"""Seconds a Retry-After may ask for; what asks for more is left for another run."""
+"""Longest Retry-After in seconds; URLs with a longer one are left for another run."""
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """A picture under its temporary name."""
+    """An image under its temporary name."""
 
     temporary: Path
     ending: str
@@ -64,23 +65,23 @@ class Download:
 
     Args:
         urls: the list, text or parquet.
-        images: the folder; must exist, and be this process's alone.
+        images: the folder; must exist, and be locked by this process.
         options: how to download.
-        step: told of every URL that is settled.
+        step: called for every URL that is finished.
 
-    After `run` the attributes hold what happened:
+    After `run` the attributes hold its outcome:
 
     Attributes:
-        urls: different URLs seen.
-        kept: of these, settled by an earlier run.
+        urls: number of different URLs in the list.
+        kept: number of these that an earlier run finished.
         counts: rows written in this run, by status.
-        kinds: kind of reason, such as "http 404" -> how many URLs of this run.
-        examples: kind -> (a reason in full, its URL).
+        kinds: kind of reason, such as "http 404" -> number of URLs of this run.
+        examples: kind -> (a full reason, its URL).
         duplicates: rows in the whole ledger that are duplicates.
         pictures: rows in the whole ledger that are ok.
-        received: bytes of bodies.
-        stored: bytes of pictures.
-        stopped: why it ended before the list did.
+        received: bytes received in this run.
+        stored: bytes of images stored in this run.
+        stopped: why the run ended before the end of the list; empty when it did not.
     """
 
     def __init__(self, urls: Path, images: Path, options: DownloadOptions, step: Step) -> None:
@@ -100,7 +101,7 @@ class Download:
         self._present: dict[str, str] = {}
 
     def run(self) -> None:
-        """Download everything that is not settled.
+        """Download every URL that is not finished.
 
         Raises:
             OutputError: the folder cannot be written to.
@@ -118,10 +119,10 @@ class Download:
         statuses = Counter(row.status for row in read_ledger(self._images))
         self.duplicates, self.pictures = statuses[DUPLICATE], statuses[OK]
 
-    # What is there already.
+    # The results of earlier runs.
 
     def _recall(self) -> None:
-        """Learn from the ledger and the folder what is settled."""
+        """Read from the ledger and the folder which URLs are finished."""
         self._lasting = {row.file for row in read_index(self._images) if row.status == OK}
         rows = read_ledger(self._images)
         for row in rows:
@@ -147,7 +148,7 @@ class Download:
         other = self._owners.get(row.sha256)
         winner = row if other is None or self._wins(row, other) else other
         self._owners[row.sha256] = winner
-        # The loser of two is neither settled nor deleted here: it is looked at again.
+        # The other one is neither finished nor deleted here; it is downloaded again.
         self._settled.discard(stem_of(other.url) if other else "")
         self._settled.add(stem_of(winner.url))
 
@@ -157,10 +158,10 @@ class Download:
         own = self._images / (stem + Path(self._owners[row.sha256].file).suffix)
         if own.name != self._owners[row.sha256].file:
             with suppress(OSError):
-                own.unlink()  # a kill came between its row and its deletion
+                own.unlink()  # a run was killed between writing the row and deleting the file
 
     def _again(self, row: LedgerRow) -> bool:
-        """Whether what failed or was refused is worth another try with today's options."""
+        """Whether to try a failed or refused URL again with the options of this run."""
         kind = row.reason.partition(":")[0]
         allowed = {
             "robots": not self._options.respect_robots,
@@ -169,7 +170,7 @@ class Download:
         return row.transient or self._options.retry_failed or allowed.get(kind, False)
 
     def _todo(self) -> Iterator[UrlRow]:
-        """The list without what is settled, and no URL twice."""
+        """Yield the list without finished URLs, each URL once."""
         seen: set[str] = set()
         for row in read_urls(self._list):
             stem = stem_of(row.url)
@@ -205,7 +206,7 @@ class Download:
     async def _work(
         self, frontier: Frontier, fetcher: Fetcher, decoders: ThreadPoolExecutor, ledger: Ledger
     ) -> None:
-        """One worker: take jobs until there are none."""
+        """Run one worker: take jobs until there are none."""
         while (job := await frontier.next()) is not None:
             if frontier.is_dead(job):
                 reason = f"host: unreachable {DEAD_AFTER} times in a row"
@@ -227,11 +228,11 @@ class Download:
                 frontier.stop()
 
     def _patience(self, job: Job, fetched: Fetched) -> tuple[float | None, float]:
-        """When to try again (None: never), and how long to leave the host alone."""
+        """Seconds until the next try (None: no further try), and seconds to pause the host."""
         asked = fetched.retry_after if fetched.http_status in (429, 503) else None
         pause = min(asked or 0.0, LONGEST_PAUSE)
         passing = is_passing(fetched.reason, fetched.http_status) and not fetched.refused
-        # A name without an address will hardly have one a second later.
+        # A name without an address is unlikely to get one within seconds.
         hopeless = fetched.reason.startswith("dns:") or (asked or 0.0) > LONGEST_PAUSE
         if not passing or hopeless or self.stopped or job.tries >= self._options.retries:
             return None, pause
@@ -255,7 +256,7 @@ class Download:
         self._commit(ledger, job, stored, fetched.http_status)
 
     def _store(self, fetched: Fetched, job: Job) -> _Stored:
-        """Check, shrink and write a picture under a temporary name; in a thread."""
+        """Check, shrink and write an image under a temporary name; runs in a thread."""
         taken = self._take_in(fetched.read())
         name = f"{TEMPORARY_PREFIX}{stem_of(job.row.url)}{taken.ending}"
         temporary = self._images / name
@@ -280,8 +281,9 @@ class Download:
         )
 
     async def _adopt(self, job: Job, decoders: ThreadPoolExecutor, ledger: Ledger) -> bool:
-        """Take a whole picture that lies there under the URL's name already (the older script's,
-        or one that a power cut separated from its row).
+        """Commit a whole image that the folder already has under the URL's name.
+
+        It is from the older script, or a power cut prevented its row.
         """
         name = self._present.pop(stem_of(job.row.url), "")
         if not name:
@@ -303,7 +305,7 @@ class Download:
         digest = hashlib.sha256(data).hexdigest()
         return _Stored(path, path.suffix, len(data), found.width, found.height, digest)
 
-    # The one place that changes the folder and the ledger; runs in the event loop's thread.
+    # Only these functions change the folder and the ledger; they run in the event loop's thread.
 
     def _commit(self, ledger: Ledger, job: Job, stored: _Stored, http_status: int) -> None:
         row = replace(
@@ -336,7 +338,7 @@ class Download:
         self._count(OK)
 
     def _wins(self, row: LedgerRow, owner: LedgerRow) -> bool:
-        """Whether `row` keeps the file of which both have the bytes."""
+        """Whether `row` keeps the file when both URLs have the same bytes."""
         lasting = (row.file in self._lasting, owner.file in self._lasting)
         if lasting[0] != lasting[1]:
             return lasting[0]
@@ -356,7 +358,7 @@ class Download:
     def _count(self, status: str) -> None:
         self.counts[status] += 1
         bad = self.counts[FAILED] + self.counts[REFUSED]
-        self._step(1, f"{self.received / 1e6:.1f} MB" + (f", {bad} not" if bad else ""))
+        self._step(1, size(self.received) + (f", {bad} failed or refused" if bad else ""))
 
 
 def _row(found: UrlRow) -> LedgerRow:

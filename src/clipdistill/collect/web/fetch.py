@@ -1,4 +1,4 @@
-"""Fetching one URL from a server that may be hostile, with limits on everything."""
+"""Fetching one URL from a server that may be hostile, with limits of time and size."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import socket
 import ssl
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urljoin
 
 import aiohttp
 
+from ..retry_after import retry_after
 from .addresses import CheckedResolver, Refused, checked_url
 from .options import DownloadOptions
 from .robots import reservation
@@ -25,25 +25,25 @@ from .robots import reservation
 MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 MEMORY_A_BODY = 1 << 20
-"""Bytes of a body kept in memory; what is longer goes to a temporary file."""
+"""Bytes of a body kept in memory; longer ones are written to a temporary file."""
 MIN_RATE = 1024
-"""Bytes a second a server must reach on average ..."""
+"""Least average rate of a body in bytes per second, checked after `RATE_AFTER`."""
 RATE_AFTER = 5.0
-"""... once this many seconds of the body have passed."""
+"""Seconds of a body before its rate is checked."""
 RESOLVERS = 32
-"""Threads that look up names; the system's resolver blocks."""
+"""Threads that resolve names; the system's resolver blocks."""
 
 
 @dataclass
 class Fetched:
-    """What came of one try.
+    """The outcome of one try.
 
     Attributes:
         reason: why there is no body, "kind: detail"; empty when there is one.
-        refused: the reason is a rule, not a failure: it must not be fetched.
-        http_status: of the last answer; 0 when there was none.
-        received: bytes of the body that came.
-        retry_after: seconds the server asks to be left alone; None when it does not say.
+        refused: the reason is a rule, not a failure: the URL must not be fetched.
+        http_status: HTTP status of the last answer; 0 without an answer.
+        received: bytes of the body that were received.
+        retry_after: pause that the server requires, in seconds; None without one.
         unreachable: there was no connection at all.
     """
 
@@ -56,7 +56,7 @@ class Fetched:
     _body: IO[bytes] | None = field(default=None, repr=False)
 
     def read(self) -> bytes:
-        """The whole body; once."""
+        """Return the whole body; may be called once."""
         if self._body is None:
             return b""
         with self._body as body:
@@ -65,7 +65,7 @@ class Fetched:
 
 
 class Fetcher:
-    """Fetches pictures; open one with `open_fetcher`."""
+    """Fetches images; made by `open_fetcher`."""
 
     def __init__(self, session: aiohttp.ClientSession, options: DownloadOptions, spool: Path):
         self._session = session
@@ -73,7 +73,7 @@ class Fetcher:
         self._spool = spool
 
     async def fetch(self, url: str) -> Fetched:
-        """Try once to fetch `url`; never raises for what a server or a network does."""
+        """Try once to fetch `url`; failures of servers and networks raise nothing."""
         state = Fetched()
         options = self._options
         try:
@@ -91,7 +91,7 @@ class Fetcher:
         return state
 
     async def _follow(self, url: str, state: Fetched) -> None:
-        """Ask, following redirects by hand: every target is checked like the first."""
+        """Send the request and follow redirects; every target is checked like the first."""
         for _ in range(MAX_REDIRECTS + 1):
             target = checked_url(url, allow_private=self._options.allow_private)
             async with self._asking(target) as answer:
@@ -105,7 +105,7 @@ class Fetcher:
 
     @contextlib.asynccontextmanager
     async def _asking(self, target: Any) -> AsyncIterator[aiohttp.ClientResponse]:
-        # A connection and one wait; headers that come byte by byte are late then.
+        # Time for a connection and one wait; headers that are sent byte by byte exceed it.
         patience = 2 * self._options.timeout
         try:
             answer = await asyncio.wait_for(
@@ -118,28 +118,28 @@ class Fetcher:
         try:
             yield answer
         finally:
-            # What was not read to its end is not worth reading: the connection goes.
+            # A connection with an unread rest is closed.
             if answer.content.at_eof():
                 answer.release()
             else:
                 answer.close()
 
     async def _receive(self, answer: aiohttp.ClientResponse, state: Fetched) -> None:
-        state.retry_after = _retry_after(answer.headers)
+        state.retry_after = retry_after(answer.headers.get("Retry-After", ""))
         if answer.status != 200:
             state.reason = f"http: {answer.status}"
             return
         if self._options.respect_robots:
-            said = reservation(
+            reserved = reservation(
                 answer.headers.getall("X-Robots-Tag", []),
                 answer.headers.getall("tdm-reservation", []),
             )
-            if said:
-                state.reason, state.refused = f"robots: {said}", True
+            if reserved:
+                state.reason, state.refused = f"robots: {reserved}", True
                 return
         encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
-            state.reason = f"encoding: identity was asked, {encoding[:40]!r} came"
+            state.reason = f"encoding: expected identity, found {encoding[:40]!r}"
             return
         await self._receive_body(answer, state)
 
@@ -160,7 +160,7 @@ class Fetcher:
                 body.write(piece)
                 passed = time.monotonic() - start
                 if passed > RATE_AFTER and state.received < passed * MIN_RATE:
-                    state.reason = f"timeout: slower than {MIN_RATE} bytes a second"
+                    state.reason = f"timeout: slower than {MIN_RATE} bytes per second"
                     return
             state._body = body
         finally:
@@ -175,7 +175,7 @@ async def open_fetcher(options: DownloadOptions, spool: Path) -> AsyncIterator[F
     loop.set_default_executor(ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolve"))
     connector = aiohttp.TCPConnector(
         limit=options.max_workers,
-        limit_per_host=0,  # the frontier sees to it
+        limit_per_host=0,  # the frontier limits it
         resolver=CheckedResolver(allow_private=options.allow_private),
         ttl_dns_cache=60,
         ssl=options.verify_tls,
@@ -215,14 +215,3 @@ def _explain_connector(error: aiohttp.ClientConnectorError, state: Fetched) -> N
 def _one_line(error: BaseException) -> str:
     text = " ".join((str(error) or type(error).__name__).split())
     return text[:200]
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds of a Retry-After header, which may be a date."""
-    text = headers.get("Retry-After", "").strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None

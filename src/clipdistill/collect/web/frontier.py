@@ -1,7 +1,7 @@
-"""Which URL is next: politeness to every host, retries later, bounded memory.
+"""Which URL is next: limits per host, retries later, bounded memory.
 
-Hosts take turns, so that one with a million URLs does not keep the others waiting.  At most
-`window` URLs wait here; the rest is still unread in the list.
+Hosts take turns, so that a host with a million URLs does not delay the others.  At most `window`
+URLs wait here; the others are still unread in the list.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from ...formats.urls import UrlRow
 
 DEAD_AFTER = 6
-"""Failed connections in a row after which a host is given up for this run."""
+"""Failed connections in a row after which a host is not tried again in this run."""
 
 
 @dataclass
@@ -26,9 +26,9 @@ class Job:
     """One URL to fetch.
 
     Attributes:
-        row: the URL and where it came from.
-        host: whose turn it takes.
-        tries: how often it was tried before.
+        row: the URL and its origin.
+        host: the host of the URL.
+        tries: number of tries before.
     """
 
     row: UrlRow
@@ -54,13 +54,13 @@ def host_of(url: str) -> str:
 
 
 class Frontier:
-    """Hands out jobs; for one event loop.
+    """A queue of jobs for one event loop.
 
     Args:
-        rows: the URLs still to fetch, read as there is room.
-        per_host: jobs of one host at the same time.
+        rows: the URLs to fetch, read when there is room.
+        per_host: most jobs of one host at the same time.
         window: most URLs that wait here.
-        clock: seconds; for tests.
+        clock: returns the time in seconds; another one is for tests.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Frontier:
         self._waiters: deque[asyncio.Future[None]] = deque()
 
     async def next(self) -> Job | None:
-        """The next job, as soon as there is one; None when all are done."""
+        """Wait for the next job and return it; None when all jobs are done."""
         while True:
             self._wake()
             self._fill()
@@ -108,12 +108,12 @@ class Frontier:
         pause_host: float = 0.0,
         reached: bool = True,
     ) -> None:
-        """Give a job back.
+        """Report that a job is done.
 
         Args:
-            job: what `next` gave.
-            retry_in: try it again in so many seconds; None: it is finished.
-            pause_host: leave the host alone for so many seconds.
+            job: a job from `next`.
+            retry_in: seconds until the job is tried again; None: it is finished.
+            pause_host: seconds without further jobs of the host.
             reached: whether there was a connection.
         """
         host = self._hosts[job.host]
@@ -132,11 +132,11 @@ class Frontier:
             self._call_all()
 
     def is_dead(self, job: Job) -> bool:
-        """Whether the job's host could not be reached so often that it is given up."""
+        """Whether the job's host was unreachable too often to be tried again."""
         return self._hosts[job.host].failures >= DEAD_AFTER
 
     def stop(self) -> None:
-        """Read no further URLs and forget those that wait; what is under way may end."""
+        """Read no further URLs and drop those that wait; running jobs may end."""
         self._exhausted = self._stopped = True
         self._ready.clear()
         self._later.clear()
@@ -158,7 +158,7 @@ class Frontier:
         self._queue(job.host)
 
     def _queue(self, name: str) -> None:
-        """Let a host take its turn, if it has something to do and may."""
+        """Queue a host for its next turn, if it has waiting jobs and may run one."""
         host = self._hosts[name]
         if host.queued or not host.waiting or host.active >= self._per_host:
             if not host.waiting and not host.active and not host.failures and not host.queued:
@@ -171,7 +171,7 @@ class Frontier:
             self._ready.append(name)
 
     def _forget(self, name: str, host: _Host) -> None:
-        """Hosts with nothing to remember cost no memory."""
+        """Free the memory of a host without state."""
         if host.paused_until <= self._clock():
             del self._hosts[name]
 
@@ -205,7 +205,7 @@ class Frontier:
                 self._queue(what)
 
     async def _wait(self) -> None:
-        """Until a job is given back, or the next time that something is due."""
+        """Wait until a job is done, or the next retry or pause is due."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         self._waiters.append(waiter)

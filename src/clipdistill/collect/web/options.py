@@ -1,4 +1,4 @@
-"""Every setting of a download, with its default and why (no heavy imports)."""
+"""Every setting of a download, with its default (no heavy imports)."""
 
 from __future__ import annotations
 
@@ -7,35 +7,34 @@ from dataclasses import dataclass
 
 from cyclopts import Parameter
 
-from ...core.errors import InputError
+from ...core.signatures import check_ranges
 
 USER_AGENT = "clipdistill/0.1"
 
 
-@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class DownloadOptions:
-    """How to download; every protection is on by default.
+class FetchOptions:
+    """How `download` and `run` fetch images; every protection is on by default.
 
     Attributes:
-        max_workers: downloads at the same time.
-        per_host: downloads at the same time from one host.
-        timeout: seconds to connect, and to wait for the next byte.
-        total_timeout: seconds for one image altogether, redirects included.
-        retries: further tries after a timeout, a broken connection, a 429 or a 5xx.
-        max_bytes: largest body, in bytes.
-        max_pixels: largest picture, width x height, looked at before it is decoded.
-        min_size: shortest side that is kept, in pixels.
-        resize: shrink the shortest side to this many pixels and store as JPEG (smaller pictures
-            keep their bytes); 0 keeps every picture's own bytes.
+        max_workers: number of downloads at the same time.
+        per_host: number of downloads from one host at the same time.
+        timeout: most seconds to connect, and to wait for the next byte.
+        total_timeout: most seconds for one image, including redirects.
+        retries: number of further tries after a timeout, a broken connection, a 429 or a 5xx.
+        max_bytes: largest size of an image file, in bytes.
+        max_pixels: most pixels (width x height) of an image, checked before it is decoded.
+        min_size: least length of the shorter side of an image, in pixels.
+        resize: shrink the shorter side to this many pixels and store as JPEG (smaller images keep
+            their bytes); 0: keep the bytes of every image.
         total_bytes: stop when this many bytes have been received; 0: no limit.
-        retry_failed: try again what failed for good in an earlier run (404, not a picture ...).
-        respect_robots: leave out pictures whose server reserves them (X-Robots-Tag with noai,
+        respect_robots: leave out images that the server reserves (X-Robots-Tag with noai,
             noimageai, noml, noindex or none; tdm-reservation).
         verify_tls: check certificates.
-        user_agent: what servers are told; say how to reach you.
+        user_agent: User-Agent header of the requests; it should name a contact.
         allow_private: also fetch from private, loopback and link-local addresses.
-        env_proxy: use the proxies of the environment (addresses are then the proxy's concern).
+        env_proxy: use the proxies of the environment; then the proxy resolves names, and their
+            addresses are not checked.
     """
 
     max_workers: int = 64
@@ -48,7 +47,6 @@ class DownloadOptions:
     min_size: int = 32
     resize: int = 512
     total_bytes: int = 0
-    retry_failed: bool = False
     respect_robots: bool = True
     verify_tls: bool = True
     user_agent: str = USER_AGENT
@@ -56,10 +54,10 @@ class DownloadOptions:
     env_proxy: bool = False
 
     def check(self) -> None:
-        """Refuse values that make no sense.
+        """Refuse values out of range.
 
         Raises:
-            InputError: one is out of range.
+            InputError: a value is out of range.
         """
         ranges = {
             "max_workers": (1 <= self.max_workers <= 4096, "1 to 4096"),
@@ -74,7 +72,17 @@ class DownloadOptions:
             "total_bytes": (self.total_bytes >= 0, "0 (no limit) or more"),
             "user_agent": (self.user_agent.isprintable() and self.user_agent.isascii(), "ASCII"),
         }
-        for name, (fine, expected) in ranges.items():
-            if not fine:
-                value = getattr(self, name)
-                raise InputError(f"--{name.replace('_', '-')} {value}: expected {expected}.")
+        check_ranges(self, ranges)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class DownloadOptions(FetchOptions):
+    """How to download; every protection is on by default.
+
+    Attributes:
+        retry_failed: try URLs again that failed permanently in an earlier run (404, not an image,
+            ...).
+    """
+
+    retry_failed: bool = False

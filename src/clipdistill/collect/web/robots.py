@@ -1,9 +1,9 @@
-"""What a server says about the use of a picture: X-Robots-Tag and tdm-reservation.
+"""Headers that reserve the use of an image: X-Robots-Tag and tdm-reservation.
 
 X-Robots-Tag as search engines document it: comma-separated rules, some with a value after a colon
-(`max-snippet: 20`, `unavailable_after: <date>`), a header optionally for one robot
-(`otherbot: noindex`).  noai and noimageai are DeviantArt's, noml is Spawning's; tdm-reservation is
-that of the W3C community group's TDM reservation protocol.
+(`max-snippet: 20`, `unavailable_after: <date>`), optionally for one robot (`otherbot: noindex`).
+noai and noimageai are DeviantArt's rules, noml is Spawning's.  tdm-reservation is the header of
+the TDM reservation protocol of a W3C community group.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
 FORBIDDING = frozenset({"noai", "noimageai", "noml", "noindex", "none", "noimageindex"})
-"""Rules that reserve a picture; `none` means noindex and nofollow."""
+"""Rules that reserve an image; `none` means noindex and nofollow."""
 VALUED = ("max-snippet", "max-image-preview", "max-video-preview", "unavailable_after")
 """Rules that have a value after a colon; any other name before a colon is a robot's."""
 ROBOT = "clipdistill"
-"""The name under which rules are meant for us."""
+"""Our name as a robot in rules."""
 
-# A date holds commas ("Wed, 25 Jun 2025 15:00:00 GMT"), so it ends before the next rule only.
+# A date holds commas ("Wed, 25 Jun 2025 15:00:00 GMT"), so it ends only before the next rule.
 _DATED = re.compile(
     r"\s*(unavailable_after)\s*:\s*(.*?)\s*(?:,\s*(?=[a-z_-]+\s*(?:[,:]|$))|$)", re.IGNORECASE
 )
 
 
 def robots_rules(values: Iterable[str]) -> dict[str, str]:
-    """The rules that hold for us, in lower case, each with its value (empty when it has none).
+    """The rules that apply to us, in lower case, each with its value (empty without one).
 
     Args:
         values: the values of all X-Robots-Tag headers of one answer.
@@ -41,7 +41,7 @@ def robots_rules(values: Iterable[str]) -> dict[str, str]:
 
 
 def _parse(value: str) -> Iterable[tuple[str, str, str]]:
-    """Yield (robot, rule, value); a robot's name holds for the rest of its header."""
+    """Yield (robot, rule, value); a robot's name applies to the rest of its header."""
     robot, rest = "", value
     while rest.strip(" ,\t"):
         rest = rest.lstrip(" ,\t")
@@ -65,26 +65,26 @@ def _parse(value: str) -> Iterable[tuple[str, str, str]]:
 def reservation(
     robots: Iterable[str], tdm: Iterable[str] = (), *, now: datetime | None = None
 ) -> str:
-    """Why a picture must not be used to train, in a few words; empty when nothing is said.
+    """The rule that forbids to train with an image, or an empty string.
 
     Args:
         robots: the values of X-Robots-Tag.
         tdm: the values of tdm-reservation.
-        now: the time that unavailable_after is compared with; default: the present.
+        now: the time with which unavailable_after is compared; default: the present.
     """
     rules = robots_rules(robots)
     found = sorted(FORBIDDING & rules.keys())
     if found:
         return f"X-Robots-Tag {', '.join(found)}"
     if _is_past(rules.get("unavailable_after", ""), now or datetime.now(timezone.utc)):
-        return "X-Robots-Tag unavailable_after, and that is over"
+        return "X-Robots-Tag unavailable_after, a date in the past"
     if any(value.strip() == "1" for value in tdm):
         return "tdm-reservation"
     return ""
 
 
 def _is_past(text: str, now: datetime) -> bool:
-    """Whether a date (RFC 822, RFC 850 or ISO 8601) is over; what is no date is not."""
+    """Whether a date (RFC 822, RFC 850 or ISO 8601) is in the past; False for other texts."""
     for parse in (parsedate_to_datetime, datetime.fromisoformat):
         try:
             date = parse(text.strip())

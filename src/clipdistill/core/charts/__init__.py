@@ -1,7 +1,7 @@
 """Charts as SVG text, to be written to a file or put into a page (needs matplotlib: `plots`).
 
-matplotlib's figures are used without pyplot: no window, no global state, and nothing that depends
-on this machine's fonts, since text stays text.  The same values give the same text.
+matplotlib's figures are used without pyplot: no window and no global state.  Text is written as
+text, so nothing depends on this machine's fonts, and the same values give the same SVG.
 
     scatter, marks, lines, bars, heat_map   values -> a whole SVG
     inline                                  that SVG -> a part of a page, in the page's own colours

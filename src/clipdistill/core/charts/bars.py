@@ -1,4 +1,4 @@
-"""Bars that lie, one a label, with a mark where something else is compared."""
+"""Horizontal bar charts: one bar per label, with an optional mark for a value to compare."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .canvas import INK, SERIES, figure, legend, quiet, svg
 
 ROW = 0.235
-"""Inches a bar takes with its gap."""
+"""Height of a bar with its gap, in inches."""
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,10 @@ class Bar:
     """One bar.
 
     Attributes:
-        label: left of it.
-        value: its length, 0 to 100.
-        mark: where the mark stands; None for none.
-        note: right of the bar, such as "92%".
+        label: text left of the bar.
+        value: length of the bar, 0 to 100.
+        mark: position of the mark, 0 to 100; None for none.
+        note: text right of the bar, such as "92%".
     """
 
     label: str
@@ -31,14 +31,14 @@ class Bar:
 def bars(
     drawn_bars: Sequence[Bar], *, width: float, x_label: str, name: str, mark_name: str = ""
 ) -> str:
-    """Draw bars from the top down; returns SVG text, fit for a page.
+    """Draw bars from top to bottom and return SVG text with a transparent background.
 
     Args:
-        drawn_bars: one a row.
-        width: inches; the height follows from the number of bars.
-        x_label: below.
-        name: what the bars are, for the legend.
-        mark_name: what the marks are; none are drawn unless given.
+        drawn_bars: one bar per row.
+        width: width in inches; the height follows from the number of bars.
+        x_label: label of the x axis.
+        name: legend entry of the bars.
+        mark_name: legend entry of the marks; without it no marks are drawn.
 
     Raises:
         MissingExtraError: matplotlib is not installed.

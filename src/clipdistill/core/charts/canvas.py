@@ -1,4 +1,4 @@
-"""What all charts share: the figure, its colours, quiet axes, and the way to SVG text."""
+"""What all charts share: the figure, its colours, the style of axes and legends, SVG output."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 from ..errors import MissingExtraError
 
 SIZE = (8.0, 5.0)
-"""Inches; an SVG scales."""
+"""Default size of a figure in inches; an SVG can be scaled."""
 INK = "#1b1f24"
-"""Text and marks without a series."""
+"""Colour of text, and of marks that belong to no series."""
 FAINT = "#8a9099"
-"""Axes and grids."""
+"""Colour of axes and grids."""
 SERIES = ("#0b6e7f", "#c2571a", "#6a4fb3", "#3a7d34", "#b0305c", "#8a6d00")
-"""One colour a series; distinct in hue and lightness, but never the only difference."""
+"""One colour per series.  They differ in hue and lightness, but are never the only difference."""
 ON_SERIES = "#fdfdfd"
-"""Text on the first series' colour."""
+"""Colour of text on the first series' colour."""
 MARKERS = "osD^vP*X"
 
 
 def figure(size: tuple[float, float] = SIZE) -> Any:
-    """An empty figure of `size` inches.
+    """Make an empty figure of `size` inches.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -45,7 +45,7 @@ def check_available() -> None:
 
 
 def quiet(axes: Any, grid: str = "y") -> None:
-    """No box, no tick marks, a faint grid along "x", "y" or "both"; "" for none."""
+    """Style axes: no box, no tick marks, a faint grid along "x", "y" or "both" ("" for none)."""
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom" and grid != "x")
         spine.set_color(FAINT)
@@ -58,8 +58,19 @@ def quiet(axes: Any, grid: str = "y") -> None:
     axes.set_axisbelow(True)
 
 
+def log_scale(axes: Any, which: str) -> None:
+    """Make the "x" or "y" axis logarithmic, labelled at 1, 2 and 5 times each power of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set(**{f"{which}scale": "log"})
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
 def legend(drawn: Any, handles: list[Any], columns: int) -> None:
-    """A legend without a frame below the axes; its texts are never read as formulas."""
+    """Draw a legend without a frame below the axes; its texts are never parsed as formulas."""
     box = drawn.legend(
         handles=handles,
         loc="outside lower center",
@@ -75,7 +86,7 @@ def legend(drawn: Any, handles: list[Any], columns: int) -> None:
 
 
 def svg(drawn: Any, *, clear: bool = False) -> str:
-    """A figure as SVG text without an XML declaration; `clear` leaves out the white ground."""
+    """Render a figure as SVG text (no XML declaration); `clear` makes it transparent."""
     from matplotlib import rc_context
 
     buffer = io.StringIO()
@@ -83,7 +94,7 @@ def svg(drawn: Any, *, clear: bool = False) -> str:
         rc_context({"svg.fonttype": "none", "svg.hashsalt": "clipdistill"}),
         warnings.catch_warnings(),
     ):
-        # A letter that matplotlib's own font lacks is measured as a box; the reader's has it.
+        # A letter that matplotlib's font lacks is measured as a box; the viewer's font has it.
         warnings.filterwarnings("ignore", message="Glyph")
         drawn.savefig(
             buffer, format="svg", transparent=clear, metadata={"Date": None, "Creator": None}

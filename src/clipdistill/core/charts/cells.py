@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .canvas import FAINT, INK, ON_SERIES, SERIES, figure, quiet, svg
 
 CELL = 0.3
-"""Inches."""
+"""Side of a cell, in inches."""
 DARK = 0.55
 """Share of a row above which its cell is dark enough for light text."""
 
@@ -18,13 +18,13 @@ DARK = 0.55
 def heat_map(
     counts: NDArray[np.int64], labels: Sequence[str], *, x_label: str, y_label: str
 ) -> str:
-    """Draw counts as cells, each as dark as its share of the row; returns SVG text.
+    """Draw counts as cells, each as dark as its share of the row, and return SVG text.
 
     Args:
         counts: int64 (C, C).
-        labels: C, of rows and columns.
-        x_label: what a column is.
-        y_label: what a row is.
+        labels: names of the C rows, which are also those of the columns.
+        x_label: label of the x axis: what a column is.
+        y_label: label of the y axis: what a row is.
 
     Raises:
         MissingExtraError: matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""A chart for the inside of a page: described in words, in the page's colours and letters."""
+"""Charts as parts of an HTML page: described in words, in the page's own colours and fonts."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ COLOURS = {
     ON_SERIES: "var(--on-series)",
     **{colour: f"var(--series-{place})" for place, colour in enumerate(SERIES, 1)},
 }
-"""Our colours -> the page's; a page that knows light and dark defines them twice."""
+"""Colours of the charts -> variables of the page, which defines them for light and dark mode."""
 
 
 def inline(chart: str, ident: str, title: str, description: str) -> str:
-    """Make an SVG of this package part of a page.
+    """Convert an SVG of this package to a part of an HTML page.
 
-    It becomes one image with a name and a description, and takes the width it is given.  Its ids
-    begin with `ident`, so that those of several charts in a page never meet.
+    It becomes one image with a name and a description, and fills the width of its place.  Its ids
+    begin with `ident`, so that the ids of several charts in one page never clash.
 
     Args:
         chart: SVG text.
-        ident: unique in the page.
-        title: its name, for those who do not see it.
-        description: what its values say, likewise.
+        ident: prefix of its ids, unique in the page.
+        title: name of the chart for screen readers.
+        description: summary of the chart's values for screen readers.
     """
     ET.register_namespace("", SVG)
     root = ET.fromstring(chart)
@@ -52,7 +52,7 @@ def inline(chart: str, ident: str, title: str, description: str) -> str:
 
 
 def _wide(points: str) -> str:
-    """The width up to which it may grow: a little above its own, so that letters stay letters."""
+    """The largest width on the page: a little above its own, so that text does not grow large."""
     return f"{1.6 * float(points.removesuffix('pt') or 0):.0f}px"
 
 

@@ -1,4 +1,4 @@
-"""Lines: learning curves, reliability."""
+"""Line charts: learning curves, reliability diagrams."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .canvas import FAINT, MARKERS, SERIES, figure, legend, quiet, svg
+from .canvas import FAINT, MARKERS, SERIES, figure, legend, log_scale, quiet, svg
 
 
 @dataclass(frozen=True)
@@ -14,10 +14,10 @@ class Line:
     """One line.
 
     Attributes:
-        name: in the legend.
-        x: rising.
-        y: as many; above 0 on a logarithmic axis.
-        place: which colour and mark of the palette; lines of one thing keep it over several charts.
+        name: legend entry.
+        x: ascending values.
+        y: one value per x; above 0 on a logarithmic axis.
+        place: index of its colour and marker; lines of one thing keep it over several charts.
     """
 
     name: str
@@ -36,16 +36,18 @@ def lines(
     diagonal: bool = False,
     whole_x: bool = False,
 ) -> str:
-    """Draw lines with a mark at each value; returns SVG text, fit for a page.
+    """Draw lines and return SVG text with a transparent background.
+
+    Lines of at most 40 values have a marker at each value.
 
     Args:
-        drawn_lines: what to draw.
-        size: inches.
-        x_label: below.
-        y_label: beside.
-        log_y: logarithmic height.
-        diagonal: a faint line where y equals x, and both axes from 0 to 100.
-        whole_x: whole numbers below the x axis (epochs).
+        drawn_lines: the lines.
+        size: width and height in inches.
+        x_label: label of the x axis.
+        y_label: label of the y axis.
+        log_y: make the y axis logarithmic.
+        diagonal: draw a faint line where y equals x, and both axes from 0 to 100.
+        whole_x: label the x axis with whole numbers only (epochs).
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -57,7 +59,7 @@ def lines(
         axes.set(xlim=(0, 103), ylim=(0, 103))
     handles = [_draw(axes, line) for line in drawn_lines]
     if log_y:
-        _log_height(axes)
+        log_scale(axes, "y")
     if whole_x:
         _whole_numbers(axes)
     quiet(axes)
@@ -80,15 +82,6 @@ def _draw(axes: Any, line: Line) -> Any:
         markersize=4.5,
     )
     return handle
-
-
-def _log_height(axes: Any) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _whole_numbers(axes: Any) -> None:

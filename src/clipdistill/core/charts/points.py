@@ -1,25 +1,24 @@
-"""Marks with labels: accuracy against latency, what is said against what is true."""
+"""Scatter plots, such as accuracy against latency."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from .canvas import INK, MARKERS, SERIES, SIZE, figure, legend, quiet, svg
+from .canvas import INK, MARKERS, SERIES, SIZE, figure, legend, log_scale, quiet, svg
 
 
 @dataclass(frozen=True)
 class Point:
-    """One mark of a scatter plot.
+    """One point of a scatter plot.
 
     Attributes:
-        x: where.
-        y: where.
-        label: beside it.
-        group: marks of one group have the same form and share an entry of the legend.
-        hue: likewise, the same colour; the group's own colour unless given.
+        x: position on the x axis.
+        y: position on the y axis.
+        label: text beside the point (`scatter` only).
+        group: points of one group share a marker and an entry of the legend.
+        hue: points of one hue share a colour and an entry of the legend (`marks` only).
     """
 
     x: float
@@ -32,7 +31,7 @@ class Point:
 def scatter(
     points: Sequence[Point], *, title: str, x_label: str, y_label: str, log_x: bool = False
 ) -> str:
-    """Draw marks with labels; returns SVG text without an XML declaration, fit for a page.
+    """Draw labelled points on a white background and return SVG text.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -50,7 +49,7 @@ def scatter(
         )
     low, right = _lower_halves(points), _right_halves(points, log_x)
     for point in points:
-        # Labels of neighbours go to different sides, and none out of the picture.
+        # Labels of neighbours go to different sides, and none outside the chart.
         across, align = (-6, "right") if point in right else (6, "left")
         axes.annotate(
             point.label,
@@ -62,7 +61,7 @@ def scatter(
             parse_math=False,
         )
     if log_x:
-        log_axis(axes)
+        log_scale(axes, "x")
     axes.margins(x=0.15, y=0.1)
     axes.set_title(title, parse_math=False)
     axes.set_xlabel(x_label)
@@ -81,15 +80,15 @@ def marks(
     y_label: str,
     hues: Sequence[str] = (),
 ) -> str:
-    """Draw marks without labels on a logarithmic axis; forms and colours stand in the legend.
+    """Draw points without labels on a logarithmic x axis; the legend names markers and colours.
 
     Args:
-        points: what to draw.
-        size: inches.
-        x_label: below.
-        y_label: beside.
-        hues: the order in which hues take their colours, whether there are points of them or not;
-            others come after these.
+        points: the points.
+        size: width and height in inches.
+        x_label: label of the x axis.
+        y_label: label of the y axis.
+        hues: order in which hues get their colours, including hues without points; other hues
+            follow.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -113,7 +112,7 @@ def marks(
             color=colour[point.hue],
             markeredgewidth=0,
         )
-    log_axis(axes)
+    log_scale(axes, "x")
     quiet(axes, "both")
     axes.margins(x=0.1, y=0.15)
     axes.set_xlabel(x_label)
@@ -129,22 +128,12 @@ def marks(
     return svg(drawn, clear=True)
 
 
-def log_axis(axes: Any) -> None:
-    """Logarithmic, with 1, 2 and 5 of each power of ten written out."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
 def _groups(points: Sequence[Point]) -> list[str]:
     return list(dict.fromkeys(point.group for point in points))
 
 
 def _lower_halves(points: Sequence[Point]) -> set[Point]:
-    """Every second point, going by height: what lies side by side is labelled above and below."""
+    """Every second point by height, so that neighbours are labelled above and below in turn."""
     return set(sorted(points, key=lambda point: (point.y, point.x))[::2])
 
 

@@ -1,15 +1,15 @@
-"""Surgery on ONNX files, with the onnx package alone: no torch, no runtime but for checks.
+"""Editing ONNX files with the onnx package: no torch, and a runtime only for checks.
 
-links       a graph with its links; everything else works on it
-files       loading a stranger's file with care; checking and writing ours
-tidy        what torch's exporter leaves behind
-head        the zero-shot head and the metadata, shared by `export` and `relabel`
-quantized   the INT8 file that TensorRT and OpenVINO like: Q/DQ around every layer
-cpu         the INT8 file that ONNX Runtime's CPU provider likes, made from the former
-ranges      which values a tensor takes on pictures, for `cpu`
+links       a graph with its links, on which everything else works
+files       loading untrusted files; checking and writing ours
+tidy        cleaning up after torch's exporter
+head        zero-shot head and metadata, shared by `export` and `relabel`
+quantized   INT8 for TensorRT and OpenVINO: Q/DQ around every layer
+cpu         INT8 for ONNX Runtime's CPU provider, made from the former
+ranges      ranges of tensors on images, for `cpu`
 half        FP16, strongly typed
 weights     2:4 patterns and multiplications of the stored weights
-lint        whether a file is ready for its target
+lint        rules that check a file for its target
 """
 
 from __future__ import annotations

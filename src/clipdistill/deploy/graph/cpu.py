@@ -1,10 +1,10 @@
-"""The INT8 file that ONNX Runtime's CPU provider runs fast, made from the trained Q/DQ graph.
+"""The INT8 file for ONNX Runtime's CPU provider, made from the trained Q/DQ graph.
 
-The provider has integer kernels for unsigned activations and signed weights, and uses one where a
-node stands between DequantizeLinear and QuantizeLinear on all sides.  So here every tensor between
-two such nodes gets a quantiser: the trained one where the student was trained with one, else one
-that covers the values seen on pictures (in front of additions, mostly).  Weights stay as they were
-trained; biases become int32.
+The provider has integer kernels for unsigned activations and signed weights, and uses one for a
+node with DequantizeLinear before every input and QuantizeLinear after its output.  So every tensor
+between two such nodes gets a quantiser: the trained one where the student has one, else one that
+covers the values measured on images (mostly before additions).  Weights stay as trained; biases
+become int32.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ import numpy as np
 from onnx import helper
 
 from ...core.errors import FormatError
-from .links import DEQUANTIZE, QUANTIZE, Graph, attribute
+from .links import DEQUANTIZE, QUANTIZE, Graph, attribute, is_dequantize
 from .quantized import WEIGHTED, quantize
 from .ranges import Range
 
 JOINING = ("Add", "Mul", "Concat")
 """Operators with integer kernels that combine activations."""
 POOLING = ("GlobalAveragePool", "AveragePool")
-"""Operators with integer kernels whose output lies within the range of their input."""
+"""Operators with integer kernels and an output within the range of their input."""
 MOVING = ("MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice")
-"""Operators that hand values on as they are: input and output share one quantiser."""
+"""Operators that only move values: input and output share one quantiser."""
 LOWEST = {"Relu": 0.0, "Sigmoid": 0.0, "HardSigmoid": 0.0, "Softmax": 0.0, "HardSwish": -0.375}
-"""Least value that an operator can give (HardSwish: at -1.5)."""
+"""Least output of an operator (HardSwish: at -1.5)."""
 BIAS_LIMIT = 2.0**30
-"""Steps a bias may have, half of what int32 holds: the sums of products come on top."""
+"""Most steps of a bias, half the range of int32: the kernels add sums of products to it."""
 
 Measure = Callable[[Any, list[str]], Mapping[str, Range]]
-"""(model, names of tensors) -> the range of each."""
+"""(model, names of tensors) -> range of each."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Grid:
     """A quantiser of unsigned 8-bit values.
 
     Attributes:
-        scale: the step.
-        zero: the value that stands for 0.
+        scale: step between two values.
+        zero: stored value of 0.
     """
 
     scale: float
@@ -51,12 +51,12 @@ class Grid:
 
     @property
     def range(self) -> Range:
-        """Least and greatest value it can hold."""
+        """Least and greatest value that it represents."""
         return Range(-self.zero * self.scale, (255 - self.zero) * self.scale)
 
     @classmethod
     def covering(cls, span: Range) -> Grid:
-        """The finest that holds all of a range, and 0 exactly."""
+        """Return the finest quantiser that covers a range and represents 0 exactly."""
         low, high = min(span.low, 0.0), max(span.high, 0.0)
         scale = float(np.float32(max(high - low, 1e-6) / 255))
         return cls(scale, round(min(255.0, max(0.0, -low / scale))))
@@ -64,13 +64,13 @@ class Grid:
 
 @dataclass
 class _Plan:
-    """What will be quantised.
+    """Nodes and tensors to quantise.
 
     Attributes:
         trained: tensor -> step of its trained quantiser.
-        nodes: the nodes that shall run on integers.
-        tensors: the tensors that get a quantiser, in the file's order.
-        same: tensor -> the one whose quantiser it shares.
+        nodes: nodes that will run on integers.
+        tensors: tensors that get a quantiser, in the file's order.
+        same: tensor -> tensor with which it shares a quantiser.
         removed: activation nodes that their quantiser replaces.
     """
 
@@ -81,7 +81,7 @@ class _Plan:
     removed: list[Any] = field(default_factory=list)
 
     def root(self, name: str) -> str:
-        """The tensor that decides about the quantiser of `name`."""
+        """Return the tensor that determines the quantiser of `name`."""
         while name in self.same:
             name = self.same[name]
         return name
@@ -92,7 +92,7 @@ def to_cpu_form(model: Any, measure: Measure) -> None:
 
     Args:
         model: with weights stored as INT8 (`quantized.store_int8_weights`).
-        measure: tells the range of tensors of the graph as it is given.
+        measure: measures ranges of tensors in the original graph.
     """
     original = type(model).FromString(model.SerializeToString())
     graph = Graph(model)
@@ -106,7 +106,7 @@ def to_cpu_form(model: Any, measure: Measure) -> None:
 
 
 def _strip(graph: Graph) -> dict[str, float]:
-    """Take the activations' quantisers away; returns tensor -> trained step (the largest)."""
+    """Remove the activations' quantisers; returns tensor -> trained step (the largest)."""
     steps: dict[str, float] = {}
     gone = []
     for node in graph.nodes:
@@ -115,7 +115,9 @@ def _strip(graph: Graph) -> dict[str, float]:
         scale = graph.array(node.input[1])
         after = graph.users(node.output[0])
         if scale is None or scale.size != 1 or any(one.op_type != DEQUANTIZE for one in after):
-            raise FormatError(f"{node.name}: expected a constant scale, and DequantizeLinear next.")
+            raise FormatError(
+                f"{node.name}: expected a constant scale, and DequantizeLinear after it."
+            )
         source = node.input[0]
         steps[source] = max(steps.get(source, 0.0), float(scale))
         for one in after:
@@ -126,7 +128,7 @@ def _strip(graph: Graph) -> dict[str, float]:
 
 
 def _choose(graph: Graph, plan: _Plan) -> None:
-    """Decide which nodes run on integers, in the graph's order."""
+    """Choose the nodes that run on integers, in the graph's order."""
     integer: set[str] = set(plan.trained)
     for node in graph.nodes:
         if _has_int8_weight(graph, node) and node.input[0] in plan.trained:
@@ -141,13 +143,13 @@ def _choose(graph: Graph, plan: _Plan) -> None:
 
 
 def _take(graph: Graph, plan: _Plan, integer: set[str], node: Any, inputs: Iterable[str]) -> None:
-    """Let a node run on integers: quantise its inputs, and its output behind an activation."""
+    """Make a node run on integers: quantise its inputs, and its output after an activation."""
     plan.nodes.append(node)
     for name in inputs:
         plan.tensors[name] = None
     after, removed = _behind_activation(graph, node.output[0])
     if node.op_type in ("Gemm", "MatMul") and after not in plan.trained:
-        return  # these have kernels that give floats
+        return  # these have kernels with float output
     if after in graph.outputs:
         return
     plan.tensors[after] = None
@@ -156,14 +158,11 @@ def _take(graph: Graph, plan: _Plan, integer: set[str], node: Any, inputs: Itera
 
 
 def _has_int8_weight(graph: Graph, node: Any) -> bool:
-    if node.op_type not in WEIGHTED:
-        return False
-    before = graph.maker(node.input[1])
-    return before is not None and before.op_type == DEQUANTIZE
+    return node.op_type in WEIGHTED and is_dequantize(graph.maker(node.input[1]))
 
 
 def _can_join(graph: Graph, plan: _Plan, node: Any, integer: set[str]) -> bool:
-    """Whether an addition, product or pool has integers on all sides."""
+    """Whether all inputs of an addition, product or pool are integers."""
     if not all(name in integer for name in node.input):
         return False
     if node.op_type in POOLING:
@@ -172,7 +171,7 @@ def _can_join(graph: Graph, plan: _Plan, node: Any, integer: set[str]) -> bool:
 
 
 def _needed(graph: Graph, plan: _Plan, name: str) -> bool:
-    """Whether a tensor reaches a quantiser with nothing but moving on the way."""
+    """Whether a tensor reaches a quantiser directly or through moving operators only."""
     if name in plan.trained or name in plan.tensors:
         return True
     return any(
@@ -182,7 +181,7 @@ def _needed(graph: Graph, plan: _Plan, name: str) -> bool:
 
 
 def _share(plan: _Plan, before: str, after: str) -> None:
-    """Let two tensors have one quantiser; a trained one decides."""
+    """Make two tensors share one quantiser, the trained one if there is one."""
     first, second = plan.root(before), plan.root(after)
     plan.tensors.setdefault(before)
     plan.tensors.setdefault(after)
@@ -197,7 +196,7 @@ def _share(plan: _Plan, before: str, after: str) -> None:
 
 
 def _behind_activation(graph: Graph, name: str) -> tuple[str, list[Any]]:
-    """The tensor behind a Relu or Clip that only clips, and that node; else the tensor itself."""
+    """Return the tensor after a Relu or Clip, and that node; else the tensor itself."""
     node = graph.only_user(name)
     if node is not None and (node.op_type == "Relu" or _clip(graph, node) is not None):
         return node.output[0], [node]
@@ -205,7 +204,7 @@ def _behind_activation(graph: Graph, name: str) -> tuple[str, list[Any]]:
 
 
 def _clip(graph: Graph, node: Any) -> Range | None:
-    """The bounds of a Clip that begins at 0."""
+    """Return the bounds of a Clip that starts at 0; None for other nodes."""
     if node.op_type != "Clip" or len(node.input) < 3:
         return None
     low, high = (graph.array(name) for name in node.input[1:3])
@@ -215,7 +214,7 @@ def _clip(graph: Graph, node: Any) -> Range | None:
 
 
 def _bounds(graph: Graph, name: str) -> Range:
-    """What a tensor's maker says about its values, whatever the picture."""
+    """Return the bounds of a tensor that follow from its operator, for any image."""
     node = graph.maker(name)
     if node is None:
         return Range(-np.inf, np.inf)
@@ -231,7 +230,7 @@ def _bounds(graph: Graph, name: str) -> Range:
 def _grids(
     graph: Graph, plan: _Plan, measure: Callable[[list[str]], Mapping[str, Range]]
 ) -> dict[str, Grid]:
-    """The quantiser of each tensor."""
+    """Determine the quantiser of each tensor."""
     roots = list(dict.fromkeys(plan.root(name) for name in plan.tensors))
     untrained = [name for name in roots if name not in plan.trained]
     seen = measure(untrained)
@@ -250,35 +249,35 @@ def _grids(
 
 
 def _trained_grid(step: float, bounds: Range) -> Grid:
-    """The trained quantiser in unsigned values: on the same grid wherever that is possible.
+    """Convert a trained quantiser to unsigned values, on the same grid wherever possible.
 
-    Trained values are -128 to 127 steps.  Where none is below zero the zero point can be 0: then a
-    Relu is part of the quantiser, and there is room above 127 steps.  Finer steps would fit as well
-    and come closer to the float network, but not to the one that was trained: a resnet18 of PTQ has
-    a cosine of 0.9992 with it on the same grid, and 0.9984 on one of half the step.
+    Trained values are -128 to 127 steps.  Where none is negative the zero point can be 0: then the
+    quantiser includes a Relu, and values above 127 steps fit.  Finer steps would come closer to the
+    float network, but not to the trained one: a resnet18 with PTQ has a cosine of 0.9992 with it on
+    the same grid, and 0.9984 with half the step.
     """
-    if bounds.high < np.inf:  # a Clip, which is part of a quantiser that ends where it does
+    if bounds.high < np.inf:  # a Clip, which a quantiser with the same bounds includes
         return Grid.covering(Range(max(bounds.low, -128 * step), min(bounds.high, 127 * step)))
     zero = 128 if bounds.low == -np.inf else min(128, math.ceil(-bounds.low / step))
     return Grid(step, zero)
 
 
 def _replace_activations(graph: Graph, plan: _Plan, grids: Mapping[str, Grid]) -> None:
-    """Take away a Relu or Clip whose quantiser clips at the same bounds."""
+    """Remove each Relu or Clip whose quantiser clips at the same bounds."""
     gone = []
     for node in plan.removed:
         grid = grids[node.output[0]]
         clip = _clip(graph, node) or Range(0.0, np.inf)
         if grid.zero == 0 and grid.range.high <= clip.high * (1 + 1e-6):
             before = graph.maker(node.input[0])
-            assert before is not None  # it was found behind one
+            assert before is not None  # `_behind_activation` found it after one
             before.output[0], node.output[0] = node.output[0], f"{node.output[0]}/replaced"
             gone.append(node)
     graph.remove(gone)
 
 
 def _insert(graph: Graph, plan: _Plan, grids: Mapping[str, Grid]) -> None:
-    """Put a Q/DQ pair behind each tensor; whoever takes the tensor takes what comes out."""
+    """Insert a Q/DQ pair after each tensor, and redirect the tensor's users to its output."""
     added = []
     for name in plan.tensors:
         grid = grids[name]
@@ -294,7 +293,7 @@ def _insert(graph: Graph, plan: _Plan, grids: Mapping[str, Grid]) -> None:
 
 
 def _round_biases(graph: Graph, plan: _Plan, grids: Mapping[str, Grid]) -> None:
-    """Biases become int32 in steps of input times weight, which the kernels add to their sums."""
+    """Round biases to int32 in steps of input times weight, the unit of the kernels' sums."""
     added = []
     for node in plan.nodes:
         if node.op_type not in ("Conv", "Gemm") or len(node.input) < 3:
@@ -319,7 +318,7 @@ def _round_biases(graph: Graph, plan: _Plan, grids: Mapping[str, Grid]) -> None:
 
 
 def _room_for_bias(graph: Graph, weight: Any, bias: Any, step: float) -> Any:
-    """A weight's scales, raised where a bias would not fit into int32 (nearly dead channels)."""
+    """Raise a weight's scales where a bias would not fit into int32 (nearly dead channels)."""
     scale = graph.array(weight.input[1])
     assert scale is not None  # `quantized` made it
     least = (bias / (step * BIAS_LIMIT)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Loading an ONNX file with care, checking and writing ours."""
+"""Loading untrusted ONNX files; checking and writing ours."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ...core.errors import FormatError, InputError
 from ...formats.classifier import MAX_FILE_BYTES
 
 OPSET = 17
-"""The newest operator set that every JetPack's TensorRT reads (8.5 and later)."""
+"""Newest operator set that the TensorRT of every JetPack reads (8.5 and later)."""
 HALF_OPSET = 19
-"""The first operator set whose QuantizeLinear takes FP16 scales; TensorRT 10 and later read it."""
+"""First operator set with FP16 scales in QuantizeLinear; TensorRT 10 and later read it."""
 IR_VERSION = 8
-"""The file version that belongs to opset 17 (onnx 1.12)."""
+"""File version that belongs to opset 17 (onnx 1.12)."""
 HALF_IR_VERSION = 9
-"""The file version that belongs to opset 19 (onnx 1.14)."""
+"""File version that belongs to opset 19 (onnx 1.14)."""
 MAX_NODES = 100_000
-"""Nodes of a graph; the largest timm models have some thousands."""
+"""Most nodes of a file; the largest timm models have some thousands."""
 MAX_DEPTH = 8
-"""Graphs in graphs (If, Loop)."""
+"""Most levels of nested graphs (If, Loop)."""
 
 
 def load_graph(path: Path) -> Any:
@@ -32,15 +32,13 @@ def load_graph(path: Path) -> Any:
 
     Raises:
         InputError: no such file.
-        FormatError: it is damaged, too large, or keeps its weights in other files.
+        FormatError: the file is damaged or too large, or keeps its weights in other files.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such ONNX file. Make one with: clipdistill export")
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
-        raise FormatError(
-            f"{path}: {size / 2**30:.1f} GiB is over the 2 GiB that one ONNX file can hold."
-        )
+        raise FormatError(f"{path}: {size / 2**30:.1f} GiB, but one ONNX file holds at most 2 GiB.")
     try:
         model = onnx.load(str(path), load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
@@ -52,10 +50,10 @@ def load_graph(path: Path) -> Any:
 
 
 def check_bounds(path: Path, model: Any) -> None:
-    """Refuse what no file of ours has and no reader of ours should follow.
+    """Refuse untrusted graphs that are too large or too deep, or keep weights in other files.
 
     Raises:
-        FormatError: weights in other files, or a graph beyond all bounds.
+        FormatError: the file is refused.
     """
     nodes = 0
     for depth, graph in _graphs(model):
@@ -66,7 +64,7 @@ def check_bounds(path: Path, model: Any) -> None:
                 "graphs, found more."
             )
         if any(not node.output for node in graph.node):
-            raise FormatError(f"{path}: refused. One of its nodes gives nothing.")
+            raise FormatError(f"{path}: refused. One of its nodes has no output.")
     for tensor in _tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
             where = {entry.key: entry.value for entry in tensor.external_data}.get("location", "?")
@@ -78,7 +76,7 @@ def check_bounds(path: Path, model: Any) -> None:
 
 
 def _graphs(model: Any) -> Iterator[tuple[int, Any]]:
-    """Each graph with its depth; also the bodies of functions, which look alike enough."""
+    """Iterate over all graphs and bodies of functions, each with its depth."""
     waiting = [(0, model.graph), *((0, function) for function in model.functions)]
     while waiting:
         depth, graph = waiting.pop()
@@ -92,7 +90,7 @@ def _graphs(model: Any) -> Iterator[tuple[int, Any]]:
 
 
 def _tensors(model: Any) -> Iterator[Any]:
-    """Every tensor that is stored in the file."""
+    """Iterate over all tensors that are stored in the file."""
     for _, graph in _graphs(model):
         if isinstance(graph, onnx.GraphProto):
             yield from graph.initializer
@@ -108,7 +106,7 @@ def save_graph(model: Any, path: Path) -> None:
     """Check the model with onnx and write it.
 
     Raises:
-        FormatError: it is not valid ONNX, or too large for one file.
+        FormatError: the model is not valid ONNX, or is too large for one file.
     """
     if model.ByteSize() > MAX_FILE_BYTES:
         raise FormatError(
@@ -118,5 +116,5 @@ def save_graph(model: Any, path: Path) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise FormatError(f"onnx finds the exported file invalid: {error}") from error
+        raise FormatError(f"The exported network is not valid ONNX: {error}") from error
     onnx.save(model, str(path))

@@ -1,4 +1,4 @@
-"""What the linter says, and about what."""
+"""Findings of the linter, and the file that its rules check."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a rule found.
+    """One finding of a rule.
 
     Attributes:
         severity: "error": the target refuses the file or runs it badly; "warning": it costs speed
-            or accuracy; "note": worth knowing.
-        rule: the rule's name.
-        node: the node it is about; empty: the whole file.
-        message: what was expected, and what was found.
+            or accuracy; "note": for information.
+        rule: name of the rule.
+        node: name of the node; empty: the whole file.
+        message: what was expected and what was found.
         advice: what to do.
     """
 
@@ -35,15 +35,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Subject:
-    """The file that is looked at.
+    """The file that the rules check.
 
     Attributes:
-        graph: its network.
-        target: the runtime it should be ready for.
-        card: what it says of itself; None for a file that is not ours.
-        layers: its layers with weights.
-        quantized: whether there are quantisers in it.
-        half: whether its weights or scales are FP16.
+        graph: network of the file.
+        target: runtime that the file should be ready for.
+        card: metadata of the file; None when it was not made by `clipdistill export`.
+        layers: layers with weights.
+        quantized: whether there are quantisers in the graph.
+        half: whether weights or scales are FP16.
     """
 
     graph: Graph
@@ -55,9 +55,8 @@ class Subject:
 
 
 Rule = Callable[[Subject], Iterator[Finding]]
-REEXPORT = "Make it again with: clipdistill export STUDENT OUT.onnx --target {target}"
 
 
 def reexport(subject: Subject) -> str:
-    """The advice to make the file again."""
-    return REEXPORT.format(target=subject.target)
+    """Advise to export the file again for its target."""
+    return f"Make it again with: clipdistill export STUDENT OUT.onnx --target {subject.target}"

@@ -1,10 +1,10 @@
-"""FP16, strongly typed: what TensorRT 10.12 and later build without flags.
+"""FP16, strongly typed, which TensorRT 10.12 and later build without flags.
 
-Weights, constants and activations become FP16; the input stays float32 and is cast once, and the
-embedding is cast back before it is brought to unit length, so that neither a caller nor the head
-sees a difference.  An INT8 network's scales become FP16 as well: a strongly typed DequantizeLinear
-gives what its scale is, and a cast between it and the layer would keep the two from being fused.
-Only opset 19 allows such scales; TensorRT 10 and later read it.
+Weights, constants and activations become FP16.  The input stays float32 and is cast once.  The
+embedding is cast back before it is brought to unit length, so callers and the head get float32.  An
+INT8 network's scales become FP16 as well: the output of a strongly typed DequantizeLinear has the
+type of its scale, and a cast between it and the layer would prevent their fusion.  Only opset 19
+allows such scales; TensorRT 10 and later read it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ...core.errors import FormatError
 from ...formats.classifier import EMBEDDINGS, INPUT
 from .files import HALF_IR_VERSION, HALF_OPSET
 from .links import DEQUANTIZE, Graph, attribute, keep
-from .quantized import quantize
+from .quantized import is_quantized, quantize
 
 SMALLEST_SCALE = 2.0**-14
-"""The least FP16 number of full precision; a smaller scale loses bits, and below 2**-24 is 0."""
+"""Least FP16 number of full precision; a smaller scale loses bits, and below 2**-24 is 0."""
 FLOAT_ONLY_INPUTS = {"Resize": (1, 2)}
-"""Inputs of operators that must stay float32: Resize's regions and factors."""
+"""Operator -> indices of its inputs that stay float32: regions and factors of Resize."""
 AXES_AS_INPUT = (
     "ReduceL1",
     "ReduceL2",
@@ -42,11 +42,10 @@ def to_half(model: Any) -> None:
     """Turn a network (without head) into FP16, in place.
 
     Raises:
-        FormatError: a weight does not fit into FP16's range.
+        FormatError: a weight is outside the range of FP16.
     """
     graph = Graph(model)
-    quantized = any(node.op_type == DEQUANTIZE for node in graph.nodes)
-    if quantized:
+    if is_quantized(model):
         _raise_scales(graph)
         _upgrade(graph)
     tail = _unit_length_tail(graph)
@@ -56,14 +55,14 @@ def to_half(model: Any) -> None:
 
 
 def _unit_length_tail(graph: Graph) -> set[str]:
-    """The nodes (by their outputs) that bring the embedding to unit length, behind the network."""
+    """Find the nodes (by their outputs) that bring the embedding to unit length."""
     last = graph.maker(EMBEDDINGS)
     norms = [node for node in graph.nodes if node.op_type == "ReduceL2"]
     if last is None or last.op_type != "Div" or not norms:
-        raise FormatError("The network does not end in the normalisation that export puts there.")
+        raise FormatError("The network does not end in the normalisation that export adds.")
     norm = norms[-1]
     if norm.input[0] != last.input[0]:
-        raise FormatError("The network does not end in the normalisation that export puts there.")
+        raise FormatError("The network does not end in the normalisation that export adds.")
     tail = {EMBEDDINGS}
     names = list(last.input[1:])
     while names:
@@ -75,7 +74,7 @@ def _unit_length_tail(graph: Graph) -> set[str]:
 
 
 def _halve_constants(graph: Graph, tail: set[str]) -> None:
-    """Float constants become FP16, but for what the tail and a few operators take as float32."""
+    """Turn float constants into FP16, except those that the tail and some operators need."""
     floats: set[str] = set()
     halves: set[str] = set()
     for node in graph.nodes:
@@ -109,7 +108,7 @@ def _halve_constants(graph: Graph, tail: set[str]) -> None:
 
 
 def _halve_attributes(node: Any) -> None:
-    """Casts to float, and tensors in attributes, become FP16."""
+    """Turn casts to float and tensors in attributes into FP16."""
     for one in node.attribute:
         if node.op_type == "Cast" and one.name == "to" and one.i == TensorProto.FLOAT:
             one.i = TensorProto.FLOAT16
@@ -122,7 +121,7 @@ def _cast_borders(graph: Graph, tail: set[str]) -> None:
     """Cast the input to FP16 and the embedding back to float32."""
     graph.refresh()
     last = graph.maker(EMBEDDINGS)
-    assert last is not None  # the tail was found by it
+    assert last is not None  # the tail was found through it
     raw = last.input[0]
     inside, back = f"{INPUT}/half", f"{raw}/float"
     graph.redirect(INPUT, inside)
@@ -136,9 +135,9 @@ def _cast_borders(graph: Graph, tail: set[str]) -> None:
 
 
 def _raise_scales(graph: Graph) -> None:
-    """Weights' scales that FP16 cannot hold in full precision are raised; others are rounded first.
+    """Raise scales of weights below FP16's full precision, and round the others to FP16.
 
-    The stored weights are rounded again, so that they fit the scale that will be in the file.
+    The stored weights are rounded again to fit the new scales.
     """
     for node in graph.nodes:
         values = graph.array(node.input[0]) if node.op_type == DEQUANTIZE else None
@@ -155,7 +154,7 @@ def _raise_scales(graph: Graph) -> None:
 
 
 def _upgrade(graph: Graph) -> None:
-    """Raise opset 17 to 19 where that changes an operator that torch's exporter gives."""
+    """Raise opset 17 to 19, and adapt the exported operators that this changes."""
     for node in graph.nodes:
         axes = attribute(node, "axes") if node.op_type in AXES_AS_INPUT else None
         if axes is not None:

@@ -1,7 +1,7 @@
 """The zero-shot head of an ONNX file, its metadata, and the check of both.
 
-The head is plain ONNX put behind the output "embeddings", so `export` and `relabel` share it and a
-file gets other classes without torch:
+The head is plain ONNX after the output "embeddings".  `export` and `relabel` share it, and a file
+gets other classes without torch:
 
     embeddings (N, D) -> MatMul text (D, C) -> Mul scale [-> Add bias] -> Softmax | Sigmoid
 """
@@ -27,14 +27,14 @@ from .files import load_graph, save_graph
 from .links import keep
 
 HEAD = "zeroshot/"
-"""Nodes and constants of the head have names that start like this."""
+"""Prefix of the names of the head's nodes and constants."""
 CHECK_PICTURES = 4
 TOLERANCE = 1e-4
-"""Largest difference of a probability between the file and numpy: 100 x float32's cosine error."""
+"""Largest allowed difference from numpy's probabilities: 100 x float32's cosine error."""
 
 
 def describe(model: Any, card: OnnxCard) -> None:
-    """Make the file what `card` says: its head (or none) and its metadata."""
+    """Set the head (or none) and the metadata of the file to those of `card`."""
     set_head(model, card.text)
     del model.metadata_props[:]
     helper.set_model_props(model, card.to_metadata())
@@ -59,23 +59,23 @@ def set_head(model: Any, text: TextEmbeddings | None) -> None:
         _constant(graph, "bias", np.float32(logits.bias))
         _node(graph, "Add", (HEAD + "scaled", HEAD + "bias"), HEAD + "logits")
         _node(graph, "Sigmoid", (HEAD + "logits",), PROBABILITIES)
-    # Probabilities first: most programs look at the first output only.
+    # Probabilities first, because most programs use only the first output.
     graph.output.insert(0, _vectors(PROBABILITIES, len(text.labels)))
 
 
 def change_classes(source: Path, text: TextEmbeddings, out: Path) -> None:
-    """Write an ONNX file of ours with other classes; the network stays the same.
+    """Write an ONNX file with other classes; the network stays the same.
 
-    The new file is run and compared with numpy before it takes its name.
+    Before the new file is kept, it is run and its probabilities are compared with numpy's.
 
     Args:
-        source: the file, a classifier or a bare embedder.
-        text: the classes, of the same teacher.
-        out: the new file; may be `source`.
+        source: .onnx file made by `clipdistill export`, a classifier or a bare embedder.
+        text: text embeddings of the classes, of the same teacher.
+        out: .onnx file to write; may be `source`.
 
     Raises:
-        FormatError: `source` is damaged or foreign.
-        ClipDistillError: the new file does not give the probabilities that it should.
+        FormatError: `source` is damaged, or was not made by `clipdistill export`.
+        ClipDistillError: the new file gives other probabilities than numpy.
     """
     model = load_graph(source)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
@@ -89,10 +89,10 @@ def change_classes(source: Path, text: TextEmbeddings, out: Path) -> None:
 
 
 def check_head(embedder: OnnxEmbedder, pixels: NDArray[np.uint8]) -> None:
-    """Compare a classifier's probabilities with `zeroshot.probabilities`; uint8 (N, S, S, 3).
+    """Compare a classifier's probabilities on uint8 (N, S, S, 3) with `zeroshot.probabilities`.
 
     Raises:
-        ClipDistillError: they differ.
+        ClipDistillError: they differ by more than `TOLERANCE`.
     """
     text = embedder.text
     if text is None:
@@ -103,7 +103,7 @@ def check_head(embedder: OnnxEmbedder, pixels: NDArray[np.uint8]) -> None:
     if not worst <= TOLERANCE:  # also when NaN
         raise ClipDistillError(
             f"The file's probabilities differ by {worst:.2g} from those computed with numpy "
-            f"(allowed: {TOLERANCE}); it was not kept. Please report this."
+            f"(allowed: {TOLERANCE}). The file was not kept. Please report this."
         )
 
 

@@ -1,4 +1,4 @@
-"""A graph with its links: who makes a tensor, who uses it, which tensors are constants."""
+"""A graph with its links: the maker and the users of each tensor, and the constants."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ DEQUANTIZE = "DequantizeLinear"
 class Graph:
     """An ONNX graph to read and to edit.
 
-    Nodes are protobuf messages; what tells them apart is the name of their first output, which is
-    unique in a graph.  Links are those of the last `refresh`; the editing methods keep them right.
+    Nodes are protobuf messages, identified by the name of their first output, which is unique in a
+    graph.  Links are those of the last `refresh`; the editing methods keep them up to date.
 
     Attributes:
         model: the whole `ModelProto`.
-        proto: its `GraphProto`.
+        proto: `GraphProto` of the model.
     """
 
     def __init__(self, model: Any) -> None:
@@ -33,7 +33,7 @@ class Graph:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the links anew, after the protobuf was edited by hand."""
+        """Read the links again after the protobuf was edited directly."""
         self.constants = {tensor.name: tensor for tensor in self.proto.initializer}
         self._arrays: dict[str, NDArray[Any]] = {}
         self._makers: dict[str, Any] = {}
@@ -47,7 +47,7 @@ class Graph:
 
     @property
     def nodes(self) -> list[Any]:
-        """All nodes, in the file's order."""
+        """Nodes in the file's order."""
         return list(self.proto.node)
 
     @property
@@ -56,20 +56,20 @@ class Graph:
         return [output.name for output in self.proto.output]
 
     def maker(self, name: str) -> Any | None:
-        """The node that makes a tensor; None for inputs and constants."""
+        """Return the node that computes a tensor; None for inputs and constants."""
         return self._makers.get(name)
 
     def users(self, name: str) -> list[Any]:
-        """The nodes that take a tensor."""
+        """Return the nodes that use a tensor."""
         return list(self._users.get(name, ()))
 
     def only_user(self, name: str) -> Any | None:
-        """The one node that takes a tensor; None when there are more, or it is an output."""
+        """Return the only node that uses a tensor; None with several users or for an output."""
         users = self._users.get(name, ())
         return users[0] if len(users) == 1 and name not in self.outputs else None
 
     def array(self, name: str) -> NDArray[Any] | None:
-        """The values of a constant; None for anything else."""
+        """Return the values of a constant; None for anything else."""
         if name not in self.constants:
             return None
         if name not in self._arrays:
@@ -77,7 +77,7 @@ class Graph:
         return self._arrays[name]
 
     def add_constant(self, name: str, value: NDArray[Any]) -> str:
-        """Add an initializer, or return the one of that name; returns the name."""
+        """Add an initializer unless one has that name; returns the name."""
         if name not in self.constants:
             tensor = numpy_helper.from_array(np.asarray(value, order="C"), name)
             self.proto.initializer.append(tensor)
@@ -85,7 +85,7 @@ class Graph:
         return name
 
     def redirect(self, old: str, new: str, among: Iterable[Any] | None = None) -> None:
-        """Let the users of `old` (or those among them) take `new` instead."""
+        """Make the users of `old` (or the nodes in `among`) use `new` instead."""
         for node in self.users(old) if among is None else list(among):
             for index, name in enumerate(node.input):
                 if name == old:
@@ -95,18 +95,18 @@ class Graph:
                 self._users[new].append(node)
 
     def insert(self, nodes: Iterable[Any]) -> None:
-        """Add nodes; call `finish` afterwards, which sorts them."""
+        """Add nodes; a later `finish` sorts them."""
         self.proto.node.extend(nodes)
         self.refresh()
 
     def remove(self, nodes: Iterable[Any]) -> None:
-        """Take nodes away."""
+        """Remove nodes and their links."""
         gone = {node.output[0] for node in nodes}
         keep(self.proto.node, lambda node: node.output[0] not in gone)
         self.refresh()
 
     def finish(self) -> None:
-        """Drop what nothing needs, sort the nodes, and forget shapes that were inferred."""
+        """Drop unused nodes and constants, sort the nodes, and drop inferred shapes."""
         needed: set[str] = set()
         names = list(self.outputs)
         while names:
@@ -122,7 +122,7 @@ class Graph:
         self.refresh()
 
     def _sort(self) -> None:
-        """Order the nodes so that each comes after what it takes; ties keep their order."""
+        """Order the nodes so that each comes after its inputs; ties keep their order."""
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.proto.node]
         made = {name: index for index, node in enumerate(nodes) for name in node.output}
         state = [0] * len(nodes)
@@ -146,14 +146,19 @@ class Graph:
 
 def keep(repeated: Any, wanted: Callable[[Any], bool]) -> None:
     """Drop the entries of a protobuf list that are not wanted."""
-    # Deleting one by one: what stays keeps its identity.
+    # Deleting one by one preserves the identity of the others.
     for index in reversed(range(len(repeated))):
         if not wanted(repeated[index]):
             del repeated[index]
 
 
+def is_dequantize(node: Any | None) -> bool:
+    """Whether a node is a DequantizeLinear; False for None."""
+    return node is not None and node.op_type == DEQUANTIZE
+
+
 def attribute(node: Any, name: str, default: Any = None) -> Any:
-    """The value of a node's attribute."""
+    """Return the value of a node's attribute, or `default`."""
     for one in node.attribute:
         if one.name == name:
             return onnx.helper.get_attribute_value(one)
@@ -161,7 +166,7 @@ def attribute(node: Any, name: str, default: Any = None) -> Any:
 
 
 def inferred_shapes(model: Any) -> dict[str, tuple[int | None, ...]]:
-    """Shapes of all tensors as onnx infers them; None stands for a dynamic side."""
+    """Infer the shapes of all tensors with onnx; None stands for a dynamic side."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
     for info in [*inferred.input, *inferred.value_info, *inferred.output]:
@@ -174,12 +179,12 @@ def inferred_shapes(model: Any) -> dict[str, tuple[int | None, ...]]:
 
 
 def opset_of(model: Any) -> int:
-    """The version of ONNX's own operators that a model asks for."""
+    """Return the version of ONNX's own operators that a model requires; 0 when unknown."""
     return max(
         (item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=0
     )
 
 
 def volume(shape: Iterable[int]) -> int:
-    """Product of the sides."""
+    """Return the number of values in a tensor of this shape."""
     return math.prod(shape)

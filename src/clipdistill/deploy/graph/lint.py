@@ -1,7 +1,7 @@
-"""The readiness linter: whether a file is what its target runs fast, read off the stored graph.
+"""The linter: rules that check a stored graph for what its target refuses or runs slowly.
 
-A rule is a function from the file to findings; `rules_file` holds those for every file,
-`rules_tensorrt` and `rules_cpu` those of a target.
+A rule is a function from the file to findings.  `rules_file` has the rules for every file,
+`rules_tensorrt` and `rules_cpu` those for one target, `rules_int8` those that both use.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from ...core.errors import FormatError
 from ...formats.classifier import OnnxCard, Target
 from .findings import Finding, Severity, Subject
 from .head import HEAD
-from .links import DEQUANTIZE, QUANTIZE, Graph, opset_of, volume
+from .links import Graph, opset_of, volume
+from .quantized import is_quantized
 from .rules_cpu import FOR_CPU
 from .rules_file import FOR_EVERY_FILE
 from .rules_tensorrt import FOR_TENSORRT
@@ -27,14 +28,14 @@ OF_TARGET = {"tensorrt": FOR_TENSORRT, "onnxruntime": FOR_CPU}
 
 @dataclass(frozen=True)
 class LintReport:
-    """What the linter says of a file.
+    """Result of the rules for one file.
 
     Attributes:
-        target: the runtime it was checked for.
-        opset: of ONNX.
-        ir_version: of the file format.
-        findings: what the rules found, errors first.
-        layers: its layers with weights.
+        target: runtime it was checked for.
+        opset: version of ONNX's operators.
+        ir_version: version of the file format.
+        findings: findings of the rules, errors first.
+        layers: layers with weights.
     """
 
     target: Target
@@ -44,22 +45,22 @@ class LintReport:
     layers: tuple[Layer, ...]
 
     def of(self, severity: Severity) -> tuple[Finding, ...]:
-        """The findings of one severity."""
+        """Findings of one severity."""
         return tuple(one for one in self.findings if one.severity == severity)
 
     @property
     def macs(self) -> int:
-        """Multiplications for one picture."""
+        """Multiplications per image."""
         return sum(layer.macs for layer in self.layers)
 
     @property
     def int8_macs_share(self) -> float:
-        """Share of the multiplications whose weights are INT8."""
+        """Share of the multiplications with INT8 weights."""
         return self._macs_share(lambda layer: layer.precision in ("int8", "uint8"))
 
     @property
     def two_four_weights_share(self) -> float:
-        """Share of the weights that lie in layers stored as 2:4."""
+        """Share of the weights in layers stored as 2:4."""
         total = sum(volume(layer.shape) for layer in self.layers)
         sparse = sum(volume(layer.shape) for layer in self.layers if layer.two_four)
         return sparse / total if total else 0.0
@@ -71,7 +72,7 @@ class LintReport:
 
     @property
     def engaging_macs_share(self) -> float:
-        """Share of the multiplications that sparse kernels can take: 2:4, and channels aligned."""
+        """Share of the multiplications that sparse kernels can do: 2:4 with aligned channels."""
         return self._macs_share(lambda layer: layer.engages)
 
     def _macs_share(self, wanted: Any) -> float:
@@ -83,9 +84,9 @@ def lint_model(model: Any, target: Target, card: OnnxCard | None) -> LintReport:
     """Apply every rule.
 
     Args:
-        model: from `files.load_graph`, which refuses what must not be read.
-        target: what the file should be ready for.
-        card: what the file says of itself; None when it is not ours.
+        model: model from `files.load_graph`, which refuses unsafe files.
+        target: runtime that the file should be ready for.
+        card: metadata of the file; None when it was not made by `clipdistill export`.
 
     Raises:
         FormatError: a stored tensor is damaged.
@@ -93,7 +94,7 @@ def lint_model(model: Any, target: Target, card: OnnxCard | None) -> LintReport:
     graph = Graph(model)
     try:
         layers = find_layers(graph, HEAD)
-        subject = Subject(graph, target, card, layers, _quantized(graph), _half(graph))
+        subject = Subject(graph, target, card, layers, is_quantized(model), _half(graph))
         rules = (*FOR_EVERY_FILE, *OF_TARGET[target])
         findings = [finding for rule in rules for finding in rule(subject)]
     except (ValueError, TypeError, IndexError) as error:
@@ -104,16 +105,12 @@ def lint_model(model: Any, target: Target, card: OnnxCard | None) -> LintReport:
 
 
 def card_of(model: Any, path: Path) -> OnnxCard | None:
-    """What a file says of itself; None when it was not made by `clipdistill export`."""
+    """Read a file's metadata; None when it was not made by `clipdistill export`."""
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     try:
         return OnnxCard.from_metadata(path, metadata)
     except FormatError:
         return None
-
-
-def _quantized(graph: Graph) -> bool:
-    return any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in graph.nodes)
 
 
 def _half(graph: Graph) -> bool:

@@ -1,12 +1,11 @@
-"""The INT8 file that TensorRT and OpenVINO like, from what torch exports of a quantised student.
+"""The INT8 file for TensorRT and OpenVINO, made from torch's export of a quantised student.
 
-ModelOpt's quantisers come out of torch's exporter as QuantizeLinear and DequantizeLinear with
-symmetric int8, weights still in float.  Here the weights are rounded and stored as INT8, so that
-what is left in the file of a layer is
+torch exports ModelOpt's quantisers as QuantizeLinear and DequantizeLinear with symmetric int8 and
+float weights.  This module rounds the weights and stores them as INT8, so a layer in the file is
 
-    x -> Q(scale) -> DQ(scale) -> Conv | Gemm | MatMul <- DQ(scales, one a channel) <- int8 weight
+    x -> Q(scale) -> DQ(scale) -> Conv | Gemm | MatMul <- DQ(scales per channel) <- int8 weight
 
-with FP32 scales and zero points that are int8 zeros.
+with FP32 scales and zero points of int8 0.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from ...core.errors import FormatError
 from .links import DEQUANTIZE, QUANTIZE, Graph, attribute
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
-"""Operators whose second input is a weight: what INT8 and sparsity can speed up."""
+"""Operators with a weight as second input, which INT8 and sparsity can speed up."""
 
 
 def is_quantized(model: Any) -> bool:
-    """Whether there is any quantiser in the graph."""
+    """Whether there are quantisers in the graph."""
     return any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in model.graph.node)
 
 
@@ -33,7 +32,7 @@ def store_int8_weights(model: Any) -> int:
     """Round the quantised weights and store them as INT8; returns how many layers have one.
 
     Raises:
-        FormatError: a weight's quantiser is of another kind than ours.
+        FormatError: a weight's quantiser is not symmetric int8 with constant scales.
     """
     graph = Graph(model)
     count = 0
@@ -53,10 +52,10 @@ def store_int8_weights(model: Any) -> int:
 
 
 def quantize_in_front_of_pools(model: Any) -> None:
-    """Quantise in front of a MaxPool what is quantised behind it, which changes no value.
+    """Add the quantiser after a MaxPool also before it, which changes no value.
 
-    The largest of rounded values is the rounded largest.  TensorRT moves such quantisers by itself;
-    OpenVINO does not, and pools a ResNet's largest tensor in float.
+    The largest of the rounded values equals the rounded largest value.  TensorRT moves such
+    quantisers itself.  OpenVINO does not, and pools a ResNet's largest tensor in float.
     """
     graph = Graph(model)
     for node in graph.nodes:
@@ -82,7 +81,7 @@ def quantize_in_front_of_pools(model: Any) -> None:
 
 
 def quantize(values: NDArray[Any], scale: NDArray[Any], axis: int) -> NDArray[np.int8]:
-    """Round to the nearest int8, halves to even as ONNX does; scale is (), or (C,) along `axis`."""
+    """Round to the nearest int8, halves to even as in ONNX; scale is () or (C,) along `axis`."""
     steps = np.asarray(scale, np.float32)
     if steps.size > 1:
         steps = steps.reshape([-1 if side == axis else 1 for side in range(values.ndim)])
@@ -93,7 +92,7 @@ def quantize(values: NDArray[Any], scale: NDArray[Any], axis: int) -> NDArray[np
 
 
 def _parts(graph: Graph, node: Any) -> tuple[NDArray[Any], NDArray[Any], int]:
-    """Weight, scale and axis of a weight's QuantizeLinear."""
+    """Return weight, scale and axis of a weight's QuantizeLinear."""
     weight, scale = (graph.array(name) for name in node.input[:2])
     zero = graph.array(node.input[2]) if len(node.input) > 2 else None
     if weight is None or scale is None or zero is None or zero.dtype != np.int8 or zero.any():
@@ -104,9 +103,9 @@ def _parts(graph: Graph, node: Any) -> tuple[NDArray[Any], NDArray[Any], int]:
 
 
 def _turn_weights(graph: Graph) -> None:
-    """A linear layer over more than two dimensions comes as DQ -> Transpose -> MatMul.
+    """Replace DQ -> Transpose -> MatMul by DQ -> MatMul with a transposed stored weight.
 
-    The stored weight is turned instead, so that DQ stands directly before MatMul.
+    torch exports linear layers over more than two dimensions with the Transpose.
     """
     for node in graph.nodes:
         if node.op_type != "Transpose":

@@ -1,4 +1,4 @@
-"""Which values tensors take on pictures: what a quantiser that was not trained must cover."""
+"""Ranges of tensors on images, for quantisers that were not trained."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 from ...formats.classifier import EMBEDDINGS, INPUT
 
 BATCH = 8
-"""Pictures that are run at once; every intermediate tensor of them is kept in memory."""
+"""Images per run; all their intermediate tensors are in memory."""
 
 
 class Range(NamedTuple):
-    """Least and greatest value."""
+    """Least and greatest value of a tensor."""
 
     low: float
     high: float
 
     def joined(self, other: Range) -> Range:
-        """The range that covers both."""
+        """Return the range that covers both."""
         return Range(min(self.low, other.low), max(self.high, other.high))
 
 
 def measure(model: Any, names: Sequence[str], pixels: NDArray[np.float32]) -> dict[str, Range]:
-    """Run the pictures and note each tensor's range; pixels are normalised float32 (N, 3, S, S)."""
+    """Measure each tensor's range on normalised images, float32 (N, 3, S, S)."""
     if not names:
         return {}
     probed = onnx.ModelProto.FromString(model.SerializeToString())
@@ -46,10 +46,10 @@ def measure(model: Any, names: Sequence[str], pixels: NDArray[np.float32]) -> di
 
 
 def exact_session(model: bytes | str) -> Any:
-    """A session that computes what the file says, node by node.
+    """Open a session that computes the graph node by node, without optimisations.
 
-    With its optimisations on, ONNX Runtime moves quantisers and rounds biases: that costs an INT8
-    resnet18's embeddings a cosine of 0.0004, measured 2026-11, onnxruntime 1.32.
+    With optimisations ONNX Runtime moves quantisers and rounds biases, which costs the embeddings
+    of an INT8 resnet18 a cosine of 0.0004 (measured 2026-11, onnxruntime 1.32).
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -58,7 +58,7 @@ def exact_session(model: bytes | str) -> Any:
 
 
 def exact_embed(path: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """A file's embeddings as it is written: normalised float32 (N, 3, S, S) -> float32 (N, D)."""
+    """Open a file without optimisations; returns float32 (N, 3, S, S) -> float32 (N, D)."""
     session = exact_session(str(path))
 
     def embed(pixels: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""The linter's rules for every file: versions, domains, inputs, leftovers, sparsity."""
+"""The linter's rules for every file: versions, domains, input, batch norms, sparsity."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from collections.abc import Iterator
 import onnx
 from onnx import TensorProto
 
+from ...core.errors import first_line
 from ...formats.classifier import INPUT
 from .files import HALF_OPSET, OPSET
 from .findings import Finding, Rule, Severity, Subject, reexport
 from .links import opset_of
 
 OLDEST_QUANTIZED = 13
-"""The first opset whose quantisers have an axis, so that weights get a scale a channel."""
+"""First opset with an axis in quantisers, for one scale per channel of weights."""
 NEWEST_OPSET = 25
-"""Newer ones are refused: no rule here was written for their operators."""
+"""Newest opset that these rules cover; newer ones are refused."""
 NEWEST_IR = 10
-"""What ONNX Runtime 1.18 and TensorRT 10 read; ours have 8 or 9."""
+"""Newest file version that ONNX Runtime 1.18 and TensorRT 10 read; ours have 8 or 9."""
 STANDARD = ("", "ai.onnx")
 BUILT_IN = {"onnxruntime": ("com.microsoft",), "tensorrt": ()}
-"""Domains besides ONNX's own that a runtime brings along."""
+"""Domains besides ONNX's own that a runtime includes."""
 NAMES_SHOWN = 4
 
 
 def versions(subject: Subject) -> Iterator[Finding]:
-    """Opset and file version are those that the target's older versions read, too."""
+    """Opset and file version can also be read by older versions of the target."""
     model = subject.graph.model
     opset, ir = opset_of(model), model.ir_version
     if not 1 <= opset <= NEWEST_OPSET:
@@ -33,7 +34,7 @@ def versions(subject: Subject) -> Iterator[Finding]:
             "error",
             "opset",
             "",
-            f"Expected opset {OPSET}, found {opset}, which is unknown here.",
+            f"Expected opset {OPSET}, found {opset}, which is not supported.",
             reexport(subject),
         )
     elif subject.quantized and opset < OLDEST_QUANTIZED:
@@ -42,7 +43,7 @@ def versions(subject: Subject) -> Iterator[Finding]:
             "opset",
             "",
             f"Expected opset {OPSET}, found {opset}: before "
-            f"{OLDEST_QUANTIZED} a weight cannot have a scale a channel.",
+            f"{OLDEST_QUANTIZED} a weight cannot have one scale per channel.",
             reexport(subject),
         )
     elif opset > OPSET and not (subject.half and subject.quantized and opset == HALF_OPSET):
@@ -66,18 +67,16 @@ def versions(subject: Subject) -> Iterator[Finding]:
 
 
 def valid(subject: Subject) -> Iterator[Finding]:
-    """onnx's own checker is content."""
+    """onnx's own checker accepts the file."""
     try:
         onnx.checker.check_model(subject.graph.model)
     except onnx.checker.ValidationError as error:
-        first = (str(error).strip().splitlines() or ["?"])[0][:200]
-        yield Finding(
-            "error", "invalid", "", f"onnx's checker refuses it: {first}", reexport(subject)
-        )
+        reason = f"onnx's checker refuses it: {first_line(error)}"
+        yield Finding("error", "invalid", "", reason, reexport(subject))
 
 
 def domains(subject: Subject) -> Iterator[Finding]:
-    """Only operators that the target has without anybody's plug-in."""
+    """The graph has only operators that the target supports without plug-ins."""
     model = subject.graph.model
     known = (*STANDARD, *BUILT_IN[subject.target])
     foreign = {
@@ -88,8 +87,7 @@ def domains(subject: Subject) -> Iterator[Finding]:
             "error",
             "domain",
             "",
-            f"Operators of another domain, such as {kind} of "
-            f"{domain!r}; expected ONNX's own alone.",
+            f"Expected only ONNX's own operators, found others, such as {kind} of {domain!r}.",
             reexport(subject),
         )
     if model.functions:
@@ -98,8 +96,7 @@ def domains(subject: Subject) -> Iterator[Finding]:
             "error",
             "functions",
             "",
-            f"{len(model.functions)} functions of its own "
-            f"({', '.join(names)}); expected a plain graph.",
+            f"Expected a plain graph, found {len(model.functions)} functions ({', '.join(names)}).",
             reexport(subject),
         )
     nested = [node for node in subject.graph.nodes if node.op_type in ("If", "Loop", "Scan")]
@@ -108,13 +105,13 @@ def domains(subject: Subject) -> Iterator[Finding]:
             "error",
             "control-flow",
             nested[0].name,
-            f"{len(nested)} nodes with graphs inside (If, Loop, Scan); expected a plain graph.",
+            f"Expected a plain graph, found {len(nested)} nodes with graphs inside (If, Loop).",
             reexport(subject),
         )
 
 
 def pictures(subject: Subject) -> Iterator[Finding]:
-    """One input: float32 (N, 3, S, S), N dynamic and all else static."""
+    """The graph has one input: float32 (N, 3, S, S) with a dynamic N and a fixed S."""
     inputs = [
         item for item in subject.graph.proto.input if item.name not in subject.graph.constants
     ]
@@ -140,8 +137,7 @@ def pictures(subject: Subject) -> Iterator[Finding]:
             "error",
             "static-size",
             "",
-            "Expected channels, height and width to be "
-            f"fixed, found {sides}: optimisers need the size.",
+            f"Expected fixed channels, height and width, found {sides}: optimisers need the size.",
             reexport(subject),
         )
     elif sides[0] != 0:
@@ -149,13 +145,13 @@ def pictures(subject: Subject) -> Iterator[Finding]:
             "error",
             "dynamic-batch",
             "",
-            f"Expected any number of pictures, found exactly {sides[0]}.",
+            f"Expected any number of images, found exactly {sides[0]}.",
             reexport(subject),
         )
 
 
 def batch_norms(subject: Subject) -> Iterator[Finding]:
-    """No BatchNormalization is left: in front of a quantiser it keeps layers from being fused."""
+    """No BatchNormalization is left; before a quantiser it prevents fusion of layers."""
     left = [node.name for node in subject.graph.nodes if node.op_type == "BatchNormalization"]
     if left:
         bad = subject.quantized or subject.target == "tensorrt"
@@ -164,14 +160,14 @@ def batch_norms(subject: Subject) -> Iterator[Finding]:
             severity,
             "batch-norm",
             left[0],
-            f"{len(left)} BatchNormalization left; "
-            "expected them folded into the convolution before them.",
+            f"Expected batch norms folded into the convolutions before them, found {len(left)} "
+            "BatchNormalization.",
             reexport(subject),
         )
 
 
 def sparsity(subject: Subject) -> Iterator[Finding]:
-    """Layers that the card says are 2:4 are so as they are stored."""
+    """The stored weights of the layers that the card lists as 2:4 are 2:4."""
     sparse = subject.card.compression.sparse if subject.card and subject.card.compression else None
     if sparse is None:
         return
@@ -183,9 +179,8 @@ def sparsity(subject: Subject) -> Iterator[Finding]:
             "error",
             "sparsity",
             lost[0],
-            f"{len(lost)} of {len(sparse.layers)} layers "
-            "that the card calls 2:4 are not, as stored: more than two of four "
-            "consecutive input channels are not zero.",
+            f"Expected {len(sparse.layers)} layers stored as 2:4, as in the card, but "
+            f"{len(lost)} are not: more than two of four consecutive input channels are not zero.",
             reexport(subject),
         )
     if gone:
@@ -193,7 +188,7 @@ def sparsity(subject: Subject) -> Iterator[Finding]:
             "warning",
             "sparsity",
             gone[0],
-            f"{len(gone)} layers that the card calls 2:4 were not found in the graph by name.",
+            f"Expected the 2:4 layers of the card, but {len(gone)} are not in the graph by name.",
             reexport(subject),
         )
     idle = [layer for layer in subject.layers if layer.two_four and layer.obstacle and layer.macs]
@@ -202,18 +197,18 @@ def sparsity(subject: Subject) -> Iterator[Finding]:
             "note",
             "sparsity-idle",
             idle[0].node,
-            f"{len(idle)} layers are 2:4, but "
-            f"sparse kernels cannot take them ({idle[0].obstacle}).",
-            "Nothing; they are as fast as dense ones.",
+            f"{len(idle)} layers are 2:4, but sparse kernels do not support them "
+            f"({idle[0].obstacle}).",
+            "None; they are as fast as dense layers.",
         )
 
 
 def module_name(node: str) -> str:
-    """The torch module that a node was exported from, such as "layer1.0.conv1".
+    """Derive the torch module that a node was exported from, such as "layer1.0.conv1".
 
-    torch's exporter names it "/network/layer1/layer1.0/conv1/Conv": a module a part, with the
-    index in a list behind the list's name.  (Names of weights are lost where a batch norm was
-    folded.)
+    torch's exporter names the node "/network/layer1/layer1.0/conv1/Conv": one part per module, with
+    an index in a list after the list's name.  Weights keep no such names after a batch norm is
+    folded.
     """
     found: list[str] = []
     for part in node.strip("/").split("/")[1:-1]:

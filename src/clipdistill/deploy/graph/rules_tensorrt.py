@@ -1,4 +1,4 @@
-"""The linter's rules for TensorRT (and OpenVINO): where quantisers stand, and what they are.
+"""The linter's rules for TensorRT (and OpenVINO): places and types of quantisers.
 
 Sources: NVIDIA, "Working with Quantized Types", Explicit Quantization (TensorRT 10 and 11), and
 onnx-tensorrt's `QuantDequantLinearHelper`, which refuses uint8, zero points other than 0 and scales
@@ -14,14 +14,13 @@ import numpy as np
 
 from .findings import Finding, Rule, Subject, reexport
 from .head import HEAD
-from .links import DEQUANTIZE, QUANTIZE, Graph, attribute
+from .links import DEQUANTIZE, QUANTIZE, Graph, is_dequantize
 from .quantized import WEIGHTED
-from .weights import channel_axes, stored_weight
+from .rules_int8 import float_layers, stored_weights, weighted_nodes
+from .weights import stored_weight
 
 PASSING = ("Cast", "Identity", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
-"""Operators that, between a DequantizeLinear and a layer, keep the two from being fused."""
-SMALL_SHARE = 0.05
-"""Layers in float that do less than this share of the multiplications are a note only."""
+"""Operators that prevent fusion when they are between a DequantizeLinear and a layer."""
 
 
 def quantizers(subject: Subject) -> Iterator[Finding]:
@@ -38,7 +37,7 @@ def quantizers(subject: Subject) -> Iterator[Finding]:
                 "error",
                 "zero-point",
                 node.name,
-                "Expected a constant zero point of int8, found none: ONNX then means uint8.",
+                "Expected a constant zero point of int8, found none, which means uint8 in ONNX.",
                 reexport(subject),
             )
             continue
@@ -76,7 +75,7 @@ def _scale(subject: Subject, node: Any, scale: Any) -> Iterator[Finding]:
             "error",
             "scale",
             node.name,
-            "Expected a constant scale, found one that is computed.",
+            "Expected a constant scale, found a computed one.",
             reexport(subject),
         )
         return
@@ -101,9 +100,9 @@ def _scale(subject: Subject, node: Any, scale: Any) -> Iterator[Finding]:
 
 
 def placement(subject: Subject) -> Iterator[Finding]:
-    """A layer has quantisers on input and weight or on neither, and nothing stands between."""
+    """A layer has quantisers directly before both input and weight, or before neither."""
     graph = subject.graph
-    for node in _layers(graph):
+    for node in weighted_nodes(graph):
         before, weight = graph.maker(node.input[0]), graph.maker(node.input[1])
         for side, maker in (("input", before), ("weight", weight)):
             if maker is None or maker.op_type not in PASSING:
@@ -115,69 +114,27 @@ def placement(subject: Subject) -> Iterator[Finding]:
                     "error",
                     rule,
                     node.name,
-                    f"A {maker.op_type} stands between the "
-                    f"DequantizeLinear of its {side} and the layer; expected nothing.",
+                    f"Expected nothing between the layer and the DequantizeLinear of its {side}, "
+                    f"found a {maker.op_type}.",
                     reexport(subject),
                 )
-        has_input, has_weight = _is_dequantize(before), _is_dequantize(weight)
+        has_input, has_weight = is_dequantize(before), is_dequantize(weight)
         if has_input != has_weight and stored_weight(graph, node)[0]:
             missing = "weight" if has_input else "input"
             yield Finding(
                 "error",
                 "placement",
                 node.name,
-                f"Its {missing} has no quantiser, but "
-                "the other one has: it runs in float, with rounding.",
-                reexport(subject),
-            )
-
-
-def weights(subject: Subject) -> Iterator[Finding]:
-    """Quantised weights are stored as int8, with one scale an output channel."""
-    graph = subject.graph
-    for node in _layers(graph):
-        name, before = stored_weight(graph, node)
-        if before is None:
-            continue
-        values = graph.array(name) if name else None
-        if values is None or values.dtype != np.int8:
-            found = "one that is computed" if values is None else str(values.dtype)
-            yield Finding(
-                "warning",
-                "stored-weight",
-                node.name,
-                f"Expected a weight stored as "
-                f"int8, found {found}: the file is larger than it must be, and whoever "
-                "reads it has to round.",
-                reexport(subject),
-            )
-            continue
-        scale = graph.array(before.input[1])
-        outputs, _ = channel_axes(node)
-        axis = int(attribute(before, "axis", 1)) % values.ndim
-        if scale is not None and scale.size == 1 and values.shape[outputs] > 1:
-            yield Finding(
-                "warning",
-                "per-channel",
-                node.name,
-                "Expected one scale an output channel, found one for all: that costs accuracy.",
-                reexport(subject),
-            )
-        elif scale is not None and (axis != outputs or scale.size != values.shape[outputs]):
-            yield Finding(
-                "error",
-                "per-channel",
-                node.name,
-                f"Expected {values.shape[outputs]} "
-                f"scales along axis {outputs}, found {scale.size} along {axis}.",
+                f"Expected quantisers on input and weight, found none on the {missing}: the layer "
+                "runs in float, with rounding.",
                 reexport(subject),
             )
 
 
 def residuals(subject: Subject) -> Iterator[Finding]:
-    """Of a residual add one input is quantised: the shortcut.
+    """The shortcut of a residual add is quantised, and the other input is not.
 
-    Then the add is fused into the convolution that makes the other, and all of it is INT8.
+    Then TensorRT fuses the add into the convolution that computes the other input, all in INT8.
     """
     graph = subject.graph
     if not subject.quantized:
@@ -186,15 +143,14 @@ def residuals(subject: Subject) -> Iterator[Finding]:
     for node in graph.nodes:
         if node.op_type != "Add" or not _is_residual(graph, node, depths):
             continue
-        quantised = [name for name in node.input if _is_dequantize(graph.maker(name))]
+        quantised = [name for name in node.input if is_dequantize(graph.maker(name))]
         if len(quantised) == 2:
             yield Finding(
                 "error",
                 "residual",
                 node.name,
-                "Both inputs of a residual add are "
-                "quantised; expected the shortcut alone: the add cannot be fused into "
-                "the layer before it.",
+                "Expected a quantiser on the shortcut of a residual add, found one on both inputs: "
+                "the add cannot be fused into the layer before it.",
                 reexport(subject),
             )
         elif not quantised:
@@ -202,9 +158,8 @@ def residuals(subject: Subject) -> Iterator[Finding]:
                 "warning",
                 "residual",
                 node.name,
-                "No input of a residual add is "
-                "quantised; expected the shortcut: the layers around it hand over "
-                "floats.",
+                "Expected a quantiser on the shortcut of a residual add, found none: the layers "
+                "around it exchange floats.",
                 reexport(subject),
             )
         else:
@@ -214,14 +169,14 @@ def residuals(subject: Subject) -> Iterator[Finding]:
                     "error",
                     "residual",
                     node.name,
-                    "Of a residual add the branch with "
-                    "the layers is quantised; expected the shortcut.",
+                    "Expected a quantiser on the shortcut of a residual add, found it on the "
+                    "branch with the layers.",
                     reexport(subject),
                 )
 
 
 def casts(subject: Subject) -> Iterator[Finding]:
-    """No casts, but for the two of an FP16 file: behind the input, and at the embedding."""
+    """An FP16 file has two casts, after the input and before the embedding; others have none."""
     graph = subject.graph
     if not (subject.quantized or subject.half):
         return
@@ -232,43 +187,15 @@ def casts(subject: Subject) -> Iterator[Finding]:
             "warning",
             "cast",
             found[0].name,
-            f"{len(found)} casts next to layers; expected {allowed}: each is a copy of a tensor.",
+            f"Expected {allowed} casts next to layers, found {len(found)}: each copies a tensor.",
             reexport(subject),
         )
 
 
-def floating(subject: Subject) -> Iterator[Finding]:
-    """Which layers of an INT8 network stay in float."""
-    total = sum(layer.macs for layer in subject.layers)
-    left = [layer for layer in subject.layers if layer.precision not in ("int8", "uint8")]
-    if not subject.quantized or not left:
-        return
-    share = sum(layer.macs for layer in left) / total if total else 1.0
-    names = ", ".join(layer.node for layer in left[:4]) + (" ..." if len(left) > 4 else "")
-    yield Finding(
-        "note" if share < SMALL_SHARE else "warning",
-        "float-layers",
-        left[0].node,
-        f"{len(left)} layers with {100 * share:.1f}% of the multiplications stay in "
-        f"float: {names}.",
-        "Nothing, where they were left out on purpose.",
-    )
-
-
-def _layers(graph: Graph) -> Iterator[Any]:
-    for node in graph.nodes:
-        if node.op_type in WEIGHTED and len(node.input) > 1 and not node.name.startswith(HEAD):
-            yield node
-
-
-def _is_dequantize(node: Any | None) -> bool:
-    return node is not None and node.op_type == DEQUANTIZE
-
-
 def _is_residual(graph: Graph, node: Any, depths: Mapping[str, int]) -> bool:
-    """Whether both inputs are computed from pictures, one of them with more layers on the way.
+    """Whether both inputs are computed from images, one of them through more layers.
 
-    (An activation such as GELU adds as well, but what it adds has the same layers behind it.)
+    An activation such as GELU also adds, but both of its inputs come through the same layers.
     """
     if node.name.startswith(HEAD) or len(node.input) != 2:
         return False
@@ -293,7 +220,7 @@ def _is_image(graph: Graph, name: str) -> bool:
 
 
 def _depths(graph: Graph) -> dict[str, int]:
-    """Most layers on a way from the input to each tensor."""
+    """Count the most layers on a path from the input to each tensor."""
     depths: dict[str, int] = {}
     for node in graph.nodes:
         before = max((depths.get(name, 0) for name in node.input), default=0)
@@ -304,7 +231,7 @@ def _depths(graph: Graph) -> dict[str, int]:
 
 
 def _near_layer(graph: Graph, node: Any) -> bool:
-    """Whether a cast hands floats to or from a layer or a quantiser."""
+    """Whether a cast is next to a layer or a quantiser."""
     kinds = (*WEIGHTED, QUANTIZE, DEQUANTIZE)
     before = graph.maker(node.input[0])
     around = [*graph.users(node.output[0]), *([] if before is None else [before])]
@@ -314,8 +241,8 @@ def _near_layer(graph: Graph, node: Any) -> bool:
 FOR_TENSORRT: tuple[Rule, ...] = (
     quantizers,
     placement,
-    weights,
+    stored_weights,
     residuals,
     casts,
-    floating,
+    float_layers,
 )

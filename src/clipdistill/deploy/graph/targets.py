@@ -1,4 +1,4 @@
-"""From what torch exported to the file of a target: which steps, in which order."""
+"""The steps that turn torch's export into the file of a target, in their order."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from .ranges import measure
 
 
 def precision_of(model: Any, *, half: bool) -> FilePrecision:
-    """What a file made of this network will compute in."""
+    """Precision of a file made of this network."""
     if is_quantized(model):
         return "int8+fp16" if half else "int8"
     return "fp16" if half else "fp32"
 
 
 def prepare(model: Any, card: OnnxCard, pixels: NDArray[np.float32]) -> OnnxCard:
-    """Turn a tidied network into what `card.target` and `card.precision` say, in place.
+    """Turn a tidied network into the form for `card.target` and `card.precision`, in place.
 
     Args:
-        model: from torch's exporter, after `tidy`.
-        card: what it shall become.
-        pixels: normalised pictures, float32 (N, 3, S, S), for the ranges of INT8 tensors that have
+        model: network from torch's exporter, after `tidy`.
+        card: target and precision of the file.
+        pixels: normalised images, float32 (N, 3, S, S), for the ranges of INT8 tensors that have
             no trained quantiser; used for ONNX Runtime only.
 
     Returns:
-        The card, with the precision that the file has.
+        The card with the precision of the file.
 
     Raises:
-        FormatError: the network cannot be turned.
+        FormatError: the network cannot be converted.
     """
     model.ir_version = min(model.ir_version, IR_VERSION)
     half = "fp16" in card.precision
@@ -57,10 +57,11 @@ def prepare(model: Any, card: OnnxCard, pixels: NDArray[np.float32]) -> OnnxCard
 
 
 def _spell_out_hard_swish(model: Any) -> None:
-    """x * clip(x + 3, 0, 6) / 6, which is what HardSwish stands for.
+    """Replace HardSwish by its definition, x * clip(x + 3, 0, 6) / 6.
 
-    TensorRT 8 has no importer for HardSwish; OpenVINO makes it one again.  (Not so with HardSigmoid
-    in it, for which its CPU plug-in has no fast kernel: measured 2026-11, OpenVINO 2026.4.)
+    TensorRT 8 has no importer for HardSwish.  OpenVINO fuses this form into HardSwish again, but
+    not a form with HardSigmoid, for which its CPU plug-in has no fast kernel (measured 2026-11,
+    OpenVINO 2026.4).
     """
     graph = Graph(model)
     values = {"3": 3.0, "0": 0.0, "6": 6.0, "sixth": 1 / 6}

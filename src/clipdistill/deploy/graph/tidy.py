@@ -1,18 +1,19 @@
-"""Cleaning what torch's exporter leaves, and what no target wants."""
+"""Cleaning up after torch's exporter: the parts of a graph that no target needs."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import onnx
 from onnx import TensorProto, helper
 
 from ...formats.classifier import EMBEDDINGS, OnnxCard
-from .links import Graph, attribute
+from .links import Graph, attribute, inferred_shapes
 
 
 def tidy(model: Any, card: OnnxCard) -> None:
-    """Clean an exported network: aliases, constants, casts, batch norms, sizes, names."""
+    """Clean an exported network in place: aliases, constants, casts, batch norms, names."""
     graph = Graph(model)
     _drop_aliases(graph)
     _store_constants(graph)
@@ -28,14 +29,14 @@ def tidy(model: Any, card: OnnxCard) -> None:
 
 
 def _drop_aliases(graph: Graph) -> None:
-    """Weights that several layers share come under several names."""
+    """Remove the aliases of weights that several layers share."""
     for node in graph.nodes:
         if node.op_type == "Identity" and node.input[0] in graph.constants:
             graph.redirect(node.output[0], node.input[0])
 
 
 def _store_constants(graph: Graph) -> None:
-    """Constants that are nodes become initializers, where every tool looks for weights."""
+    """Turn Constant nodes into initializers, the usual place of weights."""
     gone = []
     for node in graph.nodes:
         value = attribute(node, "value") if node.op_type == "Constant" else None
@@ -47,7 +48,7 @@ def _store_constants(graph: Graph) -> None:
 
 
 def _drop_idle_casts(graph: Graph) -> None:
-    """ModelOpt casts float to float in front of a quantiser that follows another."""
+    """Remove casts to the same type, which ModelOpt adds between two quantisers."""
     types = _element_types(graph.model)
     for node in graph.nodes:
         if node.op_type == "Cast" and types.get(node.input[0]) == attribute(node, "to"):
@@ -55,17 +56,15 @@ def _drop_idle_casts(graph: Graph) -> None:
 
 
 def _element_types(model: Any) -> dict[str, int]:
-    import onnx
-
     inferred = onnx.shape_inference.infer_shapes(model).graph
     infos = [*inferred.input, *inferred.value_info, *inferred.output]
     return {info.name: info.type.tensor_type.elem_type for info in infos}
 
 
 def _split_batch_norms(graph: Graph) -> None:
-    """A batch norm that does not follow a convolution becomes what it computes: x * scale + shift.
+    """Replace the batch norms that do not follow a convolution by x * scale + shift.
 
-    Those that do were folded into it by torch.
+    torch has folded the others into their convolutions.
     """
     for node in graph.nodes:
         if node.op_type != "BatchNormalization":
@@ -91,7 +90,5 @@ def _split_batch_norms(graph: Graph) -> None:
 
 
 def _sides_after_channels(graph: Graph, node: Any) -> int:
-    from .links import inferred_shapes
-
     shape = inferred_shapes(graph.model).get(node.input[0], (None, None, None, None))
     return max(0, len(shape) - 2)

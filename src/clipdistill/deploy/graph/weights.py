@@ -1,7 +1,7 @@
-"""The layers of a file: what their stored weights are, what they cost, and which are 2:4.
+"""The layers of a file: precision, multiplications and 2:4 pattern of their stored weights.
 
-Two of any four consecutive input channels being zero is what NVIDIA's sparse tensor cores can use;
-whether they do is the builder's choice, and depends on how the channels are aligned.
+NVIDIA's sparse tensor cores can use weights with two zeros in any four consecutive input channels.
+Whether they are used is the builder's choice, and depends on the alignment of the channels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .links import DEQUANTIZE, QUANTIZE, Graph, attribute, inferred_shapes, volu
 from .quantized import WEIGHTED
 
 INPUT_CHANNELS, OUTPUT_CHANNELS = 16, 8
-"""What sparse kernels want the channels to be multiples of: the rule of NVIDIA's ASP and ModelOpt
+"""Multiples of channels that sparse kernels support: the rule of NVIDIA's ASP and of ModelOpt
 (`modelopt/torch/sparsity/weight_sparsity/magnitude.py`)."""
 
 Shapes = dict[str, tuple[int | None, ...]]
@@ -28,15 +28,15 @@ class Layer:
     """A layer with weights.
 
     Attributes:
-        node: its node in the graph.
-        kind: its operator.
-        weight: the stored tensor.
-        shape: of the stored tensor.
-        groups: of a convolution; 1 for all else.
-        macs: multiplications for one picture; 0 where shapes are unknown.
-        precision: of the stored weight: "int8", "fp16", "fp32" or numpy's name.
+        node: name of its node in the graph.
+        kind: operator.
+        weight: name of the stored tensor.
+        shape: shape of the stored tensor.
+        groups: groups of a convolution; 1 for other operators.
+        macs: multiplications per image; 0 where shapes are unknown.
+        precision: precision of the stored weight: "int8", "fp16", "fp32" or numpy's name.
         two_four: whether the stored weight is 2:4.
-        obstacle: why sparse kernels cannot take it, 2:4 or not; empty when they can.
+        obstacle: why sparse kernels do not support it, 2:4 or not; empty when they do.
     """
 
     node: str
@@ -51,12 +51,12 @@ class Layer:
 
     @property
     def engages(self) -> bool:
-        """Whether sparsity can make it faster on hardware that has it."""
+        """Whether sparse kernels can speed it up on hardware that has them."""
         return self.two_four and not self.obstacle
 
 
 def find_layers(graph: Graph, head: str) -> tuple[Layer, ...]:
-    """The layers of a network in its order, without those whose node begins with `head`."""
+    """List the layers of a network in order, without nodes whose name starts with `head`."""
     shapes = _shapes(graph)
     found = (
         _layer(graph, node, shapes)
@@ -67,7 +67,7 @@ def find_layers(graph: Graph, head: str) -> tuple[Layer, ...]:
 
 
 def is_two_four(weight: NDArray[Any], axis: int) -> bool:
-    """Whether of any four consecutive values along `axis` at most two are not zero."""
+    """Whether at most two of any four consecutive values along `axis` are not zero."""
     lines = np.moveaxis(weight, axis, -1) != 0
     missing = -lines.shape[-1] % 4
     padded = np.pad(lines, [(0, 0)] * (lines.ndim - 1) + [(0, missing)])
@@ -76,9 +76,9 @@ def is_two_four(weight: NDArray[Any], axis: int) -> bool:
 
 
 def stored_weight(graph: Graph, node: Any) -> tuple[str, Any | None]:
-    """Name of a layer's stored weight, and the DequantizeLinear in front of the layer if any.
+    """Find the name of a layer's stored weight, and the DequantizeLinear before the layer if any.
 
-    The name is empty where the second input is no constant.
+    The name is empty where the second input is not a constant.
     """
     name = node.input[1] if len(node.input) > 1 else ""
     before = graph.maker(name)
@@ -92,7 +92,7 @@ def stored_weight(graph: Graph, node: Any) -> tuple[str, Any | None]:
 
 
 def channel_axes(node: Any) -> tuple[int, int]:
-    """Axes of output and input channels in the weight of a layer."""
+    """Return the axes of output and input channels in the weight of a layer."""
     if node.op_type == "Conv" or (node.op_type == "Gemm" and attribute(node, "transB", 0)):
         return 0, 1
     return 1, 0
@@ -130,7 +130,7 @@ def _obstacle(groups: int, inputs: int, outputs: int) -> str:
 
 
 def _macs(node: Any, weight: tuple[int, ...], shapes: Shapes) -> int:
-    """Multiplications for one picture: values of the output, times what each is the sum of."""
+    """Count multiplications per image: values of the output, times the terms of each sum."""
     shape = shapes.get(node.output[0])
     if not shape or any(side is None for side in shape[1:]):
         return 0

@@ -1,7 +1,7 @@
-"""Probabilities that can be believed, and an honest "unknown".
+"""Calibration of a student: probabilities that match accuracy, and the threshold of "unknown".
 
-fitting   temperature, calibration error and threshold: arithmetic
-storing   for a student that is measured: fitting, and where the result is kept
+fitting   computing temperature, calibration error and threshold
+storing   calibrating a student in `evaluate`, and storing the result
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""From cosines to probabilities that can be believed: temperature, calibration error, threshold.
+"""Fitting a calibration: temperature, expected calibration error, threshold.
 
 The temperature (logit scale) is fitted by maximum likelihood (Guo et al. 2017, "On Calibration of
-Modern Neural Networks"): to true labels, or without labels to the teacher's probabilities, which is
-the cross-entropy that distillation uses (Hinton et al. 2015).  Logits are linear in scale and bias,
-so the loss is convex and a damped Newton step finds its only minimum.
+Modern Neural Networks").  The targets are true labels or, without labels, the teacher's
+probabilities, which gives the cross-entropy of distillation (Hinton et al. 2015).  Logits are
+linear in scale and bias, so the loss is convex and damped Newton steps find its only minimum.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ...core.errors import InputError
 from ...core.zeroshot import Calibration, Floats, LogitScale, probabilities, top_k
 
 BINS = 15
-"""Of the expected calibration error (Guo et al. 2017)."""
+"""Bins of the expected calibration error (Guo et al. 2017)."""
 KEPT = 0.95
-"""Share of the right answers that the threshold lets through."""
+"""Share of the correct predictions that reach the threshold."""
 LEAST_IMAGES = 20
 SCALES = (1.0, 1000.0)
-"""A scale is kept in this range: where every answer is right, likelihood knows no upper bound."""
+"""Allowed range of a scale: where every prediction is correct, likelihood has no maximum."""
 NEWTON_STEPS = 100
 SMALLEST_STEP = 1e-9
 
@@ -39,25 +39,25 @@ def calibrate(
     method: Literal["teacher", "labels"],
     model: str,
 ) -> Calibration:
-    """Fit scale and threshold, and measure what they give on images they were not fitted on.
+    """Fit scale and threshold, and measure the calibration error by two-fold cross-validation.
 
     Args:
-        cosines: of a student's embeddings with the classes, float32 (N, C).
-        target: the probabilities to come near to, float32 (N, C): the teacher's, or one-hot truth.
-        right: which label is right for each image, int (N,): the teacher's best, or the truth.
-        teacher: its own scale and bias.
-        method: what `target` is.
-        model: the student, for the record.
+        cosines: cosines of a student's embeddings with the class vectors, float32 (N, C).
+        target: target probabilities, float32 (N, C): the teacher's, or one-hot true labels.
+        right: correct label of each image, int (N,): the teacher's best, or the true one.
+        teacher: scale and bias of the teacher.
+        method: source of `target`.
+        model: name of the student, to be recorded.
 
     Raises:
-        InputError: fewer than 20 images.
+        InputError: there are fewer than 20 images.
     """
     if len(cosines) < LEAST_IMAGES:
         raise InputError(
-            f"{len(cosines)} images are too few to calibrate on; expected {LEAST_IMAGES} or more."
+            f"--calibrate: expected {LEAST_IMAGES} or more images, found {len(cosines)}. Add some."
         )
     shares = np.empty((len(cosines), cosines.shape[1]), np.float32)
-    half = np.arange(len(cosines)) % 2 == 0  # neighbours are of one class: both halves have all
+    half = np.arange(len(cosines)) % 2 == 0  # neighbours share a class: both halves have all
     for rows in (half, ~half):
         shares[rows] = _shares(cosines[rows], fit(cosines[~rows], target[~rows], teacher))
     logits = fit(cosines, target, teacher)
@@ -76,12 +76,12 @@ def calibrate(
 
 
 def fit(cosines: Floats, target: Floats, teacher: LogitScale) -> LogitScale:
-    """The scale (and bias, where the teacher has one) under which `target` is likeliest.
+    """Fit the scale, and the bias where the teacher has one, by maximum likelihood.
 
     Args:
         cosines: float32 (N, C).
-        target: float32 (N, C), probabilities.
-        teacher: where the search starts, and whether there is a bias.
+        target: target probabilities, float32 (N, C).
+        teacher: scale and bias of the teacher; the start of the softmax's search.
     """
     solve = _fit_softmax if teacher.bias is None else _fit_sigmoid
     return solve(cosines.astype(np.float64), target.astype(np.float64), teacher)
@@ -95,7 +95,7 @@ def _fit_softmax(cosines: Doubles, target: Doubles, teacher: LogitScale) -> Logi
         means = (shares * cosines).sum(axis=1)
         spread = np.mean((shares * cosines**2).sum(axis=1) - means**2)
         step = (means.mean() - wanted) / max(spread, 1e-12)
-        # At most halve or double: far from the minimum the curvature is almost nothing.
+        # At most halve or double: far from the minimum the curvature is close to 0.
         new = float(np.clip(scale - step, max(scale / 2, SCALES[0]), min(scale * 2, SCALES[1])))
         if abs(new - scale) < SMALLEST_STEP * scale:
             break
@@ -104,10 +104,10 @@ def _fit_softmax(cosines: Doubles, target: Doubles, teacher: LogitScale) -> Logi
 
 
 def _fit_sigmoid(cosines: Doubles, target: Doubles, teacher: LogitScale) -> LogitScale:
-    """Logistic regression with one feature (Platt 1999), every (image, label) an example.
+    """Fit a logistic regression with one feature (Platt 1999) and one example per (image, label).
 
-    It starts from no slope on the standardised feature: from the teacher's own scale and bias all
-    sigmoids may be saturated, and a saturated sigmoid shows no way out.
+    The search starts from slope 0 on the standardised feature.  At the teacher's own scale and bias
+    all sigmoids may be saturated, which gives no gradient.
     """
     middle, width = cosines.mean(), max(float(cosines.std()), 1e-9)
     features = np.stack([(cosines.ravel() - middle) / width, np.ones(cosines.size)], axis=1)
@@ -135,11 +135,11 @@ def _newton_step(features: Doubles, found: Doubles, wanted: Doubles) -> Doubles:
 
 
 def calibration_error(shares: Floats, right: NDArray[np.intp]) -> float:
-    """Expected calibration error: how far confidence is from accuracy, 0 to 1.
+    """Compute the expected calibration error, from 0 to 1: confidence minus accuracy, per bin.
 
     Args:
         shares: probabilities float32 (N, C).
-        right: the right label of each image, int (N,).
+        right: correct label of each image, int (N,).
     """
     confidence, correct = shares.max(axis=1).astype(np.float64), _correct(shares, right)
     which = np.minimum((confidence * BINS).astype(int), BINS - 1)
@@ -148,11 +148,11 @@ def calibration_error(shares: Floats, right: NDArray[np.intp]) -> float:
 
 
 def threshold_for(shares: Floats, right: NDArray[np.intp]) -> float:
-    """The probability that 95% of the right answers reach; 0 where no answer is right."""
+    """Find the probability that 95% of the correct predictions reach; 0 without correct ones."""
     sure = np.sort(shares.max(axis=1)[_correct(shares, right)])
     if not len(sure):
         return 0.0
-    # Rounded down to what a person can type, so that it never rejects more than it says.
+    # Rounded down to three digits, so that it never rejects more than intended.
     return math.floor(1000 * float(sure[int((1 - KEPT) * len(sure))])) / 1000
 
 
@@ -161,7 +161,7 @@ def _correct(shares: Floats, right: NDArray[np.intp]) -> NDArray[np.bool_]:
 
 
 def _shares(cosines: Floats, logits: LogitScale) -> Floats:
-    # Cosines are already products: with the identity as "text" they are scaled and nothing else.
+    # Cosines are already products, so the identity matrix takes the place of the class vectors.
     return probabilities(cosines, np.eye(cosines.shape[1], dtype=np.float32), logits)
 
 
@@ -172,5 +172,5 @@ def _softmax(values: Doubles) -> Doubles:
 
 
 def _cross_entropy(values: Doubles, target: Doubles) -> float:
-    """Sum of the binary cross-entropies of logits (M,) with targets (M,)."""
+    """Sum the binary cross-entropies of logits (M,) with targets (M,)."""
     return float(np.sum(np.logaddexp(0, values) - target * values))

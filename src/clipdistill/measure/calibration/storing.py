@@ -1,4 +1,4 @@
-"""Calibrating a student where its answers are measured, and storing what was found."""
+"""Calibrating the student in `evaluate`, and storing the calibration."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def where_to_store(
     labelled: Path | None,
     reference: Reference | None,
 ) -> tuple[Path, ...]:
-    """The files that a calibration will be stored in.
+    """Choose the files in which the calibration will be stored.
 
     Raises:
-        InputError: not exactly one student, nothing to fit to, or no file that could hold it.
+        InputError: there is not exactly one student, nothing to fit to, or no file to store it in.
     """
     students = [embedder for embedder in opened if embedder.spec.role == "student"]
     if len(students) != 1:
         raise InputError(
-            f"--calibrate fits one student, found {len(students)} among the models. Give one "
+            f"--calibrate: expected one student among the models, found {len(students)}. Give one "
             "student or classifier (and its teacher, to compare with)."
         )
     if labelled is None and reference is None:
         raise InputError(
-            "--calibrate needs something to fit to. Add --labelled FOLDER, the teacher as another "
-            "MODEL, or its --embeddings of the same pictures."
+            "--calibrate needs labels or the teacher. Add --labelled FOLDER, the teacher as "
+            "another MODEL, or its --embeddings of the same images."
         )
     student = students[0]
     file = Path(student.spec.name)
@@ -47,14 +47,14 @@ def where_to_store(
     if own is not None and own.labels == classes.labels:
         if file.suffix != ".onnx":
             raise InputError(
-                f"{file}: an engine's temperature is built in. Calibrate the .onnx it was built "
-                "from, then build it again with: clipdistill engine"
+                f"{file}: the temperature is fixed when an engine is built. Calibrate the .onnx it "
+                "was built from, then build it again with: clipdistill engine"
             )
         found.append(file)
     if not found:
         raise InputError(
-            f"{student.spec.name} carries no labels: a calibration is stored beside them. Add "
-            "--text with text embeddings, or calibrate a classifier."
+            f"{student.spec.name} has no labels, with which a calibration is stored. Add --text "
+            "with text embeddings, or calibrate a classifier."
         )
     return tuple(found)
 
@@ -62,7 +62,7 @@ def where_to_store(
 def calibrated(
     embedder: Embedder, embedded: Embedded, reference: Reference | None, task: Task
 ) -> Task:
-    """The task with classes that are calibrated for this student."""
+    """Return the task with its classes calibrated for this student."""
     text = replace(task.text, calibration=None)
     cosines = normalized(embedded.vectors) @ text.vectors.T
     if task.truth is not None:
@@ -88,7 +88,7 @@ def calibrated(
 
 
 def store(files: Sequence[Path], text: TextEmbeddings) -> None:
-    """Store classes with their calibration in text embeddings and classifiers."""
+    """Store classes with their calibration in text embeddings (.npy) and classifiers (.onnx)."""
     for file in files:
         if file.suffix == ".npy":
             save_text(file, text)
@@ -99,7 +99,7 @@ def store(files: Sequence[Path], text: TextEmbeddings) -> None:
 
 
 def describe_calibration(found: Calibration, files: Sequence[Path]) -> list[str]:
-    """What was fitted and where it is kept, in sentences."""
+    """Describe the fitted calibration and its files in sentences."""
     to = "true labels" if found.method == "labels" else "the teacher's probabilities"
     bias = "" if found.logits.bias is None else f", bias {found.logits.bias:.2f}"
     return [
@@ -113,15 +113,15 @@ def describe_calibration(found: Calibration, files: Sequence[Path]) -> list[str]
 
 
 def _described(text: Path) -> Path:
-    """The `.npy` of text embeddings that have a description, where a calibration has its place.
+    """Return the `.npy` of text embeddings with a .json, in which a calibration can be stored.
 
     Raises:
-        InputError: a bare `.npy` of the older scripts.
+        InputError: it is a bare `.npy` of the older scripts.
     """
     array, card = pair_of(text)
     if not card.is_file():
         raise InputError(
-            f"{text} has no .json beside it, where the calibration would be stored. Make the text "
-            "embeddings with: clipdistill embed-text"
+            f"{text}: expected a .json beside it to store the calibration in, found none. Make the "
+            "text embeddings with: clipdistill embed-text"
         )
     return array

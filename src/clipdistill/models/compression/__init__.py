@@ -1,8 +1,8 @@
 """Compressing a student: 2:4 sparsity, INT8, or both, always in this order.
 
-In memory a compressed student is a timm network on which batch norms were folded (INT8 only), masks
-applied (2:4) and ModelOpt's quantisers put in (INT8).  On disk it is its state dict and a
-`Compression` in the card, from which `rebuild` makes the same network again; nothing is pickled.
+In memory a compressed student is a timm network with batch norms folded (INT8 only), masks applied
+(2:4) and ModelOpt's quantisers inserted (INT8).  On disk it is a state dict and a `Compression` in
+the card, from which `rebuild` builds the same network again; nothing is pickled.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["Compressed", "add_int8", "add_sparsity", "describe", "rebuild"]
 
 @dataclass(frozen=True)
 class Compressed:
-    """A network and what was done to it.
+    """A network and its compression.
 
     Attributes:
         network: the module.
-        compression: what was done.
-        masks: what has to stay zero while it is trained.
+        compression: sparsity and quantisation that were applied.
+        masks: weights that must stay zero in training.
     """
 
     network: torch.nn.Module
@@ -39,19 +39,19 @@ class Compressed:
 def rebuild(
     arch: str, dim: int, image_size: int, compression: Compression | None, *, check: bool = True
 ) -> torch.nn.Module:
-    """Build an untrained network of a compressed student's structure, ready for its state dict.
+    """Build an untrained network with a compressed student's structure, for its state dict.
 
     Args:
         arch: timm's model name.
-        dim: length of the embedding.
-        image_size: side of the input.
-        compression: of its card.
-        check: compare what is found with the card.
+        dim: dimension of the embedding.
+        image_size: side of the input in pixels.
+        compression: compression in the student's card.
+        check: compare the quantised layers with the card.
 
     Raises:
-        InputError: this network cannot be INT8.
-        MismatchError: this timm builds the network differently.
-        MissingExtraError: an INT8 student, and ModelOpt is not installed.
+        InputError: this architecture cannot be quantised.
+        MismatchError: this version of timm builds the network differently.
+        MissingExtraError: the student is INT8 and ModelOpt is not installed.
     """
     network = build_student(arch, dim, image_size=image_size)
     if compression is None or compression.int8 is None:
@@ -61,15 +61,15 @@ def rebuild(
     for what in ("layers", "residuals", "folded") if check else ():
         if getattr(found, what) != getattr(stored, what):
             raise MismatchError(
-                f"Student {arch}: its card names {len(getattr(stored, what))} {what} of its INT8 "
-                f"form, here there are {len(getattr(found, what))}, or others. It was made with "
-                "another version of timm; use that one."
+                f"Student {arch}: its card has {len(getattr(stored, what))} INT8 {what}, but the "
+                f"network built here has {len(getattr(found, what))}, or others. It was made with "
+                "another version of timm. Install that version."
             )
     return network
 
 
 def add_sparsity(compressed: Compressed, image_size: int) -> Compressed:
-    """Prune a network to 2:4 (in place)."""
+    """Prune a network to 2:4, in place; `image_size` is the side of its input in pixels."""
     facts, masks = prune(compressed.network, image_size)
     return replace(
         compressed, compression=replace(compressed.compression, sparse=facts), masks=masks
@@ -84,15 +84,15 @@ def add_int8(
     images: int,
     method: Calibration,
 ) -> Compressed:
-    """Fold, quantise and calibrate a network (in place).
+    """Fold, quantise and calibrate a network, in place.
 
     Args:
-        compressed: in floating point; 2:4 or not.
-        image_size: side of its input.
-        arch: timm's name.
-        batches: pictures to calibrate on, float32 (N, 3, S, S) each.
-        images: how many these are.
-        method: of calibration.
+        compressed: network in floating point, dense or 2:4.
+        image_size: side of its input in pixels.
+        arch: timm's model name.
+        batches: images for INT8 calibration, float32 (N, 3, S, S) each.
+        images: number of images in `batches`.
+        method: method of INT8 calibration.
     """
     facts = insert_quantizers(compressed.network, image_size, arch)
     calibrate(compressed.network, batches, method)
@@ -101,7 +101,7 @@ def add_int8(
 
 
 def describe(compression: Compression | None) -> str:
-    """Say in a few words what was done: "2:4 sparse, INT8"; "dense FP32" where nothing was."""
+    """Describe a compression in a few words: "2:4 sparse ..., INT8 ..." or "dense FP32"."""
     if compression is None or (compression.sparse is None and compression.int8 is None):
         return "dense FP32"
     parts = []

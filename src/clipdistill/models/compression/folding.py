@@ -1,7 +1,7 @@
 """Folding batch norms into the layers before them.
 
-INT8 needs it before the quantisers go in: what is quantised must be the weights that the device
-multiplies with.
+Folding comes before the quantisers are inserted, because the weights to quantise are those that the
+device multiplies with.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from ...core.errors import ClipDistillError
 from .structure import read_structure, run_once
 
 LARGEST_CHANGE = 1e-2
-"""Of the output, relative to its length.  Folding is exact but for rounding (1e-6 in resnet18,
-measured 2026-11); a layer whose output is also used elsewhere changes it by far more."""
+"""Largest allowed change of the output, relative to its length.  Folding is exact except for
+rounding (1e-6 in resnet18, measured 2026-11).  A layer with a second user changes it far more."""
 
 
 def fold(network: torch.nn.Module, image_size: int) -> tuple[str, ...]:
     """Fold every batch norm whose input is the output of a convolution or linear layer.
 
-    The layers keep their names and get a bias; the norm gives way to its activation, if it has one.
+    The layers keep their names and get a bias.  Each norm is replaced by its activation, if any.
 
     Args:
         network: changed in place; its batch norms' statistics become weights.
-        image_size: side of its input.
+        image_size: side of its input in pixels.
 
     Returns:
-        The names of the norms that were folded.
+        The names of the folded norms.
 
     Raises:
-        ClipDistillError: the folded network answers differently.
+        ClipDistillError: the folded network gives other embeddings.
     """
     before = run_once(network, image_size)
     pairs = read_structure(network, image_size).folds
@@ -42,7 +42,7 @@ def fold(network: torch.nn.Module, image_size: int) -> tuple[str, ...]:
         raise ClipDistillError(
             "Folding the batch norms into the layers before them changed the network's output by "
             f"{100 * change / length:.1f}%. It uses a layer's output in a way that clipdistill "
-            "does not know, so it cannot be quantised. Choose another student."
+            "does not support, so it cannot be quantised. Choose another student."
         )
     return tuple(norm for _, norm in pairs)
 
@@ -69,7 +69,7 @@ def _fold_pair(network: torch.nn.Module, layer_name: str, norm_name: str) -> Non
 
 
 def _remainder(norm: torch.nn.Module) -> torch.nn.Module:
-    """What a norm does besides normalising: timm's `BatchNormAct2d` drops and activates."""
+    """Keep the other parts of a norm: timm's `BatchNormAct2d` has dropout and an activation."""
     rest = []
     for name in ("drop", "act"):
         part = getattr(norm, name, None)

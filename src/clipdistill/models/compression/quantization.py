@@ -1,8 +1,8 @@
-"""INT8 for training and calibration: which quantisers go where, and their ranges.
+"""INT8 for training and INT8 calibration: places of the quantisers, and their ranges.
 
-ModelOpt brings the quantisers and the calibrators.  Which layers get them is decided here, module
-by module: ModelOpt's own configurations go by patterns of names and skip what they do not match
-without a word.  The number of enabled quantisers is checked against the plan.
+ModelOpt provides the quantisers and the calibrators.  This module chooses the layers one by one:
+ModelOpt's own configurations match patterns of names and silently skip the rest.  The enabled
+quantisers are checked against the plan.
 
 Per layer: weights symmetric INT8 per output channel, inputs symmetric INT8 per tensor, outputs not
 at all.  Per residual add: the shortcut (see `residuals`).
@@ -25,16 +25,16 @@ from .residuals import check_adds, quantize_shortcuts
 from .structure import Layer, evaluating, read_structure
 
 PERCENTILE = 99.99
-"""ModelOpt's default; of the magnitudes of a tensor."""
+"""Percentile of a tensor's magnitudes that becomes its range; ModelOpt's default."""
 STRIDE = 16
-"""Bins between the ranges that entropy tries: all 2,000 take 2.5 s a tensor (measured 2026-11)."""
+"""Bins between two ranges that entropy tries; all 2,000 take 2.5 s per tensor (2026-11)."""
 SMALLEST_RANGE = 1e-6
-"""Least amax: a channel of zeros must not get the scale 0, which no runtime takes."""
+"""Least amax: a channel of zeros must not get the scale 0, which no runtime accepts."""
 
 
 @dataclass(frozen=True)
 class _ModelOpt:
-    """What is used of ModelOpt."""
+    """The classes of ModelOpt that are used here."""
 
     registry: Any
     quantizer: Any
@@ -44,10 +44,10 @@ class _ModelOpt:
 
 
 def modelopt() -> _ModelOpt:
-    """Import ModelOpt (some seconds).
+    """Import ModelOpt, which takes some seconds.
 
     Raises:
-        MissingExtraError: it, or something that it needs, is not installed.
+        MissingExtraError: ModelOpt or one of its dependencies is not installed.
     """
     talker = logging.getLogger("torch.utils.cpp_extension")
     level = talker.level
@@ -74,28 +74,28 @@ def modelopt() -> _ModelOpt:
 
 
 def why_float(layer: Layer) -> str:
-    """Why a layer is not quantised; empty when it is."""
+    """Give the reason why a layer is not quantised; empty when it is."""
     if layer.head:
         return "the embedding head"
     if layer.gate:
-        return "squeeze-and-excitation: it sees one pixel a channel"
+        return "squeeze-and-excitation: its input is one pixel per channel"
     return ""
 
 
 def insert_quantizers(network: torch.nn.Module, image_size: int, arch: str) -> Quantization:
-    """Fold the batch norms and put the quantisers in, with ranges still to be set.
+    """Fold the batch norms and insert the quantisers; `calibrate` sets their ranges.
 
     Args:
-        network: a network in floating point; changed in place.
-        image_size: side of its input.
-        arch: timm's name.
+        network: network in floating point; changed in place.
+        image_size: side of its input in pixels.
+        arch: timm's model name.
 
     Returns:
-        The facts; method and images are the caller's to fill in.
+        The facts for the card, without method and number of images.
 
     Raises:
-        InputError: the network's residual adds cannot all be quantised.
-        ClipDistillError: the quantisers are not those that were planned.
+        InputError: not all residual adds of the network can be quantised.
+        ClipDistillError: the enabled quantisers differ from the planned ones.
         MissingExtraError: ModelOpt is not installed.
     """
     tools = modelopt()
@@ -125,7 +125,7 @@ def insert_quantizers(network: torch.nn.Module, image_size: int, arch: str) -> Q
 
 
 def _convert(tools: _ModelOpt, layer: Layer, arch: str) -> None:
-    """Give a layer its two quantisers, with ranges of the right shape."""
+    """Give a layer its two quantisers, with placeholder ranges of the right shape."""
     if type(layer.module) not in tools.registry:
         raise InputError(
             f"Student {arch}: its layer {layer.name} is a {type(layer.module).__name__}, which "
@@ -133,7 +133,7 @@ def _convert(tools: _ModelOpt, layer: Layer, arch: str) -> None:
             "name does not start with tf_."
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about tensor parallelism, which there is none of
+        warnings.simplefilter("ignore")  # about tensor parallelism, which is not used
         converted = tools.registry.convert(layer.module)
     config = tools.config
     converted.weight_quantizer.set_from_attribute_config(config(num_bits=8, axis=0))
@@ -160,21 +160,21 @@ def _check_quantizers(tools: _ModelOpt, network: torch.nn.Module, planned: list[
         odd = sorted(enabled.symmetric_difference(planned))
         raise ClipDistillError(
             f"{len(planned)} quantisers were planned, {len(enabled)} are enabled; they differ in "
-            f"{odd[:3]}. ModelOpt has skipped or added some; please report this with its version."
+            f"{odd[:3]}. ModelOpt skipped or added some. Please report this with its version."
         )
 
 
 def calibrate(
     network: torch.nn.Module, batches: Iterable[torch.Tensor], method: Calibration
 ) -> None:
-    """Set the ranges: of weights by their largest magnitude, of inputs by what pictures show.
+    """Set the ranges: of weights by their largest magnitude, of inputs by the given images.
 
     Args:
-        network: with its quantisers.
-        batches: float32 (N, 3, S, S) each, where the network is.
-        method: max: the largest magnitude; percentile: the 99.99th; entropy: least
-            Kullback-Leibler divergence.  (ModelOpt's mse is not offered: in 0.47 it takes the
-            number of bits for an offset, and ruins the network.)
+        network: network with quantisers.
+        batches: float32 (N, 3, S, S) each, on the network's device.
+        method: range of an input: max (largest magnitude), percentile (99.99th) or entropy (least
+            Kullback-Leibler divergence).  ModelOpt's mse is not offered: version 0.47 uses the
+            number of bits as an offset, which ruins the network.
     """
     tools = modelopt()
     quantizers = [m for m in network.modules() if isinstance(m, tools.quantizer) and m.is_enabled]

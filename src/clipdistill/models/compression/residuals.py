@@ -1,15 +1,15 @@
-"""The residual adds of timm's blocks: a quantiser on the shortcut, and none on the other input.
+"""Quantising the residual adds of timm's blocks: the shortcut, and not the other input.
 
-TensorRT fuses `conv(...) + shortcut` into one INT8 kernel when the shortcut comes quantised and
-the convolution's output does not.  timm's blocks write their adds in three ways:
+TensorRT fuses `conv(...) + shortcut` into one INT8 kernel when the shortcut is quantised and the
+convolution's output is not.  timm's blocks write their adds in three ways:
 
-| blocks | their add | the quantiser goes |
+| blocks | their add | place of the quantiser |
 |---|---|---|
 | ResNet, ResNeXt, SE-ResNet | `x += shortcut`, after `downsample` where there is one | behind, or in place of, `downsample` |
 | RegNet, ConvNeXt | `x + downsample(shortcut)`, `x + shortcut(shortcut)` | behind that module |
 | EfficientNet, MobileNet 2-4, MnasNet | `drop_path(x) + shortcut` if `has_skip` | the add moves into a subclass |
 
-Whether every add was found is not trusted to this table: `check_adds` runs the network and looks.
+`check_adds` runs the network and verifies that every add was found.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _SHORTCUTS: dict[type[torch.nn.Module], str] = {
     regnet.PreBottleneck: "downsample",
     convnext.ConvNeXtBlock: "shortcut",
 }
-"""Class -> its module between the block's input and the add."""
+"""Class -> attribute of its module between the block's input and the add."""
 _ALWAYS = (resnet.BasicBlock, resnet.Bottleneck)
-"""Blocks that add also where that module is None."""
+"""Blocks that also add where that module is None."""
 _SKIPS: tuple[type[torch.nn.Module], ...] = (
     efficientnet.ConvBnAct,
     efficientnet.DepthwiseSeparableConv,
@@ -51,7 +51,7 @@ _SKIPS: tuple[type[torch.nn.Module], ...] = (
 
 
 class _QuantizedOutput(torch.nn.Module):
-    """Mixed into the module that makes a shortcut."""
+    """Mixin for the module that computes a shortcut: quantises its output."""
 
     residual_quantizer: torch.nn.Module
 
@@ -61,7 +61,7 @@ class _QuantizedOutput(torch.nn.Module):
 
 
 class _QuantizedSkip(torch.nn.Module):
-    """Mixed into a block whose `has_skip` is switched off: does the add itself."""
+    """Mixin for a block with `has_skip` switched off: does the add itself."""
 
     residual_quantizer: torch.nn.Module
     drop_path: torch.nn.Module
@@ -74,14 +74,14 @@ class _QuantizedSkip(torch.nn.Module):
 
 
 def quantize_shortcuts(network: torch.nn.Module, make: MakeQuantizer) -> tuple[str, ...]:
-    """Put a quantiser on the shortcut of every residual add that we know how to find.
+    """Quantise the shortcut of every residual add in the supported blocks.
 
     Args:
         network: changed in place; no parameter changes its name.
-        make: makes a quantiser.
+        make: creates a quantiser.
 
     Returns:
-        The quantisers' names.
+        The names of the quantisers.
     """
     for _, block in list(network.named_modules()):
         attribute = next((at for kind, at in _SHORTCUTS.items() if isinstance(block, kind)), None)
@@ -94,16 +94,16 @@ def quantize_shortcuts(network: torch.nn.Module, make: MakeQuantizer) -> tuple[s
 
 
 def check_adds(network: torch.nn.Module, image_size: int, expected: int, arch: str) -> None:
-    """Check that of each residual add exactly one input is quantised.
+    """Check that exactly one input of each residual add is quantised.
 
     Args:
-        network: with its quantisers.
-        image_size: side of its input.
-        expected: adds that the network did before.
-        arch: timm's name, for the message.
+        network: network with quantisers.
+        image_size: side of its input in pixels.
+        expected: number of adds before the quantisers were inserted.
+        arch: timm's model name, for the message.
 
     Raises:
-        InputError: the network adds in places that we do not know.
+        InputError: the network has residual adds in blocks that are not supported.
     """
     outputs: list[torch.Tensor] = []
     handles = [
@@ -122,14 +122,14 @@ def check_adds(network: torch.nn.Module, image_size: int, expected: int, arch: s
     good = sum((id(first) in known) != (id(second) in known) for first, second in watcher.seen)
     if not len(watcher.seen) == len(outputs) == good == expected:
         raise InputError(
-            f"Student {arch}: of its {expected} residual adds, clipdistill knows how to quantise "
-            f"{good}. An INT8 file of it would be slow and inexact, so it is not made. INT8 works "
-            f"for: {FAMILIES}. (--sparse works for every student.)"
+            f"Student {arch}: clipdistill can quantise {good} of its {expected} residual adds. An "
+            "INT8 file of it would be slow and inexact, so it is not made. Choose one of these "
+            f"students: {FAMILIES}. (--sparse works for every student.)"
         )
 
 
 def _behind(block: torch.nn.Module, attribute: str, make: MakeQuantizer) -> None:
-    """Quantise what a block's `attribute` gives (None: the block's input, where it is added)."""
+    """Quantise the output of a block's `attribute` (None: the block's input, where it is added)."""
     shortcut = getattr(block, attribute)
     if shortcut is None:
         if isinstance(block, _ALWAYS):
@@ -143,7 +143,7 @@ def _behind(block: torch.nn.Module, attribute: str, make: MakeQuantizer) -> None
 def _mix_in(
     kind: type[torch.nn.Module], module: torch.nn.Module, quantizer: torch.nn.Module
 ) -> None:
-    """Change a module's class, as ModelOpt does with layers, so that no name changes."""
+    """Change a module's class, as ModelOpt does with layers; no parameter changes its name."""
     setattr(module, RESIDUAL, quantizer)
     own = type(module)
     module.__class__ = type(f"Quant{own.__name__}", (kind, own), {})

@@ -1,11 +1,11 @@
-"""2:4 sparsity: of any four consecutive input channels two weights are zero.
+"""2:4 sparsity: two of any four consecutive input channels have zero weights.
 
-That is the pattern of NVIDIA's sparse tensor cores, along the input channels of a layer at every
-position of its kernel, as NVIDIA's ASP and ModelOpt's `sparse_magnitude` have it (a test compares
-the masks).  ModelOpt's own sparsifier is not used: its modules hide the mask behind `weight`, so a
-state dict stays dense, loading needs ModelOpt's own pickled state, and pruned weights keep pulling
-at the gradient's norm.  Here a sparse student is a plain timm network with zeros in it, which needs
-no further package.
+This is the pattern of NVIDIA's sparse tensor cores, along the input channels of a layer at every
+position of its kernel, as in NVIDIA's ASP and ModelOpt's `sparse_magnitude` (a test compares the
+masks).  ModelOpt's own sparsifier is not used: it hides the mask behind `weight`, so a state dict
+stays dense, loading needs ModelOpt's pickled state, and pruned weights still count in the
+gradient's norm.  Here a sparse student is a plain timm network with zeros and needs no further
+package.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from .structure import Layer, read_structure
 GROUP = 4
 KEPT = 2
 IN_ALIGNED, OUT_ALIGNED = 16, 8
-"""Multiples of input and output channels that sparse tensor cores take: the rule of ASP and of
-ModelOpt's magnitude sparsifier, which prune nothing else."""
+"""Multiples of input and output channels that sparse tensor cores support: the rule of ASP and of
+ModelOpt's magnitude sparsifier, which prune no other layers."""
 
 Masks = dict[str, torch.Tensor]
-"""Parameter name -> bool of its shape, False where it is held at zero."""
+"""Parameter name -> bool of its shape, False where the weight is held at zero."""
 
 
 def mask_of(weight: torch.Tensor) -> torch.Tensor:
-    """Which weights stay: the two largest of any four consecutive input channels.
+    """Choose the weights to keep: the two largest of any four consecutive input channels.
 
     Args:
-        weight: (out, in) or (out, in, H, W) with `in` a multiple of four; equal values: the first
-            channels stay.
+        weight: (out, in) or (out, in, H, W) with `in` a multiple of four. Of equal values the first
+            channels are kept.
 
     Returns:
         bool of the same shape, contiguous.
@@ -53,25 +53,25 @@ def is_sparse(weight: torch.Tensor) -> bool:
 
 
 def why_dense(layer: Layer) -> str:
-    """Why a layer is not pruned; empty when it is."""
+    """Give the reason why a layer is not pruned; empty when it is."""
     module, weight = layer.module, layer.weight
     if layer.head:
         return "the embedding head"
     if isinstance(module, torch.nn.Conv2d) and module.groups != 1:
         return f"{module.groups} groups"
     if weight.shape[1] % IN_ALIGNED:
-        return f"{weight.shape[1]} input channels are no multiple of {IN_ALIGNED}"
+        return f"{weight.shape[1]} input channels, not a multiple of {IN_ALIGNED}"
     if weight.shape[0] % OUT_ALIGNED:
-        return f"{weight.shape[0]} output channels are no multiple of {OUT_ALIGNED}"
+        return f"{weight.shape[0]} output channels, not a multiple of {OUT_ALIGNED}"
     return ""
 
 
 def prune(network: torch.nn.Module, image_size: int) -> tuple[Sparsity, Masks]:
-    """Set half of the weights of every layer that hardware can use to zero, the smallest ones.
+    """Set the smaller half of the weights to zero in every layer that sparse kernels support.
 
     Args:
-        network: a dense network, or one that is 2:4 already, which stays as it is.
-        image_size: side of its input.
+        network: a dense network, changed in place; a 2:4 network stays as it is.
+        image_size: side of its input in pixels.
     """
     facts, chosen = _plan(network, image_size)
     masks = {f"{layer.name}.weight": mask_of(layer.weight) for layer in chosen}
@@ -80,7 +80,7 @@ def prune(network: torch.nn.Module, image_size: int) -> tuple[Sparsity, Masks]:
 
 
 def _plan(network: torch.nn.Module, image_size: int) -> tuple[Sparsity, list[Layer]]:
-    """Which layers are pruned, and which are not and why."""
+    """Choose the layers to prune, and record why the others are not."""
     layers = read_structure(network, image_size).layers
     reasons = {layer.name: why_dense(layer) for layer in layers}
     chosen = [layer for layer in layers if not reasons[layer.name]]
@@ -96,11 +96,11 @@ def _plan(network: torch.nn.Module, image_size: int) -> tuple[Sparsity, list[Lay
 
 
 def found_sparsity(network: torch.nn.Module, image_size: int) -> Sparsity | None:
-    """What a network with finished weights tells: its sparsity if `prune` would find it done.
+    """Detect the sparsity of a trained network; None unless all layers of `prune` are 2:4.
 
     Args:
-        network: in floating point.
-        image_size: side of its input.
+        network: network in floating point.
+        image_size: side of its input in pixels.
     """
     facts, _ = _plan(network, image_size)
     weights = [network.get_submodule(name).get_parameter("weight") for name in facts.layers]
@@ -109,7 +109,7 @@ def found_sparsity(network: torch.nn.Module, image_size: int) -> Sparsity | None
 
 
 def masks_of(network: torch.nn.Module, facts: Sparsity) -> Masks:
-    """The masks of a network that was pruned before: where its weights are zero."""
+    """Read the masks of a pruned network from its zero weights."""
     return {
         f"{name}.weight": network.get_submodule(name).get_parameter("weight").detach() != 0
         for name in facts.layers
@@ -118,14 +118,14 @@ def masks_of(network: torch.nn.Module, facts: Sparsity) -> Masks:
 
 @torch.no_grad()
 def hold(network: torch.nn.Module, masks: Masks) -> None:
-    """Set what is masked to zero (again)."""
+    """Set the masked weights to zero."""
     for name, mask in masks.items():
         network.get_parameter(name).mul_(mask)
 
 
 @torch.no_grad()
 def hold_gradients(network: torch.nn.Module, masks: Masks) -> None:
-    """Take masked weights out of the gradient: they must not count in its norm, nor in momentum."""
+    """Zero the gradients of masked weights, so that they count neither in norm nor in momentum."""
     for name, mask in masks.items():
         gradient = network.get_parameter(name).grad
         if gradient is not None:

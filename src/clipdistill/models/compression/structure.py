@@ -1,4 +1,4 @@
-"""What a network is made of, seen by running it once: its layers, its batch norms, its adds."""
+"""The structure of a network, observed in one run: layers, batch norms, residual adds."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from timm.models._efficientnet_blocks import SqueezeExcite
 from torch.utils._python_dispatch import TorchDispatchMode
 
 LAYERS = (torch.nn.Conv2d, torch.nn.Linear)
-"""What is pruned and quantised."""
+"""Types of layers that are pruned and quantised."""
 NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
 GATES = (SqueezeExcite, SEModule, EffectiveSEModule)
-"""Squeeze-and-excitation: they weigh channels by pooled pictures."""
+"""Squeeze-and-excitation modules, which weight channels by pooled feature maps."""
 PICTURES = 2
-"""Pictures in the run; more than one, so that no size of the batch passes for a broadcast."""
+"""Images in the run; more than one, so that a batch is not mistaken for a broadcast."""
 
 _ADDS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 
@@ -28,9 +28,9 @@ class Layer:
     """A convolution or a linear layer.
 
     Attributes:
-        name: of the module.
-        module: itself.
-        macs: multiplications a picture.
+        name: name of the module.
+        module: the module.
+        macs: multiplications per image.
         gate: whether it is part of a squeeze-and-excitation.
         head: whether it is the projection into the teacher's space.
     """
@@ -43,19 +43,19 @@ class Layer:
 
     @property
     def weight(self) -> torch.nn.Parameter:
-        """Its weight: (out, in) or (out, in / groups, H, W)."""
+        """Weight of shape (out, in) or (out, in / groups, H, W)."""
         weight: torch.nn.Parameter = self.module.weight  # type: ignore[assignment]
         return weight
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What one run showed.
+    """The parts of a network that compression works on.
 
     Attributes:
-        layers: in the order in which they ran.
+        layers: layers in the order in which they ran.
         folds: (layer, batch norm) pairs of names where the norm's input is the layer's output.
-        adds: how often two feature maps of one shape were added: the residual adds.
+        adds: number of residual adds: additions of two feature maps of one shape.
     """
 
     layers: tuple[Layer, ...]
@@ -64,11 +64,11 @@ class Structure:
 
 
 def read_structure(network: torch.nn.Module, image_size: int) -> Structure:
-    """Run the network once on noise and note what happens.
+    """Run the network once on noise and record its layers, norms and adds.
 
     Args:
-        network: a timm network with a classifier; its mode and state are left as they are.
-        image_size: side of its input.
+        network: a timm network with a classifier; its mode and state stay unchanged.
+        image_size: side of its input in pixels.
     """
     macs: dict[str, int] = {}
     runs: dict[str, int] = {}
@@ -81,7 +81,7 @@ def read_structure(network: torch.nn.Module, image_size: int) -> Structure:
             assert isinstance(weight, torch.Tensor)
             macs[name] = output.numel() // len(output) * weight[0].numel()
             runs[name] = runs.get(name, 0) + 1
-            outputs[id(output)] = name, output  # kept, so that its id is not given away again
+            outputs[id(output)] = name, output  # kept, so that its id is not reused
 
         return note
 
@@ -117,10 +117,10 @@ def read_structure(network: torch.nn.Module, image_size: int) -> Structure:
 
 
 class AddWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the adds of two feature maps: tensors of one shape with a batch and positions.
+    """Records the adds of two feature maps: tensors of one shape with a batch and positions.
 
     Attributes:
-        seen: the two inputs of every such add.
+        seen: inputs of every such add.
     """
 
     def __init__(self) -> None:
@@ -149,7 +149,7 @@ def run_once(network: torch.nn.Module, image_size: int) -> torch.Tensor:
 
 @contextmanager
 def evaluating(network: torch.nn.Module) -> Iterator[None]:
-    """Eval mode for a while, and then each module's own mode again."""
+    """Put the network into eval mode, and restore each module's mode at the end."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -169,6 +169,6 @@ def _inside_gates(network: torch.nn.Module) -> set[str]:
 
 
 def _head_name(network: torch.nn.Module) -> str:
-    """Name of timm's classifier, which is our projection."""
+    """Name of timm's classifier, which is the projection into the teacher's space."""
     head = network.get_classifier()  # type: ignore[operator]
     return next((name for name, module in network.named_modules() if module is head), "")

@@ -1,1 +1,1 @@
-"""The runtimes of files that carry a card: each an Embedder, none imports another or torch."""
+"""Runtimes of files with a card: each is an Embedder and imports neither another nor torch."""

@@ -1,4 +1,4 @@
-"""What all files with a card have in common, whichever runtime computes."""
+"""The part that all runtimes share: an Embedder around a file with a card."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..embedder import EmbedderSpec
 
 
 class CardedEmbedder(ABC):
-    """An Embedder around a file whose card says what it takes and gives.
+    """An Embedder around a file whose card describes its input and outputs.
 
     Attributes:
-        spec: what it is.
-        card: what the file says of itself.
+        spec: description of the model.
+        card: metadata of the file.
     """
 
     def __init__(self, spec: EmbedderSpec, card: OnnxCard) -> None:
@@ -29,12 +29,12 @@ class CardedEmbedder(ABC):
 
     @property
     def text(self) -> TextEmbeddings | None:
-        """The classes it carries; None for a bare embedder."""
+        """Classes in the file; None for a bare embedder."""
         return self.card.text
 
     @abstractmethod
     def compute(self, output: str, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """One output of the network: contiguous float32 (N, 3, S, S), N > 0 -> float32 (N, ...).
+        """Compute one output: contiguous float32 (N, 3, S, S), N > 0 -> float32 (N, ...).
 
         Raises:
             FormatError: the runtime cannot run the file.
@@ -52,7 +52,7 @@ class CardedEmbedder(ABC):
         """See `Classifier.classify_pixels`."""
         if self.text is None:
             raise InputError(
-                f"{self.spec.name} carries no labels. Give --text, or export it with --text."
+                f"{self.spec.name} has no labels. Add --text, or export it again with --text."
             )
         return self._checked(PROBABILITIES, self.spec.preprocess.normalize(pixels))
 
@@ -60,7 +60,7 @@ class CardedEmbedder(ABC):
         side = self.spec.preprocess.size
         if pixels.shape[1:] != (3, side, side):
             raise MismatchError(
-                f"{self.spec.name} takes pictures of shape (N, 3, {side}, {side}), found "
+                f"{self.spec.name} takes images of shape (N, 3, {side}, {side}), found "
                 f"{pixels.shape}. Prepare them with its own preprocessing."
             )
         if not len(pixels):
@@ -69,7 +69,7 @@ class CardedEmbedder(ABC):
 
 
 def wanted_outputs(card: OnnxCard) -> dict[str, int]:
-    """Output -> its width, as the card promises."""
+    """Outputs that the card describes: name -> width."""
     wanted = {EMBEDDINGS: card.dim}
     if card.text is not None:
         wanted[PROBABILITIES] = len(card.text.labels)
@@ -82,16 +82,16 @@ def check_graph(
     inputs: Mapping[str, Sequence[object]],
     outputs: Mapping[str, Sequence[object]],
 ) -> None:
-    """Check that a network has the input and outputs that its card promises.
+    """Check that a network has the input and outputs that its card describes.
 
     Args:
-        path: the file, for the message.
-        card: what it says of itself.
-        inputs: name -> its type and its shape without N.
-        outputs: name -> likewise; more than promised is fine.
+        path: file, for the message.
+        card: metadata of the file.
+        inputs: name -> type and shape without N.
+        outputs: name -> type and shape without N; further outputs are allowed.
 
     Raises:
-        FormatError: it has not.
+        FormatError: an input or output is missing or different.
     """
     side = card.preprocess.size
     wanted = {name: ["float32", width] for name, width in wanted_outputs(card).items()}
@@ -104,9 +104,3 @@ def check_graph(
             f"{side}) and outputs {wanted}, found {list(inputs)} and {found}). "
             "Make it again with: clipdistill export"
         )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a message, for another message."""
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]

@@ -1,6 +1,6 @@
-"""Memory on a GPU for TensorRT: by cuda-python, or by torch where only that is installed.
+"""GPU memory for TensorRT: through cuda-python, or through torch where only that is installed.
 
-Both are wrapped in the four things that are needed, so that the engine's code knows neither.
+`Memory` is the interface of both, so the engine's code depends on neither.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from ...formats.engine import Gpu
 
 
 class Memory(Protocol):
-    """What is needed of a GPU."""
+    """Buffers and copies on one GPU."""
 
     @property
     def gpu(self) -> Gpu:
-        """Which it is."""
+        """Name and compute capability."""
 
     @property
     def stream(self) -> int:
-        """Handle of the stream that everything runs on."""
+        """Handle of the CUDA stream for all work."""
 
     def buffer(self, name: str, nbytes: int) -> int:
-        """Address of a buffer of at least that many bytes; one a name, kept."""
+        """Address of the buffer `name`, of at least `nbytes` bytes; it is kept for later calls."""
 
     def upload(self, name: str, values: NDArray[Any]) -> None:
-        """Copy to a buffer that is large enough."""
+        """Copy `values` to the buffer `name`, which must be large enough."""
 
     def download(self, name: str, values: NDArray[Any]) -> None:
-        """Copy from a buffer into `values`, and wait until everything on the stream is done."""
+        """Copy the buffer `name` into `values` and wait for all work on the stream."""
 
 
 def open_memory(device: str) -> Memory:
-    """Open a GPU: "auto" and "cuda" are the first one.
+    """Open a GPU: "auto" and "cuda" mean the first one.
 
     Raises:
-        InputError: no such device, or no GPU or driver.
+        InputError: there is no such device, no GPU or no driver.
         MissingExtraError: neither cuda-bindings nor torch is installed.
     """
     kind, _, number = device.partition(":")
@@ -71,18 +71,18 @@ def _cuda_python() -> Any:
 
 
 class CudaPythonMemory:
-    """By cuda-python: no torch on the device."""
+    """Memory through cuda-python, for devices without torch."""
 
     def __init__(self, runtime: Any, index: int) -> None:
         self._cuda = runtime
         self._buffers: dict[str, tuple[int, int]] = {}
         count = self._call("cudaGetDeviceCount")
         if index >= count:
-            raise InputError(f"Device cuda:{index} is not there: CUDA sees {count} GPU(s).")
+            raise InputError(f"Device cuda:{index} does not exist: CUDA finds {count} GPU(s).")
         self._call("cudaSetDevice", index)
-        told = self._call("cudaGetDeviceProperties", index)
-        name = told.name.decode(errors="replace").strip("\0")
-        self._gpu = Gpu(name, f"{told.major}.{told.minor}")
+        found = self._call("cudaGetDeviceProperties", index)
+        name = found.name.decode(errors="replace").strip("\0")
+        self._gpu = Gpu(name, f"{found.major}.{found.minor}")
         self._stream = self._call("cudaStreamCreate")
 
     @property
@@ -123,34 +123,33 @@ class CudaPythonMemory:
         self._call("cudaStreamSynchronize", self._stream)
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        """Call CUDA: it answers (error, value ...)."""
+        """Call a CUDA function, which returns (status, value ...), and return the value."""
         status, *values = getattr(self._cuda, name)(*arguments)
         if int(status) != 0:
             text = self._cuda.cudaGetErrorString(status)[1]
             reason = text.decode() if isinstance(text, bytes) else str(text)
             kind = InputError if name == "cudaGetDeviceCount" else ClipDistillError
             raise kind(
-                f"CUDA cannot be used here: {name} says {reason!r}. Check that the machine has an "
-                "NVIDIA GPU, a driver that is new enough, and memory left."
+                f"CUDA cannot be used here: {name} returned {reason!r}. Check that the machine has "
+                "an NVIDIA GPU, a recent driver and free GPU memory."
             )
         return values[0] if values else None
 
 
 class TorchMemory:
-    """By torch's tensors."""
+    """Memory through torch's tensors."""
 
     def __init__(self, index: int) -> None:
         import torch
 
         if not torch.cuda.is_available() or index >= torch.cuda.device_count():
-            raise InputError(
-                f"Device cuda:{index} is not there: torch sees {torch.cuda.device_count()} GPU(s)."
-            )
+            count = torch.cuda.device_count()
+            raise InputError(f"Device cuda:{index} does not exist: torch finds {count} GPU(s).")
         self._torch = torch
         self._device = torch.device("cuda", index)
         torch.cuda.set_device(self._device)
-        told = torch.cuda.get_device_properties(self._device)
-        self._gpu = Gpu(told.name, f"{told.major}.{told.minor}")
+        found = torch.cuda.get_device_properties(self._device)
+        self._gpu = Gpu(found.name, f"{found.major}.{found.minor}")
         self._own: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._buffers: dict[str, Any] = {}
 
@@ -169,7 +168,7 @@ class TorchMemory:
         held = self._buffers.get(name)
         if held is None or held.numel() < nbytes:
             held = self._torch.empty(nbytes, dtype=self._torch.uint8, device=self._device)
-            # The allocation may still wait on the default stream.
+            # The allocation may be pending on the default stream.
             self._torch.cuda.synchronize(self._device)
             self._buffers[name] = held
         return int(held.data_ptr())

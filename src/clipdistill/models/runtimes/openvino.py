@@ -1,4 +1,4 @@
-"""OpenVINO: the same ONNX file, fast on CPUs, above all in INT8."""
+"""Run ONNX files in OpenVINO, which is fast on CPUs, above all in INT8."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.errors import FormatError, InputError, MissingExtraError
+from ...core.errors import FormatError, InputError, MissingExtraError, first_line
 from ...formats.classifier import INPUT, OnnxCard
 from ...formats.onnx_wire import STANDARD_DOMAINS, file_size, read_onnx
 from ..embedder import EmbedderSpec
-from .carded import CardedEmbedder, check_graph, first_line
+from .carded import CardedEmbedder, check_graph
 
 
 class OpenVinoEmbedder(CardedEmbedder):
     """An Embedder around an ONNX file made by `clipdistill export`, run by OpenVINO.
 
     Args:
-        path: the file.
+        path: .onnx file.
         device: "auto" and "cpu" run on the CPU; others, such as "gpu" or "npu", where OpenVINO
-            has them.
-        threads: as many as cores unless given; CPU only.
+            offers them.
+        threads: CPU threads; one per core unless given.
 
     Raises:
-        InputError: no such file, or the device is not there.
-        FormatError: truncated, too large, pointing elsewhere, or not made by `clipdistill export`.
+        InputError: no such file or device.
+        FormatError: the file is truncated or too large, keeps its weights in other files, or was
+            not made by `clipdistill export`.
         MissingExtraError: OpenVINO is not installed.
     """
 
@@ -43,10 +44,10 @@ class OpenVinoEmbedder(CardedEmbedder):
             model = core.read_model(str(path))
             check_graph(path, card, _shapes(model.inputs), _shapes(model.outputs))
             compiled = core.compile_model(model, place, _settings(place, threads))
-        except RuntimeError as error:  # all that OpenVINO raises
+        except RuntimeError as error:  # the only type that OpenVINO raises
             raise FormatError(
                 f"{path}: OpenVINO cannot read it ({_reason(error)}). It is damaged, or has "
-                "operators that OpenVINO has not; make it again with: clipdistill export"
+                "operators that OpenVINO does not support. Make it again with: clipdistill export"
             ) from error
         self._request = compiled.create_infer_request()
         self._compiled = compiled
@@ -73,7 +74,7 @@ class OpenVinoEmbedder(CardedEmbedder):
                 f"{self.spec.name}: OpenVINO cannot run it ({_reason(error)}). "
                 "Make it again with: clipdistill export"
             ) from error
-        # A copy: OpenVINO's buffers are written again by the next run.
+        # A copy, because the next run overwrites OpenVINO's buffers.
         return np.array(results[self._compiled.output(output)], dtype=np.float32)
 
 
@@ -88,10 +89,10 @@ def _device(name: str, known: list[str]) -> str:
 
 
 def _settings(place: str, threads: int | None) -> dict[str, Any]:
-    """One picture at a time as fast as it goes, and nothing written to the disk.
+    """Settings for the least latency of one image, and no cache on the disk.
 
-    The precision hint is fp32: with OpenVINO's own choice a CPU with AMX would compute FP32 files
-    in bf16, and the same file would answer differently on another machine.  INT8 stays INT8.
+    The precision hint is fp32: by default OpenVINO computes FP32 files in bf16 on CPUs with AMX, so
+    the same file would give other results on another machine.  INT8 stays INT8.
     """
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -118,7 +119,7 @@ def _shapes(ports: Any) -> dict[str, list[object]]:
 
 
 def _reason(error: Exception) -> str:
-    """OpenVINO's first lines are "Exception from src/...cpp:123:"; the reason comes after."""
+    """Skip OpenVINO's first lines ("Exception from src/...cpp:123:"); the reason follows them."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
     return (telling or lines or [first_line(error)])[0].strip()[:200]

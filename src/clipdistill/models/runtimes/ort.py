@@ -1,4 +1,4 @@
-"""ONNX Runtime: CPU, CUDA, TensorRT."""
+"""Run ONNX files in ONNX Runtime, on the CPU, CUDA or its TensorRT provider."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from ...core.errors import FormatError, InputError
+from ...core.errors import FormatError, InputError, first_line
 from ...formats.classifier import INPUT, OnnxCard
 from ...formats.onnx_wire import file_size, read_onnx
 from ..embedder import EmbedderSpec
-from .carded import CardedEmbedder, check_graph, first_line
+from .carded import CardedEmbedder, check_graph
 
 _ORT_ERRORS = (
     ort_errors.EPFail,
@@ -28,28 +28,29 @@ _ORT_ERRORS = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
-"""ONNX Runtime's errors; they share no base class but Exception."""
+"""ONNX Runtime's errors; their only common base class is Exception."""
 _CPU, _CUDA, _TENSORRT = (
     "CPUExecutionProvider",
     "CUDAExecutionProvider",
     "TensorrtExecutionProvider",
 )
 _CHAINS = {"cuda": (_CUDA,), "tensorrt": (_TENSORRT, _CUDA)}
-"""Device -> providers, best first; the CPU takes what they leave."""
+"""Device -> providers, best first; the CPU runs the operators that they do not support."""
 
 
 class OnnxEmbedder(CardedEmbedder):
     """An Embedder around an ONNX file made by `clipdistill export`, run by ONNX Runtime.
 
     Args:
-        path: the file.
-        device: "auto" and "cpu" run on the CPU; "cuda", "cuda:1", "tensorrt", "tensorrt:1" on a
-            GPU, with a package of ONNX Runtime that can.
-        threads: for one operator; as many as cores unless given.
+        path: .onnx file.
+        device: "auto" and "cpu" run on the CPU; "cuda", "cuda:1", "tensorrt", "tensorrt:1" run on a
+            GPU and need onnxruntime-gpu.
+        threads: CPU threads per operator; one per core unless given.
 
     Raises:
-        InputError: no such file, or the device is not there.
-        FormatError: truncated, too large, pointing elsewhere, or not made by `clipdistill export`.
+        InputError: no such file or device.
+        FormatError: the file is truncated or too large, keeps its weights in other files, or was
+            not made by `clipdistill export`.
     """
 
     def __init__(self, path: Path, *, device: str = "auto", threads: int | None = None) -> None:
@@ -88,7 +89,7 @@ class OnnxEmbedder(CardedEmbedder):
 
 
 def _providers(device: str) -> list[tuple[str, dict[str, str]]]:
-    """ONNX Runtime's execution providers with their options, best first."""
+    """Choose ONNX Runtime's execution providers with their options, best first."""
     kind, _, number = device.partition(":")
     if device in ("auto", "cpu"):
         return [(_CPU, {})]
@@ -105,12 +106,12 @@ def _providers(device: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def _check_device(device: str, wanted: list[tuple[str, dict[str, str]]], active: list[str]) -> None:
-    """ONNX Runtime falls back to the CPU with a log line only; here that is an error."""
+    """Raise where ONNX Runtime fell back to the CPU, which it only logs."""
     if wanted[0][0] not in active:
         raise InputError(
             f"Device {device!r} cannot be used: ONNX Runtime has {wanted[0][0]}, but it did not "
-            f"start (active: {', '.join(active)}). Check the GPU's driver and that CUDA, cuDNN and "
-            "TensorRT are of the versions it wants, or use --device cpu."
+            f"start (active: {', '.join(active)}). Check the GPU's driver and the versions of "
+            "CUDA, cuDNN and TensorRT that it needs, or use --device cpu."
         )
 
 
@@ -118,15 +119,15 @@ def _open_session(
     path: Path, providers: list[tuple[str, dict[str, str]]], threads: int | None
 ) -> Any:
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; a warning about a stranger's graph helps nobody
+    options.log_severity_level = 3  # errors only: warnings about an untrusted graph are of no use
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except _ORT_ERRORS as error:
         raise FormatError(
-            f"{path}: not a readable ONNX file, it is truncated or of another kind "
-            f"({_reason(error)})."
+            f"{path}: not a readable ONNX file; it is truncated or of another kind "
+            f"({_reason(error)}). Make it again with: clipdistill export"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""TensorRT: an engine and its card, on an NVIDIA GPU."""
+"""Run a TensorRT engine with its card on an NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from .cuda_memory import open_memory
 class TensorrtEmbedder(CardedEmbedder):
     """An Embedder around an engine made by `clipdistill engine`.
 
-    Batches that are larger than the engine's most are cut, those that are smaller than its least
-    are filled up with their last picture.
+    Batches above the engine's maximum are split.  Batches below its minimum are padded with copies
+    of their last image.
 
     Args:
-        path: the engine, for messages.
-        data: its bytes; they must be those that the card describes (`open_engine` sees to it).
-        card: all that its json says.
-        device: "auto" and "cuda" are the first GPU, "cuda:1" the second.
+        path: engine file, for messages.
+        data: bytes of the engine; they must match the card (`open_engine` checks it).
+        card: contents of OUT.engine.json.
+        device: "auto" and "cuda" mean the first GPU, "cuda:1" the second.
 
     Attributes:
-        engine_card: all that its json says.
+        engine_card: contents of OUT.engine.json.
 
     Raises:
         InputError: there is no GPU.
-        FormatError: TensorRT cannot load it, or it is another network's.
-        MismatchError: built by another TensorRT, or for another GPU.
+        FormatError: TensorRT cannot load the engine, or the card does not fit it.
+        MismatchError: the engine was built by another TensorRT, or for another GPU.
         MissingExtraError: TensorRT is not installed.
     """
 
@@ -48,15 +48,15 @@ class TensorrtEmbedder(CardedEmbedder):
         self._engine = self._runtime.deserialize_cuda_engine(data)
         if self._engine is None:
             raise FormatError(
-                f"{path}: TensorRT {trt.__version__} cannot load it, although it is the engine "
-                "that was written. Build it again on this machine: clipdistill engine"
+                f"{path}: TensorRT {trt.__version__} cannot load it, although the file is intact. "
+                "Build it again on this machine with: clipdistill engine"
             )
         inputs, outputs = _io(trt, self._engine)
         check_graph(path, card.onnx, inputs, outputs)
         self._outputs = {name: int(str(shape[-1])) for name, shape in outputs.items()}
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise FormatError(f"{path}: TensorRT cannot run it here; is the GPU's memory full?")
+            raise FormatError(f"{path}: TensorRT cannot run it here. Check the GPU's free memory.")
         self.engine_card = card
         onnx = card.onnx
         spec = EmbedderSpec(
@@ -86,7 +86,7 @@ class TensorrtEmbedder(CardedEmbedder):
         return np.concatenate(parts)
 
     def _once(self, output: str, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """One execution; every output needs a place, one is copied back."""
+        """Execute once: every output needs a buffer, one of them is copied back."""
         count = len(pixels)
         context, memory = self._context, self._memory
         done = context.set_input_shape(INPUT, pixels.shape)
@@ -97,8 +97,8 @@ class TensorrtEmbedder(CardedEmbedder):
         memory.upload(INPUT, pixels)
         if not (done and context.execute_async_v3(memory.stream)):
             raise FormatError(
-                f"{self.spec.name}: TensorRT did not run a batch of {count}. "
-                "Build it again on this machine: clipdistill engine"
+                f"{self.spec.name}: TensorRT cannot run a batch of {count}. "
+                "Build it again on this machine with: clipdistill engine"
             )
         result = np.empty((count, self._outputs[output]), np.float32)
         memory.download(output, result)
@@ -106,21 +106,21 @@ class TensorrtEmbedder(CardedEmbedder):
 
 
 def open_engine(path: Path, *, device: str = "auto") -> TensorrtEmbedder:
-    """Open an engine with its card, which lies beside it.
+    """Open an engine and the card beside it.
 
     Raises:
-        InputError: engine or card is missing.
-        FormatError: they are damaged or not a pair.
+        InputError: the engine or its card is missing.
+        FormatError: a file is damaged, or the two do not belong together.
     """
     data, card = load_engine(path)
     return TensorrtEmbedder(path, data, card, device=device)
 
 
 def import_tensorrt() -> Any:
-    """The package `tensorrt`.
+    """Import the package `tensorrt`.
 
     Raises:
-        MissingExtraError: it is not installed, or its libraries are not.
+        MissingExtraError: the package or its libraries are not installed.
     """
     try:
         import tensorrt
@@ -130,40 +130,41 @@ def import_tensorrt() -> Any:
 
 
 def check_version(path: Path, card: EngineCard, here: str) -> None:
-    """An engine belongs to one version of TensorRT.
+    """Check the version of TensorRT: an engine runs in the version that built it.
 
     Raises:
-        MismatchError: this is another.
+        MismatchError: this version is another.
     """
     if here != card.tensorrt:
         raise MismatchError(
-            f"{path}: built by TensorRT {card.tensorrt}, but this machine has {here}, and engines "
-            "do not move between versions; build it again here from the .onnx: clipdistill engine"
+            f"{path}: built by TensorRT {card.tensorrt}, but this machine has {here}, and an "
+            "engine runs in its own version only. Build it again here from the .onnx with: "
+            "clipdistill engine"
         )
 
 
 def check_gpu(path: Path, card: EngineCard, here: Gpu) -> None:
-    """An engine belongs to one kind of GPU, unless it was built for many.
+    """Check the GPU: an engine runs on the model it was built for, unless built for any GPU.
 
     Raises:
-        MismatchError: this is another.
+        MismatchError: this GPU is another.
     """
     if card.any_gpu:
         if float(here.capability) < 8.0:
             raise MismatchError(
                 f"{path}: built for Ampere GPUs and newer (compute capability 8.0), but this is a "
-                f"{here.name} ({here.capability}); build it again here: clipdistill engine"
+                f"{here.name} ({here.capability}). Build it again here with: clipdistill engine"
             )
     elif here != card.gpu:
         raise MismatchError(
             f"{path}: built for a {card.gpu.name} (compute capability {card.gpu.capability}), but "
-            f"this is a {here.name} ({here.capability}); build it again here from the .onnx: "
+            f"this is a {here.name} ({here.capability}). Build it again here from the .onnx with: "
             "clipdistill engine"
         )
 
 
 def _io(trt: Any, engine: Any) -> tuple[dict[str, list[object]], dict[str, list[object]]]:
-    """The engine's inputs and outputs: name -> type and shape without N."""
+    """Read the engine's inputs and outputs: name -> type and shape without N."""
     inputs: dict[str, list[object]] = {}
     outputs: dict[str, list[object]] = {}
     for index in range(engine.num_io_tensors):

@@ -1,13 +1,13 @@
-"""A classifier at work on what a camera sees, or a video, or a folder of pictures.
+"""Live classification of a camera, a video or a folder of images.
 
     source ──reader──▶ frames ──preprocess──▶ pixels ──model──▶ answers ──▶ views
              thread    (newest     thread                thread     terminal, window, recorder
                         or all)                                     (the main thread)
 
-Decoding, preprocessing and the model overlap, so that the slowest of them decides how fast it goes.
-A source that cannot wait (a camera) fills a place for one frame: what nobody fetched in time is
-dropped, so that what is shown is never old.
+Decoding, preprocessing and the model overlap, so the slowest of them determines the speed.  A
+source that cannot wait (a camera) fills a place for one frame.  A newer frame replaces an older one
+there, so the shown frame is always recent.
 
-The package is not called `demo`: a subpackage of that name would hide the function
+The package is not named `demo`, because a subpackage of that name would hide the function
 `clipdistill.demo`.
 """

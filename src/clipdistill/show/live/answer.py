@@ -1,4 +1,4 @@
-"""An answer as it is shown: the best labels, or "unknown"."""
+"""The prediction for a frame as it is shown: the best labels, or "unknown"."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.zeroshot import top_k
+from ...core.zeroshot import ranked
 from ...models.recognizer import UNKNOWN
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is said of a frame.
+    """Prediction for one frame.
 
     Attributes:
-        label: the best, or "unknown".
-        ranked: (label, probability), the likeliest first.
+        label: best label, or "unknown".
+        ranked: (label, probability) pairs, the best first.
     """
 
     label: str
@@ -26,7 +26,7 @@ class Prediction:
 
     @property
     def headline(self) -> str:
-        """Such as "dog 93%", or "unknown (dog 31%)"."""
+        """Prediction as text, such as "dog 93%" or "unknown (dog 31%)"."""
         best, share = self.ranked[0]
         text = f"{best} {100 * share:.0f}%"
         return text if self.label == best else f"{self.label} ({text})"
@@ -35,8 +35,7 @@ class Prediction:
 def decide(
     scores: NDArray[np.float32], labels: Sequence[str], most: int, threshold: float
 ) -> Prediction:
-    """Rank float32 (C,) probabilities; below `threshold` the answer is "unknown"."""
-    order = top_k(scores[None], most)[0]
-    ranked = tuple((labels[index], float(scores[index])) for index in order)
-    best, share = ranked[0]
-    return Prediction(best if share >= threshold else UNKNOWN, ranked)
+    """Rank float32 (C,) probabilities; below `threshold` the label is "unknown"."""
+    best_first = ranked(scores, labels, most)
+    best, share = best_first[0]
+    return Prediction(best if share >= threshold else UNKNOWN, best_first)

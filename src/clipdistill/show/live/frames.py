@@ -1,4 +1,4 @@
-"""Sources of frames: what each can do, and the one that needs no OpenCV, a folder of pictures."""
+"""Sources of frames: their interface, and the source that needs no OpenCV, a folder of images."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ...images.decode import decode
 from ...images.sources import ImageItem, list_images
 
 Pixels = NDArray[np.uint8]
-"""A picture as RGB uint8 (H, W, 3)."""
+"""An image as RGB uint8 (H, W, 3)."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a source.
+    """One frame of a source.
 
     Attributes:
-        index: its place among the frames that were read, from 0.
-        at: when it had been read, in seconds of the reader's clock.
+        index: position among the frames read, from 0.
+        at: time at which it was read, in seconds of the reader's clock.
         pixels: RGB uint8 (H, W, 3).
-        seconds: reading and decoding took.
-        fps: frames a second that its source says it gives; 0: it does not say.
-        live: its source cannot be made to wait.
+        seconds: seconds of reading and decoding.
+        fps: frames per second of its source; 0 when unknown.
+        live: whether its source is live.
     """
 
     index: int
@@ -43,35 +43,35 @@ class Capture(Protocol):
 
     @property
     def live(self) -> bool:
-        """It cannot be made to wait: a camera, a stream."""
+        """Whether the source is live, so that it does not wait: a camera, a stream."""
 
     @property
     def fps(self) -> float:
-        """Frames a second; 0 when unknown."""
+        """Frames per second; 0 when unknown."""
 
     @property
     def frames(self) -> int:
-        """How many there will be; 0 when unknown."""
+        """Number of frames; 0 when unknown."""
 
     def read(self) -> Pixels | None:
-        """The next frame; None: there is none (the end, or the camera is gone).
+        """Read the next frame; None: there is none (the end, or the camera is lost).
 
         Raises:
-            ImageError: this one is broken; the next may be good.
+            ImageError: this frame is broken; the next may be good.
         """
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the source."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where frames come from.
+    """A source of frames that can be opened.
 
     Attributes:
-        name: for people; without passwords.
-        open: opens it; raises InputError when that fails.
-        live: it is known to be live before it is opened.
+        name: name for messages, without passwords.
+        open: opens the source; raises InputError when that fails.
+        live: whether it is known to be live before it is opened.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Source:
 
 
 def fault(pixels: object) -> str:
-    """What is wrong with a frame; empty when it can be used."""
+    """Describe the fault of a frame; empty when it can be used."""
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
         return "not an array of bytes"
     if pixels.ndim != 3 or pixels.shape[2] != 3 or min(pixels.shape[:2]) < 1:
@@ -89,13 +89,13 @@ def fault(pixels: object) -> str:
 
 
 class Pictures:
-    """The pictures of a folder, one after the other.
+    """A `Capture` of the images of a folder, one after the other.
 
     Args:
-        items: which.
-        at_least: shortest side that is needed, in pixels; large JPEGs are decoded smaller, as
-            `predict` does.
-        fps: pictures a second; 0: as fast as they can be read.
+        items: the images.
+        at_least: least length of the shorter side in pixels; larger JPEGs are decoded at a reduced
+            size, as in `predict`.
+        fps: images per second; 0: as fast as they can be read.
     """
 
     live = False
@@ -116,10 +116,10 @@ class Pictures:
 
 
 def pictures(folder: Path, *, at_least: int, fps: float = 0.0) -> Source:
-    """A folder of pictures, searched as everywhere.
+    """Make a source of a folder of images, searched recursively.
 
     Raises:
-        InputError: no such folder, or no pictures in it.
+        InputError: no such folder, or no images in it.
     """
     items = list_images(folder)
     return Source(str(folder), lambda: Pictures(items, at_least, fps))

@@ -1,4 +1,4 @@
-"""From one thread to the next: the newest item alone, or every item in turn."""
+"""Passing items from one thread to the next: only the newest, or all in turn."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ T = TypeVar("T")
 
 
 class Finished(Exception):
-    """Nothing more will come: an end, not an error."""
+    """There are no more items; the normal end."""
 
 
 class Handoff(Generic[T]):
-    """Hands items from one thread to another.
+    """A bounded queue between two threads.
 
     Args:
-        size: items that may wait.
-        newest: a full place drops its oldest item for the new one; otherwise `put` waits for room.
+        size: most items in the queue.
+        newest: a full queue drops its oldest item for the new one; otherwise `put` waits.
 
     Attributes:
-        newest: as given; the giver may change it.
-        dropped: items that were replaced.
+        newest: as given; the producer may change it.
+        dropped: number of dropped items.
     """
 
     def __init__(self, size: int = 1, *, newest: bool = False) -> None:
@@ -35,7 +35,7 @@ class Handoff(Generic[T]):
         self._error: BaseException | None = None
 
     def put(self, item: T) -> bool:
-        """Hand an item over; False: nobody wants items any more."""
+        """Add an item; False: the queue was finished or cancelled."""
         with self._changed:
             while len(self._items) >= self._size and not self._cancelled:
                 if self.newest:
@@ -50,11 +50,11 @@ class Handoff(Generic[T]):
             return True
 
     def get(self, timeout: float | None = None) -> T | None:
-        """The next item; None when there is none within `timeout` seconds.
+        """Return the next item; None when there is none within `timeout` seconds.
 
         Raises:
-            Finished: nothing more will come.
-            BaseException: what `finish` was given, after the items that came before it.
+            Finished: there are no more items.
+            BaseException: the error passed to `finish`, after the items before it.
         """
         until = None if timeout is None else time.monotonic() + timeout
         with self._changed:
@@ -72,14 +72,14 @@ class Handoff(Generic[T]):
             return item
 
     def finish(self, error: BaseException | None = None) -> None:
-        """The giver has no more; `error` says why, if it broke."""
+        """End the queue on the producer's side; `error` is the reason, if it failed."""
         with self._changed:
             self._finished = True
             self._error = self._error or error
             self._changed.notify_all()
 
     def cancel(self) -> None:
-        """The taker leaves; what waits is thrown away."""
+        """End the queue on the consumer's side, and discard its items."""
         with self._changed:
             self._cancelled = True
             self._items.clear()

@@ -1,9 +1,9 @@
-"""Text in pictures.
+"""Drawing text into images.
 
-Pillow's built-in font knows ASCII and nothing else.  OpenCV 5 carries a font with Latin, Greek,
-Cyrillic, Chinese, Japanese and Korean letters; it shows what it lacks as "?" (Thai and the scripts
-of India, for some), and does not join Arabic letters.  Older OpenCVs have ASCII only; there a font
-of the system is looked for.  A font file that the user names is drawn by Pillow.
+Pillow's built-in font has only ASCII.  OpenCV 5 has a font with Latin, Greek, Cyrillic, Chinese,
+Japanese and Korean letters; it draws other letters (Thai and Indian scripts, for example) as "?",
+and does not join Arabic letters.  Older OpenCVs have only ASCII, so a font of the system is used
+there.  Pillow draws with a font file that the user names.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ SYSTEM_FONTS = (
     "segoeui.ttf",
     "arial.ttf",
 )
-"""Looked for where fonts lie, in this order, if OpenCV brings none."""
+"""System fonts to try, in this order, if OpenCV has no font."""
 WHITE = (255, 255, 255)
 ELLIPSIS = "..."
 
 
 class Letters(Protocol):
-    """Draws text."""
+    """A way to draw text."""
 
     def width(self, text: str, size: int) -> int:
-        """Pixels that a text is wide at a size (height of a line in pixels)."""
+        """Measure a text's width in pixels; `size` is the height of a line in pixels."""
 
     def draw(self, canvas: Pixels, text: str, left: int, top: int, size: int) -> None:
-        """Draw white text into an RGB canvas."""
+        """Draw white text into an RGB canvas; `left`, `top` and `size` are in pixels."""
 
 
 class OpenCvLetters:
-    """OpenCV 5's own font."""
+    """Text in OpenCV 5's own font."""
 
     def __init__(self, cv2: Any) -> None:
         self._cv2, self._face = cv2, cv2.FontFace("uni")
@@ -59,7 +59,7 @@ class OpenCvLetters:
 
 
 class PillowLetters:
-    """A font of a file."""
+    """Text in a font file, drawn by Pillow; None: Pillow's built-in font."""
 
     def __init__(self, file: Path | str | None) -> None:
         self._file = file
@@ -90,21 +90,21 @@ class PillowLetters:
 
 
 def find_letters(font: Path | None = None) -> Letters:
-    """The best way to draw text here.
+    """Choose the best available way to draw text.
 
     Args:
-        font: a font file (.ttf, .otf, .ttc) to use; None: the best there is.
+        font: font file (.ttf, .otf, .ttc); None: OpenCV's font, else a system font.
 
     Raises:
-        InputError: the file is not there, or is no font.
+        InputError: the file does not exist, or is not a font.
     """
     if font is not None:
         try:
             ImageFont.truetype(str(font), 12)
         except OSError as error:
             raise InputError(
-                f"{font}: expected a font file (.ttf, .otf or .ttc), but it cannot be read "
-                f"({error})."
+                f"--font {font}: expected a font file (.ttf, .otf or .ttc), but it cannot be read "
+                f"({error}). Give another --font."
             ) from error
         return PillowLetters(font)
     cv2 = load_cv2()
@@ -114,7 +114,7 @@ def find_letters(font: Path | None = None) -> Letters:
 
 
 def shorten(letters: Letters, text: str, size: int, most: int) -> str:
-    """Cut a text that is wider than `most` pixels, with dots at its end."""
+    """Cut a text to at most `most` pixels; a cut text ends with dots."""
     if letters.width(text, size) <= most:
         return text
     while text and letters.width(text + ELLIPSIS, size) > most:

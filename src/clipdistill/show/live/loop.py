@@ -1,4 +1,4 @@
-"""The loop: answers come in, the views show them, until the end, a key or Ctrl-C."""
+"""The loop that passes answers to the views, until the end, a key or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from .reader import Reader
 from .threads import Answer, Pipeline
 
 TICK = 0.1
-"""Seconds without an answer after which the views are asked anyway: for keys and messages."""
+"""Most seconds between two calls of `View.tick`, which handles keys and messages."""
 FRESH = 0.2
-"""Seconds for which a measured speed is shown, before it is measured anew."""
+"""Seconds between two updates of the shown speed."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where the loop is.
+    """State of the loop.
 
     Attributes:
-        source: what is looked at.
-        model: what looks.
-        runtime: what runs it.
-        seconds: since the first answer.
-        shown: answers so far.
-        dropped: frames that nobody had time for.
-        broken: frames that could not be used.
-        speed: of the last seconds.
-        note: what is wrong with the source; empty when nothing is.
+        source: name of the source.
+        model: name of the model.
+        runtime: runtime of the model.
+        seconds: seconds from the first answer to the last.
+        shown: number of answers so far.
+        dropped: number of frames dropped because the model was busy.
+        broken: number of frames that could not be used.
+        speed: speed over the last seconds.
+        note: problem with the source; empty when there is none.
     """
 
     source: str
@@ -49,7 +49,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Seen:
-    """One answer, ready to be shown."""
+    """One answer with the prediction and the status to show."""
 
     answer: Answer
     prediction: Prediction
@@ -57,35 +57,35 @@ class Seen:
 
 
 class View(Protocol):
-    """Shows answers."""
+    """A view of the answers: terminal, window or recording."""
 
     def show(self, seen: Seen) -> None:
         """Show an answer."""
 
     def tick(self, status: Status) -> bool:
-        """Called after every answer and at least every `TICK` seconds; False: leave the loop."""
+        """Update; called after every answer and at least every `TICK` seconds; False: stop."""
 
     def close(self) -> None:
-        """The loop has ended, whatever ended it."""
+        """Release everything; called once when the loop ends, for any reason."""
 
 
 class Loop:
-    """Feeds the views.
+    """Passes answers to the views.
 
     Args:
-        reader: not started yet.
-        pipeline: not started yet.
-        recognizer: whose labels and name are shown.
+        reader: reader, not started yet.
+        pipeline: pipeline, not started yet.
+        recognizer: model, for its labels and its name.
         threshold: probability below which the answer is "unknown".
-        top_k: labels that are ranked.
-        views: where answers are shown, in this thread.
+        top_k: number of labels to rank.
+        views: views, which run in this thread.
 
     Attributes:
-        counts: how often each label was the answer.
+        counts: number of frames per label.
         overall: speed of the whole run.
-        seconds: from the first answer to the last.
-        shown: answers.
-        closed: a view was closed by the user.
+        seconds: seconds from the first answer to the last.
+        shown: number of answers.
+        closed: whether the user closed a view.
     """
 
     def __init__(
@@ -109,11 +109,11 @@ class Loop:
 
     @property
     def seconds(self) -> float:
-        """From the first answer to the last."""
+        """Seconds from the first answer to the last."""
         return self._last - self._first
 
     def run(self) -> None:
-        """Run until the source ends or a view is closed; KeyboardInterrupt goes through.
+        """Run until the source ends or a view is closed; KeyboardInterrupt is not caught.
 
         Raises:
             InputError: the source cannot be opened.
@@ -172,7 +172,7 @@ class Loop:
 
 
 def _close_all(closes: Sequence[Callable[[], None]]) -> None:
-    """Close every view, even if one of them cannot; the first error is raised."""
+    """Close every view, even if closing one fails; raises the errors."""
     if closes:
         try:
             closes[0]()
@@ -181,18 +181,18 @@ def _close_all(closes: Sequence[Callable[[], None]]) -> None:
 
 
 WINDOW = 3.0
-"""Seconds that count: long enough to be read, short enough to see a change."""
+"""Seconds over which the shown speed is measured."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast it goes.
+    """Measured speed.
 
     Attributes:
-        fps: answers a second.
+        fps: answers per second; 0 when unknown.
         decode: median seconds of reading and decoding a frame.
-        preprocess: median seconds of preprocessing.
-        model: median seconds of the model.
+        preprocess: median seconds of preprocessing a frame.
+        model: median seconds of the model per frame.
     """
 
     fps: float = 0.0
@@ -202,12 +202,12 @@ class Speed:
 
     @property
     def latency(self) -> float:
-        """Seconds of work on a frame; waiting is not in it."""
+        """Seconds of work per frame, without waiting."""
         return self.decode + self.preprocess + self.model
 
 
 class Meter:
-    """Measures the answers of the last `window` seconds; None: of all, up to `most`."""
+    """Measures speed over the last `window` seconds; None: over the last `most` answers."""
 
     def __init__(self, window: float | None = WINDOW, most: int = 10_000) -> None:
         self._window = window
@@ -221,7 +221,7 @@ class Meter:
             self._answers.popleft()
 
     def speed(self) -> Speed:
-        """What it has measured."""
+        """Compute the speed from the counted answers."""
         if not self._answers:
             return Speed()
         at, *parts = zip(*self._answers, strict=True)

@@ -1,9 +1,9 @@
 """Cameras, video files and streams, read by OpenCV.
 
-OpenCV gives everything that it does not know itself to FFmpeg, whose file names are a small
-language: `concat:`, `subfile,,`, playlists that name other files.  Here a name is a file of this
-machine or an http, https, rtsp or rtsps URL, and FFmpeg is told the same: it may open only files
-for a file, and only the network for a URL.
+OpenCV passes most names on to FFmpeg, which gives some of them a special meaning: `concat:`,
+`subfile,,`, playlists that name other files.  Here a name is a file of this machine or an http,
+https, rtsp or rtsps URL.  FFmpeg's options enforce it: for a file it may open only files, and for a
+URL only the network.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from ...core.errors import ImageError, InputError
 from .frames import Pixels, Source
 
 SCHEMES = ("http", "https", "rtsp", "rtsps")
-"""Of URLs that --video takes."""
+"""Schemes of the URLs that --video supports."""
 CONTAINERS = (
     "asf,avi,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,ogg,"
     "webm,yuv4mpegpipe"
 )
-"""FFmpeg's names of formats that a video file may have: none that names other files."""
+"""FFmpeg's names of the allowed formats of a video file; none can refer to other files."""
 FILE_OPTIONS = f"protocol_whitelist;file|format_whitelist;{CONTAINERS}"
 URL_OPTIONS = "protocol_whitelist;http,https,httpproxy,rtsp,rtsps,rtp,srtp,tcp,tls,udp,crypto"
 OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
-"""Environment variable that OpenCV reads when it opens a video: `key;value|key;value`, the last of
-a key counts.  OpenCV sets rtsp_transport itself, but not where this is set."""
+"""Environment variable that OpenCV reads when it opens a video: `key;value|key;value`; the last
+value of a key counts.  OpenCV sets rtsp_transport itself only where the variable is not set."""
 BROKEN_LIMIT = 30
-"""Broken frames in a row, after which a source counts as gone."""
+"""Consecutive broken frames after which a source counts as lost."""
 
 
 def load_cv2() -> ModuleType:
-    """Import OpenCV, and keep its warnings and FFmpeg's out of the terminal."""
+    """Import OpenCV, and silence its warnings and FFmpeg's."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
     import cv2
 
@@ -46,11 +46,11 @@ def load_cv2() -> ModuleType:
 
 
 class OpenCvCapture:
-    """See `frames.Capture`.
+    """A `frames.Capture` around OpenCV's.
 
     Args:
         capture: an opened cv2.VideoCapture.
-        live: see `frames.Capture.live`; None: if the source does not know how many frames it has.
+        live: see `frames.Capture.live`; None: live if the number of frames is unknown.
     """
 
     def __init__(self, capture: Any, live: bool | None) -> None:
@@ -82,10 +82,10 @@ class OpenCvCapture:
 
 
 def camera(number: int, *, size: tuple[int, int] | None = None) -> Source:
-    """A camera of this machine, by its number.
+    """Make a source of a camera of this machine, by its number.
 
     Raises:
-        InputError: when it is opened and there is none.
+        InputError: on opening, if the camera cannot be opened.
     """
 
     def connect() -> OpenCvCapture:
@@ -93,25 +93,25 @@ def camera(number: int, *, size: tuple[int, int] | None = None) -> Source:
         capture = cv2.VideoCapture(number)
         if not capture.isOpened():
             raise InputError(
-                f"Camera {number} cannot be opened: there is none of that number, another program "
-                "uses it, or it may not be used. Try --camera 0, or look which are there "
+                f"Camera {number} cannot be opened: it does not exist, another program uses it, or "
+                "access is not permitted. Try --camera 0, or list the cameras "
                 "(Linux: ls /dev/video*)."
             )
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # otherwise what is shown is some frames old
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # a larger buffer would delay the shown frames
         return OpenCvCapture(capture, True)
 
     return Source(f"camera {number}", connect, live=True)
 
 
 def video(name: str, *, timeout: float) -> Source:
-    """A video file, or a stream of the network.
+    """Make a source of a video file or a network stream.
 
     Args:
-        name: a file, or a URL of one of `SCHEMES`.
-        timeout: seconds that a server may take to answer.
+        name: a file, or a URL with one of `SCHEMES`.
+        timeout: seconds to wait for a server.
 
     Raises:
-        InputError: no such file, or another kind of URL; when it is opened: it is no video.
+        InputError: no such file, or another kind of URL; on opening: it is not a video.
     """
     parts = urlsplit(name)
     if parts.scheme in SCHEMES and parts.hostname:
@@ -121,12 +121,12 @@ def video(name: str, *, timeout: float) -> Source:
         raise InputError(_no_such_video(name, parts.scheme))
 
     def connect() -> OpenCvCapture:
-        # A whole path: FFmpeg would take "concat:a" for a protocol.
+        # An absolute path: FFmpeg would parse "concat:a" as a protocol.
         capture = _open(str(path.resolve()), FILE_OPTIONS, timeout)
         if not capture.isOpened():
             raise InputError(
                 f"{name}: expected a video (such as .mp4, .avi, .mkv, .webm), but it cannot be "
-                "read as one. It may be cut short, or something else."
+                "read as one. It may be truncated or of another kind. Give another --video."
             )
         return OpenCvCapture(capture, False)
 
@@ -142,7 +142,7 @@ def _stream(url: str, timeout: float) -> Source:
         if not capture.isOpened():
             raise InputError(
                 f"{shown}: cannot be opened as a video within {timeout:g} s. Check the address, "
-                "user and password, and that this machine reaches it."
+                "user and password, and that this machine can reach it."
             )
         return OpenCvCapture(capture, True if live else None)
 
@@ -150,7 +150,7 @@ def _stream(url: str, timeout: float) -> Source:
 
 
 def without_password(url: str) -> str:
-    """A URL as it may be shown: without user, password and query."""
+    """Remove user, password and query from a URL."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"
@@ -158,15 +158,16 @@ def without_password(url: str) -> str:
 
 def _no_such_video(name: str, scheme: str) -> str:
     if scheme and len(scheme) > 1:  # not a drive's letter
+        shown = without_password(name) if "://" in name else name
         return (
-            f"{without_password(name) if '://' in name else name}: no such file, and no kind of "
-            f"URL that is read. --video takes a file, or a URL of {', '.join(SCHEMES)}."
+            f"{shown}: no such file, and not a supported URL. Give --video a file, or a URL "
+            f"({', '.join(SCHEMES)})."
         )
-    return f"{name}: no such video file. --video takes a file, or a URL ({', '.join(SCHEMES)})."
+    return f"{name}: no such video file. Give --video a file, or a URL ({', '.join(SCHEMES)})."
 
 
 def _open(name: str, options: str, timeout: float) -> Any:
-    """Open with FFmpeg alone where OpenCV has it; elsewhere (GStreamer) with what there is."""
+    """Open with FFmpeg where OpenCV has it, else with another backend (GStreamer)."""
     cv2 = load_cv2()
     with _capture_options(options):
         if cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():
@@ -182,7 +183,7 @@ def _open(name: str, options: str, timeout: float) -> Any:
 
 @contextlib.contextmanager
 def _capture_options(options: str) -> Iterator[None]:
-    """Set what OpenCV tells FFmpeg; the user's own options stay, the whitelists are ours."""
+    """Set OpenCV's options for FFmpeg: the user's own, then our whitelists, which win."""
     before = os.environ.get(OPTIONS)
     os.environ[OPTIONS] = "|".join(filter(None, ["rtsp_transport;tcp", before, options]))
     try:
@@ -195,5 +196,5 @@ def _capture_options(options: str) -> Iterator[None]:
 
 
 def _positive(value: float) -> float:
-    """A property of OpenCV's: 0, -1 and NaN all mean unknown."""
+    """Read a property of OpenCV: 0, -1 and NaN all mean unknown, which becomes 0."""
     return float(value) if 0 < value < 1e9 else 0.0

@@ -1,4 +1,4 @@
-"""The answer, drawn into the picture."""
+"""Drawing the prediction into the frame."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from .loop import Seen
 from .opencv import load_cv2
 
 SHORTEST = 360
-"""Pictures whose shorter side has fewer pixels are enlarged, so that the text can be read."""
+"""Least shorter side in pixels; smaller frames are enlarged, so that the text is readable."""
 LONGEST = 3840
-"""Pixels that an enlarged picture's longer side may have."""
+"""Longest side of an enlarged frame in pixels."""
 LINES = 24
-"""Lines of text that would fill a picture's shorter side."""
+"""Lines of text per shorter side of the frame."""
 PANEL = 0.62
 """Width of the panel as a share of the shorter side."""
 DARK = 0.28
-"""What is left of the picture's light behind the panel: white text is readable on any picture."""
+"""Brightness of the frame behind the panel, so that white text is readable on any frame."""
 BAR = np.array([30, 110, 190], dtype=np.uint8)
-"""A blue on which white text has a contrast of 5.2:1."""
+"""Colour of the bars: white text has a contrast of 5.2:1 on it."""
 
 
 def annotate(seen: Seen, letters: Letters) -> Pixels:
-    """The frame with label, bars and speed drawn into its upper left corner.
+    """Draw label, bars and speed into the upper left corner of the frame.
 
     Returns:
-        RGB uint8 (H, W, 3), a new array; small frames are enlarged by a whole number.
+        RGB uint8 (H, W, 3), a new array; small frames are enlarged by a whole factor.
     """
     canvas = enlarged(seen.answer.frame.pixels)
     shorter = min(canvas.shape[:2])
@@ -57,7 +57,7 @@ def annotate(seen: Seen, letters: Letters) -> Pixels:
 
 
 def enlarged(pixels: Pixels) -> Pixels:
-    """A copy, at least `SHORTEST` pixels wide and high, unless that made it too long."""
+    """Copy a frame, enlarged to `SHORTEST` pixels unless a side would exceed `LONGEST`."""
     short, long = sorted(pixels.shape[:2])
     times = min(-(-SHORTEST // short), LONGEST // long)
     if times <= 1:

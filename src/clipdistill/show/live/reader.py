@@ -12,20 +12,20 @@ from .frames import Capture, Frame, Pixels, Source, fault
 from .handoff import Handoff
 
 PROBLEMS_KEPT = 10
-"""Reasons of broken frames that are told."""
+"""Most faults of broken frames that are reported."""
 LEAVING = 1.0
-"""Seconds that a thread gets to let go of its source."""
+"""Seconds that a thread gets to release its source."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a source is waited for.
+    """Time limits and retries for a source.
 
     Attributes:
-        stall: seconds without a good frame after which it counts as gone.
-        retries: attempts to get a live one back; 0: none.
-        first: seconds before the first of them; each waits twice as long as the one before.
-        longest: seconds that one waits at most.
+        stall: seconds without a good frame after which a source counts as lost.
+        retries: attempts to reopen a live source; 0: none.
+        first: seconds before the first attempt; the delay doubles with every attempt.
+        longest: longest delay in seconds.
     """
 
     stall: float = 10.0
@@ -34,15 +34,15 @@ class Patience:
     longest: float = 30.0
 
     def delay(self, attempt: int) -> float:
-        """Seconds before attempt 1, 2, 3 ..."""
+        """Return the seconds to wait before attempt 1, 2, 3 ..."""
         return min(self.longest, self.first * 2.0 ** min(attempt - 1, 30))
 
 
 class _Turn:
-    """One thread's time at the source.
+    """The state of one reading thread.
 
     Attributes:
-        since: when it began to wait for the source; None: it does not.
+        since: time at which it started to wait for the source; None: it is not waiting.
     """
 
     def __init__(self) -> None:
@@ -50,28 +50,28 @@ class _Turn:
 
 
 class Reader:
-    """Reads a source in a thread of its own and hands its frames over.
+    """Reads a source in its own thread and passes its frames on.
 
-    A read that never returns cannot be stopped; `check` then leaves its thread behind and starts
-    another one.
+    A read that never returns cannot be stopped.  In that case `check` abandons its thread and
+    starts another one.
 
     Args:
-        source: where from.
-        frames: where to. Once the source turns out to be live, it drops, whatever it did before.
-        paced: a source that is not live is read at its own speed, instead of as fast as it goes.
-        patience: how long to wait.
-        clock: seconds that only grow.
-        sleep: waits; by default until `stop`.
+        source: source of the frames.
+        frames: destination of the frames; set to drop old frames when the source is live.
+        paced: read a source that is not live at its own speed, not as fast as possible.
+        patience: time limits and retries.
+        clock: monotonic clock in seconds.
+        sleep: waits for some seconds; by default `stop` ends the wait.
 
     Attributes:
-        read: good frames.
-        broken: frames that could not be used.
-        problems: what was wrong with the first of them.
-        reconnects: times that a lost source came back.
-        note: what goes on, when it is not as usual; empty when it is.
-        ended: why there are no more frames; empty while there are.
-        lost: it ended because the source was lost.
-        live: it cannot be made to wait.
+        read: number of good frames.
+        broken: number of frames that could not be used.
+        problems: faults of the first broken frames.
+        reconnects: number of times that a lost source was reopened.
+        note: current problem; empty when there is none.
+        ended: reason why there are no more frames; empty while there are.
+        lost: whether it ended because the source was lost.
+        live: whether the source is live.
     """
 
     def __init__(
@@ -93,18 +93,18 @@ class Reader:
         self._stopped = threading.Event()
         self._sleep = sleep or self._stopped.wait
         self._attempt = 0
-        self._known = False  # it has been open once
+        self._opened = False  # at least once
         self._turn: _Turn | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to read.  What keeps it from opening the source is raised where frames are got."""
+        """Start to read.  `frames.get` raises the error when the source cannot be opened."""
         turn = self._turn = _Turn()
         self._thread = threading.Thread(target=self._run, args=(turn,), name="reader", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Notice a source that gives nothing; call it now and then."""
+        """Detect a stalled source; to be called regularly."""
         turn = self._turn
         if turn is None or turn.since is None:
             return
@@ -115,7 +115,7 @@ class Reader:
             self.start()
 
     def stop(self) -> None:
-        """Leave; a thread that still waits for the source goes with the process."""
+        """Stop; a thread that still waits for the source ends with the process."""
         self._turn = None
         self._stopped.set()
         self.frames.cancel()
@@ -141,12 +141,12 @@ class Reader:
                     self._finish(self._end_of(capture))
                 elif self._give_up("vanished"):
                     return
-        except BaseException as error:  # it is raised again where the frames are got
+        except BaseException as error:  # raised again by `frames.get`
             if self._mine(turn):
                 self.frames.finish(error)
 
     def _open(self, turn: _Turn) -> Capture | None:
-        """Open the source, after a while if it was lost; None: it could not be, or not any more."""
+        """Open the source, after a delay if it was lost; None: it failed or the thread must end."""
         if self._attempt:
             self._sleep(self._patience.delay(self._attempt))
             if not self._mine(turn):
@@ -155,7 +155,7 @@ class Reader:
         try:
             capture = self.source.open()
         except InputError:
-            if not self._known:
+            if not self._opened:
                 raise
             if self._mine(turn):
                 self._give_up("is still gone")
@@ -165,12 +165,12 @@ class Reader:
         if not self._mine(turn):
             capture.close()
             return None
-        self._known, self.live = True, capture.live
+        self._opened, self.live = True, capture.live
         self.frames.newest |= capture.live
         return capture
 
     def _pump(self, capture: Capture, turn: _Turn) -> bool:
-        """Read until the end; True: a live source is gone."""
+        """Read until the end; True: a live source was lost."""
         began = good = self._clock()
         first = self.read
         while self._mine(turn):
@@ -210,7 +210,7 @@ class Reader:
             self._attempt, self.note = 0, ""
 
     def _give_up(self, what: str) -> bool:
-        """Note that the source is gone; True: it is not waited for any longer."""
+        """Record that the source is lost; True: there are no attempts left."""
         name, most = self.source.name, self._patience.retries
         if not self.live or self._attempt >= most:
             tried = f" and did not come back ({most} attempts)" if self.live and most else ""
@@ -235,7 +235,7 @@ class Reader:
 
 
 def _read(capture: Capture) -> tuple[Pixels | None, str]:
-    """A frame, or what is wrong with it; neither at the end."""
+    """Read a frame or its fault; neither at the end."""
     try:
         pixels = capture.read()
     except ImageError as error:

@@ -1,4 +1,4 @@
-"""The annotated video: an .mp4 that gets its name when it is whole."""
+"""Recording the annotated video: an .mp4 that gets its name when it is complete."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from .opencv import load_cv2
 from .overlay import annotate
 
 CODEC = "mp4v"
-"""MPEG-4 part 2: what every build of OpenCV can write; its wheels have no H.264 encoder."""
+"""MPEG-4 part 2, which every build of OpenCV can write; its wheels have no H.264 encoder."""
 UNKNOWN_FPS = 25.0
-"""For sources that do not say how many frames a second they give."""
+"""Frames per second for sources without a known rate."""
 LONGEST_GAP = 2.0
-"""Seconds that the last frame of a live source is held while nothing comes."""
+"""Most seconds for which the last frame of a live source is repeated."""
 
 
 class Recorder:
-    """Writes what it is shown, with the answer drawn in.
+    """A view that writes the annotated frames to a video file.
 
-    A file's frames are written one by one.  A live source's frames come when they come: each is
-    held until the next, so that a second of the recording is a second of life.
+    Each frame of a file is written once.  A frame of a live source is repeated until the next one,
+    so that the recording plays in real time.
 
-    The file is written under a temporary name in its own folder and gets its own when the loop
-    ends, however that ends; what was recorded until then can be played.
+    The file is written under a temporary name in its own folder and renamed when the loop ends, for
+    any reason.  The recording up to then can be played.
 
     Args:
-        path: where to, ending in .mp4.
+        path: file to write, ending in .mp4.
         letters: draws text.
-        fps: frames a second of the recording; 0: the source's.
+        fps: frames per second of the recording; 0: the source's.
 
     Raises:
-        InputError: another ending.
+        InputError: `path` has another ending.
         OutputError: the folder cannot be written to.
     """
 
@@ -77,7 +77,7 @@ class Recorder:
         """See `View.close`.
 
         Raises:
-            OutputError: what was written cannot be read back.
+            OutputError: the recording cannot be read back.
         """
         if self._writer is None:
             return
@@ -87,13 +87,16 @@ class Recorder:
             written, self.frames = self.frames, _count(self._temporary)
             if not self.frames:
                 raise OutputError(
-                    f"{self.path}: {written} frames were written, but none can be read back. Is "
-                    "the disk full?"
+                    f"{self.path}: {written} frames were written, but none can be read back. Check "
+                    "the free space of the disk."
                 )
 
     def _open(self, pixels: Pixels, fps: float, at: float) -> None:
         cv2 = load_cv2()
-        self._size = (pixels.shape[1] // 2 * 2, pixels.shape[0] // 2 * 2)  # the codec's need
+        self._size = (
+            pixels.shape[1] // 2 * 2,
+            pixels.shape[0] // 2 * 2,
+        )  # even, for the codec
         self.fps = self.fps or fps or UNKNOWN_FPS
         self._start = self._last = at
         self._temporary = self._writing.enter_context(atomic_path(self.path))
@@ -108,14 +111,14 @@ class Recorder:
             )
 
     def _due(self, at: float) -> int:
-        """How many frames of the recording this one is, so that it keeps up with the clock."""
+        """Count the frames to write now, so that the recording keeps up with the clock."""
         self._start += max(0.0, at - self._last - LONGEST_GAP)
         self._last = at
         return max(0, int((at - self._start) * self.fps) + 1 - self.frames)
 
 
 def fitted(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """A picture in the middle of a canvas (width, height), scaled down or up to fit, else black."""
+    """Scale a frame to fit a canvas (width, height) and centre it on black."""
     if (pixels.shape[1], pixels.shape[0]) == size:
         return pixels
     if pixels.shape[1] - size[0] in (0, 1) and pixels.shape[0] - size[1] in (0, 1):
@@ -132,7 +135,7 @@ def fitted(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def _count(path: Path) -> int:
-    """Frames that a video's own index names; 0 when it is not one."""
+    """Count the frames in a video's index; 0 when it is not a video."""
     cv2 = load_cv2()
     capture = cv2.VideoCapture(str(path))
     try:

@@ -1,4 +1,4 @@
-"""The answer on the terminal: drawn anew as it changes, or one plain line a second."""
+"""The prediction in the terminal: a live display, or one plain line per second."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .answer import Prediction
 from .loop import Seen, Speed, Status
 
 REFRESH = 0.2
-"""Seconds between two drawings: nobody reads faster, and drawing takes the model's time."""
+"""Seconds between two drawings; more would not be readable and would slow down the model."""
 LINE = 1.0
 """Seconds between two plain lines."""
 
 
 class Terminal:
-    """A live display: label, bars, speed, source and model.
+    """A live display of label, bars, speed, source and model.
 
     Args:
-        console: to draw on.
-        clock: seconds that only grow.
+        console: console to draw on.
+        clock: monotonic clock in seconds.
     """
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -48,7 +48,7 @@ class Terminal:
                 self._live.start()
                 self._started = True
             self._drawn = now
-            self._live.update(picture(self._prediction, status), refresh=True)
+            self._live.update(display(self._prediction, status), refresh=True)
         return True
 
     def close(self) -> None:
@@ -58,10 +58,10 @@ class Terminal:
 
 
 class PlainLines:
-    """A line a second for pipes, logs and --debug; and one when something is wrong."""
+    """One line per second for pipes, logs and --debug, and one for each problem."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._said = clock, float("-inf")
+        self._clock, self._written = clock, float("-inf")
         self._note = ""
         self._prediction: Prediction | None = None
 
@@ -76,10 +76,10 @@ class PlainLines:
             if status.note:
                 message(status.note)
         now = self._clock()
-        if self._prediction is not None and now - self._said >= LINE:
-            self._said = now
+        if self._prediction is not None and now - self._written >= LINE:
+            self._written = now
             message(line(self._prediction, status))
-            self._prediction = None  # said once
+            self._prediction = None  # written once
         return True
 
     def close(self) -> None:
@@ -87,13 +87,13 @@ class PlainLines:
 
 
 def line(prediction: Prediction, status: Status) -> str:
-    """Such as "12.0 s  dog 93%  30.1 frames/s  4.2 ms  3 dropped"."""
+    """Format a status line: "12.0 s  dog 93%  30.1 frames/s  4.2 ms  3 dropped"."""
     parts = [f"{status.seconds:.1f} s", prediction.headline, *_speed(status.speed)]
     return "  ".join([*parts, *_lost(status)])
 
 
-def picture(prediction: Prediction | None, status: Status) -> RenderableType:
-    """What the live display shows, as wide as the terminal."""
+def display(prediction: Prediction | None, status: Status) -> RenderableType:
+    """Compose the live display, as wide as the terminal."""
     parts: list[RenderableType] = []
     if prediction is None:
         parts.append(Text(f"waiting for {status.source} ...", style="bold"))
@@ -114,7 +114,7 @@ def picture(prediction: Prediction | None, status: Status) -> RenderableType:
 
 
 def _bars(prediction: Prediction) -> Table:
-    """Label, bar and percentage; a long label leaves the bar half of the width."""
+    """Compose rows of label, bar and percentage; long labels are cut."""
     table = Table.grid(padding=(0, 2, 0, 0), expand=True)
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     table.add_column(ratio=2)
@@ -127,20 +127,16 @@ def _bars(prediction: Prediction) -> Table:
 
 
 def _speed(speed: Speed, *, parts: bool = False) -> list[str]:
-    """Frames a second, latency, and with `parts` what it is made of."""
-    fps = f"{speed.fps:.1f}" if speed.fps else "-"  # of one answer there is none
-    said = [f"{fps} frames/s", f"{1000 * speed.latency:.1f} ms"]
+    """Format frames per second and latency, with `parts` also the parts of the latency."""
+    fps = f"{speed.fps:.1f}" if speed.fps else "-"  # unknown after one answer
+    texts = [f"{fps} frames/s", f"{1000 * speed.latency:.1f} ms"]
     if parts:
         steps = (("decode", speed.decode), ("resize", speed.preprocess), ("model", speed.model))
-        said += [f"{name} {1000 * seconds:.1f}" for name, seconds in steps]
-    return said
+        texts += [f"{name} {1000 * seconds:.1f}" for name, seconds in steps]
+    return texts
 
 
 def _lost(status: Status) -> list[str]:
-    """What was not shown."""
-    said = []
-    if status.dropped:
-        said.append(f"{status.dropped} dropped")
-    if status.broken:
-        said.append(f"{status.broken} broken")
-    return said
+    """Format the counts of dropped and broken frames, where not 0."""
+    counts = (("dropped", status.dropped), ("broken", status.broken))
+    return [f"{count} {name}" for name, count in counts if count]

@@ -1,4 +1,4 @@
-"""Frames -> answers: preprocessing and the model, each in a thread of its own."""
+"""Frames -> answers: preprocessing and the model, each in its own thread."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from .handoff import Finished, Handoff
 T = TypeVar("T")
 
 LEAVING = 2.0
-"""Seconds that a thread gets to finish the picture it is at."""
+"""Seconds that a thread gets to finish its current frame."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says of a frame.
+    """The model's probabilities for a frame.
 
     Attributes:
-        frame: which.
-        scores: float32 (C,): a probability a label.
-        at: when the model had answered, in seconds of the clock.
-        preprocess: seconds that preprocessing took.
-        model: seconds that the model took.
+        frame: the frame.
+        scores: float32 (C,), one probability per label.
+        at: time of the answer, in seconds of the clock.
+        preprocess: seconds of preprocessing.
+        model: seconds of the model.
     """
 
     frame: Frame
@@ -43,7 +43,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Ready:
-    """A frame on its way to the model: `pixels` is uint8 (1, S, S, 3)."""
+    """A preprocessed frame: `pixels` is uint8 (1, S, S, 3)."""
 
     frame: Frame
     pixels: Pixels
@@ -55,11 +55,11 @@ class Pipeline:
 
     Args:
         recognizer: the model.
-        frames: what the reader gives.
-        clock: seconds that only grow; the reader's.
+        frames: frames from the reader.
+        clock: monotonic clock in seconds, the same as the reader's.
 
     Attributes:
-        answers: to be got, in the order of the frames.
+        answers: answers in the order of the frames.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class Pipeline:
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Start both threads.  What goes wrong in them is raised where answers are got."""
+        """Start both threads.  `answers.get` raises the errors of the threads."""
         self._thread("preprocess", self._frames, self._ready, self._prepare)
         self._thread("model", self._ready, self.answers, self._recognise)
 
     def stop(self) -> None:
-        """Let both threads end."""
+        """Stop both threads, and wait up to `LEAVING` seconds for each."""
         for handoff in (self._frames, self._ready, self.answers):
             handoff.cancel()
         for thread in self._threads:
@@ -111,7 +111,7 @@ class Pipeline:
     def _prepare(self, frame: Frame) -> bool:
         start = self._clock()
         image = Image.fromarray(frame.pixels)
-        # A copy: torch wants arrays that may be written to, and Pillow's may not.
+        # A copy: torch needs writable arrays, and Pillow's are read-only.
         pixels = np.stack([self._recognizer.preprocess.to_pixels(image)])
         return self._ready.put(_Ready(frame, pixels, self._clock() - start))
 

@@ -1,4 +1,4 @@
-"""A window with the annotated picture, where there is a display."""
+"""A window with the annotated frames, where there is a display."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .opencv import load_cv2
 from .overlay import annotate
 
 KEYS = (27, ord("q"), ord("Q"))
-"""Esc and q close."""
+"""Keys that close the window: Esc and q."""
 
 
 def has_display() -> bool:
@@ -23,7 +23,7 @@ def has_display() -> bool:
 
 
 class Window:
-    """Shows every answer in a window.
+    """A view that shows every annotated frame in a window.
 
     Raises:
         InputError: there is no display, or this OpenCV has no windows.
@@ -33,7 +33,7 @@ class Window:
         if not has_display():
             raise InputError(
                 "--window needs a display, and there is none (DISPLAY and WAYLAND_DISPLAY are not "
-                "set). Leave it away, or use --save OUT.mp4 or --web."
+                "set). Remove --window, or use --save OUT.mp4 or --web."
             )
         os.environ.setdefault("QT_LOGGING_RULES", "*.debug=false;*.warning=false")
         self._cv2 = load_cv2()
@@ -42,8 +42,8 @@ class Window:
             self._cv2.namedWindow(title, self._cv2.WINDOW_NORMAL)
         except self._cv2.error as error:
             raise InputError(
-                "--window: this OpenCV cannot open windows (opencv-python-headless has none; "
-                f"install opencv-python instead): {error}"
+                f"--window: this OpenCV cannot open windows ({error}). Install opencv-python "
+                "instead of opencv-python-headless."
             ) from error
 
     def show(self, seen: Seen) -> None:
@@ -55,7 +55,7 @@ class Window:
         self._shown = True
 
     def tick(self, status: Status) -> bool:
-        """See `View.tick`: False after q, Esc, or a click on the window's cross."""
+        """See `View.tick`; False after q, Esc, or when the window was closed."""
         if self._cv2.waitKey(1) & 0xFF in KEYS:
             return False
         visible = self._cv2.getWindowProperty(self._title, self._cv2.WND_PROP_VISIBLE)

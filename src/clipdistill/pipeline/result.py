@@ -1,0 +1,138 @@
+"""What `run` returns, and its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.results import Result, Table, list_some
+from ..core.wording import percent
+from ..formats.baseline import Baseline
+from ..formats.embeddings import Failure
+from ..measure.evaluate import EvaluateResult, Evaluation
+from .baseline import sentence, warnings
+from .estimate import CostedStep, plan_table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model in the final table.
+
+    Attributes:
+        model: "teacher", or a student.
+        runtime: what ran it.
+        accuracy: zero-shot top-1 on labelled images, 0 to 1; None without labels.
+        agreement: share of images given the teacher's own label, 0 to 1.
+        cosine: mean cosine with the teacher's embeddings.
+        size_mb: of the weights on disk, 10^6 bytes.
+        latency_ms: median time of one image, batch 1.
+    """
+
+    model: str
+    runtime: str
+    accuracy: float | None
+    agreement: float | None
+    cosine: float | None
+    size_mb: float
+    latency_ms: float
+
+
+def rows_of(result: EvaluateResult) -> tuple[Row, ...]:
+    """The rows of the final table: the teacher, the dense student, then files."""
+    return tuple(
+        Row(
+            _short_name(one),
+            one.runtime,
+            one.accuracy,
+            one.agreement,
+            one.cosine,
+            one.size_mb,
+            one.latency_ms,
+        )
+        for one in result.rows
+    )
+
+
+def _short_name(one: Evaluation) -> str:
+    if one.role == "teacher":
+        return "teacher"
+    return Path(one.model).stem if one.model.endswith(".onnx") else "student"
+
+
+def results_table(title: str, rows: Sequence[Row]) -> Table:
+    """Rows for a terminal."""
+    labelled = any(row.accuracy is not None for row in rows)
+    accuracy = (">accuracy",) if labelled else ()
+    lines = tuple(
+        (
+            row.model,
+            row.runtime,
+            *((percent(row.accuracy),) if labelled else ()),
+            percent(row.agreement),
+            "-" if row.cosine is None else f"{row.cosine:.3f}",
+            f"{row.size_mb:.1f}",
+            f"{row.latency_ms:.1f}",
+        )
+        for row in rows
+    )
+    columns = ("model", "runtime", *accuracy, ">agreement", ">cosine", ">MB", ">ms")
+    return Table(title, columns, lines)
+
+
+@dataclass(frozen=True, repr=False)
+class RunResult(Result):
+    """What `run` did, or with --dry-run would do.
+
+    Attributes:
+        out: the run's folder.
+        dry_run: whether only the plan was made.
+        plan: every step, with its action.
+        estimate: the plan's costs, in sentences.
+        done: steps that were done now, with the seconds they took.
+        failures: images that could not be used, each with its reason.
+        baseline: the teacher's; None until it is measured.
+        evaluation: the results; None until they are there.
+        classifier: the file that was asked for; None until it is there.
+        report: the page; None without one.
+        seconds: of this run.
+    """
+
+    out: Path
+    dry_run: bool
+    plan: tuple[CostedStep, ...]
+    estimate: tuple[str, ...]
+    done: dict[str, float]
+    failures: tuple[Failure, ...]
+    baseline: Baseline | None
+    evaluation: EvaluateResult | None
+    classifier: Path | None
+    report: Path | None
+    seconds: float
+
+    def summary(self) -> list[str | Table]:
+        """See `Result.summary`."""
+        if self.dry_run:
+            return [plan_table(self.plan), *self.estimate, "Nothing was done: --dry-run."]
+        lines: list[str | Table] = []
+        if self.evaluation is not None:
+            where = "labelled" if self.evaluation.labelled else "held-out"
+            title = f"Zero-shot on {self.evaluation.images} {where} images"
+            lines.append(results_table(title, rows_of(self.evaluation)))
+        if self.baseline is not None:
+            lines += [sentence(self.baseline), *warnings(self.baseline)]
+        title = f"Images that could not be used ({len(self.failures)}):"
+        lines += list_some(title, [f"{one.image_path}: {one.reason}" for one in self.failures], 5)
+        kept = len(self.plan) - len(self.done)
+        lines.append(
+            f"{len(self.done)} steps done in {self.seconds:.0f} s, {kept} kept from before."
+        )
+        lines.append(f"Classifier: {self.classifier}")
+        if self.report is not None:
+            lines.append(f"Report:     {self.report}")
+        return [
+            *lines,
+            "Next:",
+            f"  clipdistill predict {self.classifier} IMAGE",
+            f"  clipdistill demo {self.classifier} --camera 0",
+        ]

@@ -1,0 +1,169 @@
+"""Steps of the teacher: embeddings of images and prompts, and its baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...core.progress import message, show_table
+from ...formats.baseline import save_baseline
+from ...formats.probe import Probe
+from ...images.sources import list_images
+from ..baseline import measure, sentence, table, warnings
+from ..context import RunContext
+from ..fingerprints import of_embedded
+from .command import command
+from .step import Estimate, Step, teacher_seconds
+
+HALF_BYTES = 2
+"""Of a number of an embedding as it is stored."""
+
+
+def embed(context: RunContext) -> list[Step]:
+    """Embed the images, and views of them where the options ask for some."""
+    return [
+        _embed(
+            context,
+            name="embed",
+            about="embed the images with the teacher",
+            images=context.images,
+            out=context.folder.embeddings,
+            count=context.image_count,
+            digest="pictures",
+            after=("download",) if context.options.search is not None else (),
+            views=context.options.views or 0,
+        )
+    ]
+
+
+def embed_labelled(context: RunContext) -> list[Step]:
+    """Embed the labelled images, if there are any."""
+    if context.options.labelled is None:
+        return []
+    return [
+        _embed(
+            context,
+            name="embed labelled",
+            about="embed the labelled images with the teacher",
+            images=context.options.labelled,
+            out=context.folder.labelled_embeddings,
+            count=context.inputs.measured,
+            digest="labelled",
+        )
+    ]
+
+
+def _embed(
+    context: RunContext,
+    *,
+    name: str,
+    about: str,
+    images: Path,
+    out: Path,
+    count: int,
+    digest: str,
+    after: tuple[str, ...] = (),
+    views: int = 0,
+) -> Step:
+    """A step that embeds images.
+
+    Args:
+        context: of the run.
+        name: of the step.
+        about: what it does.
+        images: folder of the images.
+        out: folder for their embeddings.
+        count: of the images.
+        digest: name of the images' fingerprint among the inputs.
+        after: steps before it.
+        views: per image, to embed as well.
+    """
+    # An option that is not given stays out of the settings: runs from before it stay valid.
+    given = {"views": views} if views else {}
+    flags = {**context.teacher_flags, **given}
+
+    def run() -> str:
+        from ...distillation.embed import embed
+
+        embed(images, out, num_workers=context.options.num_workers, **flags)
+        return _embedded(images, out, views)
+
+    def estimate(probe: Probe) -> Estimate:
+        vectors = count * (1 + views)
+        seconds = probe.load_seconds + vectors * teacher_seconds(probe)
+        return Estimate(seconds, vectors * probe.dim * HALF_BYTES)
+
+    folder = context.below(out)
+    return Step(
+        name=name,
+        about=about,
+        run=run,
+        estimate=estimate,
+        settings={"teacher": context.options.teacher, **given},
+        inputs={one: context.inputs.digests[one] for one in (digest, "teacher files")},
+        after=after,
+        outputs=(folder,),
+        markers=(f"{folder}/meta.json",),
+        command=command("embed", images, out, **flags),
+        leftovers="try",  # embeddings of another teacher do not fit
+        probed=True,
+    )
+
+
+def _embedded(images: Path, out: Path, views: int) -> str:
+    """Fingerprint of what is embedded: the images' content, whatever their files' dates are."""
+    from ...formats.embeddings import load_embeddings
+
+    stored = load_embeddings(out)
+    present = {item.key for item in list_images(images)}
+    rows = sorted((row.image_path, row.content) for row in stored.rows if row.image_path in present)
+    what = f"{stored.teacher} {stored.teacher.fingerprint}" + (f" {views} views" if views else "")
+    return of_embedded([key for key, _ in rows], [content for _, content in rows], what)
+
+
+def embed_text(context: RunContext) -> list[Step]:
+    """Embed the prompts."""
+    options, path = context.options, context.folder.text
+
+    def run() -> None:
+        from ...distillation.embed_text import embed_text
+
+        embed_text(context.prompts, path, template=options.template, **context.teacher_flags)
+
+    labels = len(context.inputs.prompts.labels)
+    flags = {"template": options.template, **context.teacher_flags}
+    digests = context.inputs.digests
+    return [
+        Step(
+            name="embed-text",
+            about="embed the prompts with the teacher",
+            run=run,
+            estimate=lambda probe: Estimate(1.0 + labels / probe.teacher_rate),
+            settings={"teacher": options.teacher, "template": list(options.template)},
+            inputs={name: digests[name] for name in ("prompts", "teacher files")},
+            outputs=(context.below(path), context.below(path.with_suffix(".json"))),
+            command=command("embed-text", context.prompts, path, **flags),
+        )
+    ]
+
+
+def baseline(context: RunContext) -> list[Step]:
+    """Measure the teacher before anything is trained."""
+    folder, labelled = context.folder, context.options.labelled
+
+    def run() -> None:
+        found = measure(folder.embeddings, folder.text, labelled, folder.labelled_embeddings)
+        save_baseline(folder.baseline, found)
+        show_table(table(found))
+        for line in (sentence(found), *warnings(found)):
+            message(line)
+
+    more = ("embed labelled",) if labelled is not None else ()
+    return [
+        Step(
+            name="baseline",
+            about="measure the teacher's own zero-shot result",
+            run=run,
+            after=("embed", "embed-text", *more),
+            outputs=(context.below(folder.baseline),),
+        )
+    ]
