@@ -260,7 +260,7 @@ def distill(
     cache = _pixel_cache(pairs, card, embeddings, options)
     _decode(cache, accelerator)
     data = _split(pairs, cache, text, options, accelerator.num_processes)
-    card = _train(accelerator, network, data, card, earlier, out, options)
+    card = _train(accelerator, network, data, card, options, out=out, earlier=earlier)
     if accelerator.is_main_process:
         save_samples(out, cache.gather(data.train[:SAMPLE_PICTURES])[0])
         save_card(out, card)
@@ -579,9 +579,10 @@ def _train(
     network: torch.nn.Module,
     data: TrainingData,
     card: StudentCard,
-    earlier: StudentCard | None,
-    out: Path,
     options: DistillOptions,
+    *,
+    out: Path,
+    earlier: StudentCard | None,
 ) -> StudentCard:
     """Prune and calibrate where `options` say so, train; returns the finished card."""
     from ..models.compression import Compressed

@@ -57,7 +57,18 @@ def check_start(options: DistillOptions, card: StudentCard, found: StudentCard |
     if compression is not None and not options.compresses:
         message(f"{source} is 2:4 sparse; trained without --sparse or --qat it becomes dense.")
     if options.qat:
-        dry = Compression(int8=Quantization("", 0, False, (), (), (), (), 0))
+        dry = Compression(
+            int8=Quantization(
+                method="",
+                calibration_images=0,
+                trained=False,
+                layers=(),
+                residuals=(),
+                folded=(),
+                skipped=(),
+                quantizers=0,
+            )
+        )
         rebuild(card.arch, card.dim, card.preprocess.size, dry, check=False)
 
 

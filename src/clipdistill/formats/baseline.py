@@ -62,17 +62,19 @@ def load_baseline(path: Path) -> Baseline:
     with describing(path):
         try:
             return Baseline(
-                str(card["teacher"]),
-                bool(card["labelled"]),
-                int(card["images"]),
-                int(card["labelled_images"]),
-                None if card["accuracy"] is None else float(card["accuracy"]),
-                float(card["confidence"]),
-                float(card["margin"]),
-                {str(label): int(count) for label, count in card["counts"].items()},
-                {str(label): float(share) for label, share in card["per_class"].items()},
-                tuple((str(a), str(b), float(near)) for a, b, near in card["overlapping"]),
-                tuple(str(label) for label in card["empty"]),
+                teacher=str(card["teacher"]),
+                labelled=bool(card["labelled"]),
+                images=int(card["images"]),
+                labelled_images=int(card["labelled_images"]),
+                accuracy=None if card["accuracy"] is None else float(card["accuracy"]),
+                confidence=float(card["confidence"]),
+                margin=float(card["margin"]),
+                counts={str(label): int(count) for label, count in card["counts"].items()},
+                per_class={str(label): float(share) for label, share in card["per_class"].items()},
+                overlapping=tuple(
+                    (str(a), str(b), float(near)) for a, b, near in card["overlapping"]
+                ),
+                empty=tuple(str(label) for label in card["empty"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"a teacher's baseline cannot be read: {error!r}") from error

@@ -55,16 +55,16 @@ def load_probe(path: Path, of: str) -> Probe | None:
         if card["of"] != of or min(rates) <= 0:
             return None
         return Probe(
-            of,
-            float(card["seconds"]),
-            float(card["load_seconds"]),
-            rates[0],
-            rates[1],
-            rates[2],
-            int(card["dim"]),
-            int(card["image_size"]),
-            int(card["parameters"]),
-            str(card["device"]),
+            of=of,
+            seconds=float(card["seconds"]),
+            load_seconds=float(card["load_seconds"]),
+            decode_rate=rates[0],
+            teacher_rate=rates[1],
+            training_rate=rates[2],
+            dim=int(card["dim"]),
+            image_size=int(card["image_size"]),
+            parameters=int(card["parameters"]),
+            device=str(card["device"]),
         )
     except (ClipDistillError, KeyError, TypeError, ValueError):
         return None  # it is only measured again

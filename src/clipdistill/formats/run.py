@@ -227,14 +227,14 @@ def load_run(folder: RunFolder) -> RunRecord:
     with describing(folder.record):
         try:
             return RunRecord(
-                dict(card["settings"]),
-                tuple(_step(value) for value in card["steps"]),
-                {str(name): str(value) for name, value in card["versions"].items()},
-                str(card["machine"]),
-                str(card["started"]),
-                str(card["finished"]),
-                tuple(_step(value) for value in card.get("unfinished", ())),
-                tuple(_step(value) for value in card.get("others", ())),
+                settings=dict(card["settings"]),
+                steps=tuple(_step(value) for value in card["steps"]),
+                versions={str(name): str(value) for name, value in card["versions"].items()},
+                machine=str(card["machine"]),
+                started=str(card["started"]),
+                finished=str(card["finished"]),
+                unfinished=tuple(_step(value) for value in card.get("unfinished", ())),
+                others=tuple(_step(value) for value in card.get("others", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"the record of a run cannot be read: {error!r}") from error
@@ -242,12 +242,12 @@ def load_run(folder: RunFolder) -> RunRecord:
 
 def _step(value: dict[str, Any]) -> StepRecord:
     return StepRecord(
-        str(value["name"]),
-        str(value["command"]),
-        str(value["fingerprint"]),
-        float(value["seconds"]),
-        tuple(str(one) for one in value["outputs"]),
-        dict(value.get("settings", {})),
-        {str(name): str(one) for name, one in value.get("inputs", {}).items()},
-        str(value.get("result", "")),
+        name=str(value["name"]),
+        command=str(value["command"]),
+        fingerprint=str(value["fingerprint"]),
+        seconds=float(value["seconds"]),
+        outputs=tuple(str(one) for one in value["outputs"]),
+        settings=dict(value.get("settings", {})),
+        inputs={str(name): str(one) for name, one in value.get("inputs", {}).items()},
+        result=str(value.get("result", "")),
     )

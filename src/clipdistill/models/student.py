@@ -138,13 +138,13 @@ def load_student(
     if card.compression is not None and card.compression.int8 is not None and precision == "auto":
         precision = "fp32"  # a second rounding would change the quantised values
     spec = EmbedderSpec(
-        str(path),
-        "torch",
-        "student",
-        card.teacher,
-        card.dim,
-        card.preprocess,
-        sum(value.numel() * value.element_size() for value in state.values()),
+        name=str(path),
+        runtime="torch",
+        role="student",
+        teacher=card.teacher,
+        dim=card.dim,
+        preprocess=card.preprocess,
+        size_bytes=sum(value.numel() * value.element_size() for value in state.values()),
     )
     return card, TorchEmbedder(spec, network, resolve_device(device), precision)
 
