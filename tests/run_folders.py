@@ -8,20 +8,23 @@ from pathlib import Path
 
 import numpy as np
 
-from clipdistill.core.files import write_json
-from clipdistill.core.results import to_json
 from clipdistill.core.zeroshot import Calibration, LogitScale, normalized
 from clipdistill.formats.cards import Compression, Quantization, StudentCard, TeacherCard
 from clipdistill.formats.embeddings import EmbeddingStore, Failure, Header, Row
 from clipdistill.formats.ledger import DUPLICATE, FAILED, OK, REFUSED, Ledger, LedgerRow
-from clipdistill.formats.measurements import BenchmarkRow
+from clipdistill.formats.measurements import (
+    Baseline,
+    Benchmark,
+    BenchmarkRow,
+    Evaluation,
+    ModelEvaluation,
+    save_measurement,
+)
 from clipdistill.formats.predictions import ModelPredictions, Picture, Predictions, save_predictions
 from clipdistill.formats.run import RunFolder, RunRecord, StepRecord, save_run
 from clipdistill.formats.student import WEIGHTS, save_card, write_metrics
 from clipdistill.formats.text import TextEmbeddings, save_text
 from clipdistill.images.preprocess import Preprocess
-from clipdistill.measure.evaluate import EvaluateResult, Evaluation
-from clipdistill.measure.race.report import BenchmarkResult
 from clipdistill.pipeline.toy.world import KINDS, draw, jpeg
 
 DIM = 8
@@ -198,8 +201,8 @@ def make_measured(
         cosine = tuple(0.7 + 0.3 * chance.random() for _ in truth)
         said.append(ModelPredictions(model, runtime, role, ranked, cosine))
         rows.append(_evaluation(model, runtime, role, labels, told, truth, labelled))
-    result = EvaluateResult(tuple(rows), "the teacher", labelled, len(truth), (), ())
-    write_json(folder.evaluation, to_json(result))
+    result = Evaluation(tuple(rows), "the teacher", labelled, len(truth), (), ())
+    save_measurement(folder.evaluation, result)
     known = [p if labelled else Picture(p.path, p.key, None) for p in pictures]
     save_predictions(folder.predictions, Predictions(tuple(labels), tuple(known), tuple(said)))
 
@@ -217,12 +220,12 @@ def _evaluation(
     told: Sequence[int],
     truth: Sequence[int],
     labelled: bool,
-) -> Evaluation:
+) -> ModelEvaluation:
     counts = np.zeros((len(labels), len(labels)), int)
     np.add.at(counts, (truth, told), 1)
     share = float(np.mean(np.array(told) == truth))
     right = dict(zip(labels, (np.diagonal(counts) / counts.sum(axis=1)).tolist(), strict=True))
-    return Evaluation(
+    return ModelEvaluation(
         model=model,
         runtime=runtime,
         role=role,
@@ -279,7 +282,7 @@ def make_benchmark(folder: RunFolder, labelled: bool) -> None:
         ),
         BenchmarkRow("trt/int8.onnx", "openvino", reason="it went away"),
     )
-    result = BenchmarkResult(
+    result = Benchmark(
         rows=rows,
         reference="the teacher",
         conclusions=("int8 is 3 times faster.",),
@@ -291,24 +294,22 @@ def make_benchmark(folder: RunFolder, labelled: bool) -> None:
         machine="a processor, 2 cores",
         failures=(),
     )
-    write_json(folder.benchmark, to_json(result))
+    save_measurement(folder.benchmark, result)
 
 
 def make_baseline(folder: RunFolder, labels: Sequence[str], labelled: bool) -> None:
     """baseline.json, with two prompts that overlap and one that no picture was given."""
-    value = {
-        "format": "clipdistill.baseline",
-        "version": 1,
-        "teacher": "hf-hub:some/teacher",
-        "labelled": labelled,
-        "images": 60,
-        "labelled_images": 20 if labelled else 0,
-        "accuracy": 1.0 if labelled else None,
-        "confidence": 0.9,
-        "margin": 0.8,
-        "counts": dict.fromkeys(labels, 3),
-        "per_class": {},
-        "overlapping": [[labels[0], labels[1], 0.97]],
-        "empty": [labels[-1]],
-    }
-    write_json(folder.baseline, value)
+    baseline = Baseline(
+        teacher="hf-hub:some/teacher",
+        labelled=labelled,
+        images=60,
+        labelled_images=20 if labelled else 0,
+        accuracy=1.0 if labelled else None,
+        confidence=0.9,
+        margin=0.8,
+        counts=dict.fromkeys(labels, 3),
+        per_class={},
+        overlapping=((labels[0], labels[1], 0.97),),
+        empty=(labels[-1],),
+    )
+    save_measurement(folder.baseline, baseline)

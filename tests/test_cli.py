@@ -37,7 +37,6 @@ NOT_BASE = (
     "cuda",
     "matplotlib",
     "cv2",
-    "gradio",
     "aiohttp",
     "urllib3",
     "starlette",
@@ -60,8 +59,7 @@ NEEDS_EXTRA = (
     "models.student",
     "models.teacher",
     "models.torch_embedder",
-    "show.web.layout",
-    "show.web.look",
+    "show.web.server",
 )
 
 FAKE_STAGES = '''

@@ -22,7 +22,7 @@ from clipdistill.formats.text import TextEmbeddings
 from clipdistill.images.sources import list_images
 from clipdistill.models.recognizer import Recognizer, open_recognizer
 from clipdistill.models.teacher import embed_classes, load_teacher
-from clipdistill.show.web.classes import Encode
+from clipdistill.show.web.class_lists import Encode
 from clipdistill.show.web.server import running_page
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +32,7 @@ from browser import launched, opened  # noqa: E402 (lies with the tests)
 IMAGES = ROOT / "docs/images"
 MOST = 200_000
 """Bytes of a screenshot."""
-PAGE = (1180, 985)
+PAGE = (1180, 1020)
 REPORT = (1180, 1100)
 SHOWN = 6
 """Examples on the page."""

@@ -47,7 +47,6 @@ EXTRA_PACKAGES = {
     "cuda": ("cuda-bindings", "tensorrt"),
     "cv2": ("opencv-python", "demo"),
     "fsspec": ("fsspec", "web"),
-    "gradio": ("gradio", "demo"),
     "jinja2": ("jinja2", "report"),
     "matplotlib": ("matplotlib", "plots"),
     "modelopt": ("nvidia-modelopt", "compress"),

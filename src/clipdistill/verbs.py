@@ -76,6 +76,7 @@ VERBS = (
             "template",
             "student",
             "pretrained",
+            "student_weights",
             "image_size",
             "num_epochs",
             "sparse",

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from clipdistill.collect.pool import open_pool
 from clipdistill.collect.service import ServiceLimits, create_app, media_type
 from clipdistill.core.errors import InputError
-from clipdistill.core.serving import LOOPBACK, host_name, is_loopback, listen, running_service
+from clipdistill.core.loopback import LOOPBACK, is_loopback
+from clipdistill.core.serving import host_name, listen, running_service
 from clipdistill.core.zeroshot import LogitScale, normalized
 from clipdistill.formats.cards import TeacherCard
 from clipdistill.formats.embeddings import EmbeddingStore, Header, Row
@@ -426,7 +427,7 @@ def test_chunked_bodies_without_end(client):
 
 
 def test_a_body_shorter_than_it_says(client, monkeypatch):
-    monkeypatch.setattr("clipdistill.collect.service.BODY_SECONDS", 0.2)
+    monkeypatch.setattr("clipdistill.core.serving.BODY_SECONDS", 0.2)
     head = b"POST /knn-service HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{}"
     assert b" 408 " in client.raw(head).splitlines()[0]
 
@@ -459,6 +460,10 @@ def test_clients_that_go_away(client):
         ("evil.example", 400),
         ("localhost.evil.example", 400),
         ("localhost@evil.example", 400),
+        ("evil.example@localhost", 400),
+        ("localhost:80@evil.example", 400),
+        ("localhost:1:1", 400),
+        ("localhost,evil.example", 400),
         ("evil.example:1234", 400),
         ("", 400),
         ("127.0.0.1.evil.example", 400),

@@ -60,3 +60,14 @@ def test_a_share_of_nothing_is_nan() -> None:
     assert math.isnan(metrics.agreement(nothing, nothing))
     assert math.isnan(metrics.mean_cosine(nothing, nothing))
     assert metrics.confusion(none, none, 2).tolist() == [[0, 0], [0, 0]]
+
+
+def test_reliability_by_hand():
+    confidence = np.array([0.02, 0.04, 0.99, 1.0], np.float32)
+    said, right, images = metrics.reliability(confidence, np.array([False, True, True, True]))
+    assert images.tolist() == [2, *[0] * 13, 2]
+    assert said[[0, 14]] == pytest.approx([0.03, 0.995])
+    assert right[[0, 14]].tolist() == [0.5, 1.0]
+    assert np.isnan(said[1:14]).all()
+    error = metrics.calibration_error(confidence, np.array([False, True, True, True]))
+    assert error == pytest.approx((0.47 + 0.005) / 2)

@@ -42,8 +42,18 @@ def test_what_is_written_is_what_is_read() -> None:
 
 def test_fields_of_another_version_are_left_out_or_get_their_default() -> None:
     assert from_json(Inner, {"name": "x", "later": 1}) == Inner("x")
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="name is missing"):
         from_json(Inner, {"share": 1.0})
+
+
+def test_a_wrong_value_is_named() -> None:
+    value = to_json(Outer(Path("a"), (Inner("x"),), ("z", 3), {}, []))
+    with pytest.raises(ValueError, match=r"rows\[0\]\.share: expected a number, found 'x'"):
+        from_json(Outer, value | {"rows": [{"name": "x", "share": "x"}]})
+    with pytest.raises(ValueError, match="pair: expected a list of 2"):
+        from_json(Outer, value | {"pair": ["z"]})
+    with pytest.raises(ValueError, match=r"counts\[0\]\[1\]: expected a whole number, found True"):
+        from_json(Outer, value | {"counts": [[1, True]]})
 
 
 def test_arrays_and_numbers_of_numpy_become_plain() -> None:

@@ -651,10 +651,10 @@ TWO = """
     images, embeddings, out, rows = map(Path, sys.argv[1:5])
     used, real = [], PixelCache.gather
 
-    def gather(self, numbers):
+    def gather(self, rows, *more):
         if threading.current_thread().name == "load-ahead":
-            used.append([int(number) for number in numbers])
-        return real(self, numbers)
+            used.append([int(row) for row in rows])
+        return real(self, rows, *more)
 
     PixelCache.gather = gather
     options = DistillOptions(**json.loads(sys.argv[5]))

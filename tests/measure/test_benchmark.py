@@ -13,6 +13,7 @@ import pytest
 
 from clipdistill.core import metrics
 from clipdistill.core.errors import ClipDistillError, InputError, MissingExtraError
+from clipdistill.core.model_names import short_names
 from clipdistill.core.results import Table, to_json
 from clipdistill.deploy.export import export
 from clipdistill.measure import benchmark as stage
@@ -21,7 +22,6 @@ from clipdistill.measure.evaluate import evaluate
 from clipdistill.measure.race.child import Child, children
 from clipdistill.measure.race.conclusions import Timed, conclusions
 from clipdistill.measure.race.race import MOST_RUNS, TURN_SECONDS, WARM_UP_RUNS, race
-from clipdistill.measure.race.report import distinct_ends
 from clipdistill.models.open import installed_runtimes
 
 FOLDERS = ("red disc", "green square", "blue triangle")
@@ -286,11 +286,14 @@ def test_rounds_that_disagree_prove_nothing() -> None:
 
 
 def test_models_are_named_by_as_much_of_their_path_as_tells_them_apart() -> None:
-    ends = distinct_ends(
+    ends = short_names(
         ["runs/ort/a.onnx", "runs/trt/a.onnx", "local-dir:/x/toy", "runs/ort/a.onnx"]
     )
-    assert ends == ["ort/a.onnx", "trt/a.onnx", "x/toy", "ort/a.onnx"]
-    assert distinct_ends(["runs/a.onnx", "student"]) == ["a.onnx", "student"]
+    assert ends == ["ort/a.onnx", "trt/a.onnx", "toy", "ort/a.onnx"]
+    assert short_names(["runs/a.onnx", "student"]) == ["a.onnx", "student"]
+    assert short_names(["ViT-B-32/openai (512-d)", "runs/my (1)/s"]) == ["ViT-B-32/openai", "s"]
+    twice = short_names(["runs/a.onnx", "runs/a.onnx"], ["onnxruntime", "openvino"])
+    assert twice == ["a.onnx (onnxruntime)", "a.onnx (openvino)"]
 
 
 def test_drift_does_not_touch_paired_ratios() -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from clipdistill.core.errors import InputError
 from clipdistill.core.zeroshot import LogitScale
-from clipdistill.formats.baseline import Baseline, load_baseline, save_baseline
 from clipdistill.formats.cards import TeacherCard
 from clipdistill.formats.embeddings import EmbeddingStore, Header, Row
+from clipdistill.formats.measurements import Baseline, load_measurement, save_measurement
 from clipdistill.formats.run import RunFolder
 from clipdistill.formats.selection import load_selection
 from clipdistill.formats.text import TextEmbeddings, save_text
@@ -73,8 +73,8 @@ def test_the_ceiling_with_labels(world: dict[str, Path], tmp_path: Path) -> None
     assert [pair[:2] for pair in found.overlapping] == [("dog", "puppy")]
     assert found.overlapping[0][2] > 0.99
     assert (found.images, found.labelled_images) == (80, 12)
-    save_baseline(tmp_path / "baseline.json", found)
-    assert load_baseline(tmp_path / "baseline.json") == found
+    save_measurement(tmp_path / "baseline.json", found)
+    assert load_measurement(tmp_path / "baseline.json", Baseline) == found
 
 
 def test_the_ceiling_without_labels_says_how_sure_the_teacher_is(world: dict[str, Path]) -> None:

@@ -17,12 +17,12 @@ import onnx
 import pytest
 
 from clipdistill import cli
-from clipdistill.core.errors import InputError, ModelNotFoundError, OutputError
+from clipdistill.core.errors import FormatError, InputError, ModelNotFoundError, OutputError
 from clipdistill.core.files import locked
 from clipdistill.core.progress import Silent, reporting
 from clipdistill.core.results import Table
-from clipdistill.formats.baseline import load_baseline
 from clipdistill.formats.embeddings import load_embeddings
+from clipdistill.formats.measurements import Baseline, load_measurement
 from clipdistill.formats.run import RunFolder, load_run
 from clipdistill.formats.text import load_text
 from clipdistill.pipeline.options import RunOptions
@@ -151,7 +151,7 @@ def test_it_makes_everything_that_the_folder_promises(finished: RunResult) -> No
 
 
 def test_the_teachers_ceiling_is_measured_on_the_labelled(finished: RunResult) -> None:
-    baseline = load_baseline(RunFolder(finished.out).baseline)
+    baseline = load_measurement(RunFolder(finished.out).baseline, Baseline)
     assert baseline == finished.baseline
     assert baseline.accuracy is not None
     assert baseline.accuracy > 0.9
@@ -380,6 +380,30 @@ def test_a_dry_run_writes_nothing_but_the_probe(
     reasons = {one.name: one.reason for one in again.plan}
     assert reasons["distill"] == "num_epochs was 1, now 3"
     assert stamps(finished.out) == before
+
+
+def test_a_damaged_evaluation_is_refused_in_a_sentence_whose_remedy_works(
+    copied: Path, world: Path, options: RunOptions
+) -> None:
+    path = RunFolder(copied).evaluation
+    whole = path.read_bytes()
+    lacking = json.loads(whole)
+    del lacking["rows"][0]["agreement"]
+    wrong = json.loads(whole)
+    wrong["images"] = "many"
+    for data, words in (
+        (json.dumps(lacking).encode(), r"rows\[0\]\.agreement is missing"),
+        (json.dumps(wrong).encode(), "images: expected a whole number, found 'many'"),
+        (whole[: len(whole) // 2], "JSON"),
+        (whole.replace(b'"version": 1', b'"version": 2', 1), "version 2 is newer"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(FormatError, match=rf"evaluation\.json: .*{words}"):
+            run(world / "prompts.txt", copied, options, dry_run=True)
+    path.unlink()
+    again = run(world / "prompts.txt", copied, options)
+    assert list(again.done) == ["evaluate"]
+    assert again.evaluation is not None
 
 
 def test_settings_go_to_a_file_and_come_from_one(

@@ -12,6 +12,7 @@ import pytest
 
 from clipdistill import cli
 from clipdistill.core.errors import FormatError, InputError
+from clipdistill.core.files import read_json, write_json
 from clipdistill.formats.run import RunFolder
 from clipdistill.show.report import report
 from run_folders import assemble, make_record, make_student, make_text
@@ -324,8 +325,6 @@ def test_the_classifier_says_which_student_it_is(
 
 
 def test_speed_is_claimed_only_where_the_rounds_agree(whole: RunFolder, tmp_path: Path) -> None:
-    from clipdistill.core.files import read_json, write_json
-
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(whole.out, folder.out)
     value = read_json(folder.benchmark, "it")
@@ -369,6 +368,38 @@ def test_damaged_parts_are_named(tmp_path: Path, name: str, content: str) -> Non
     with pytest.raises(FormatError, match=re.escape(path.name)):
         report(tmp_path)
     assert not folder.report.exists()
+
+
+def test_a_measurement_that_lacks_a_field_or_is_newer_is_refused_in_a_sentence(
+    tmp_path: Path,
+) -> None:
+    folder = assemble(tmp_path / "run", KINDS_OF_FOUR, downloaded=False)
+    whole = read_json(folder.evaluation, "it")
+    del whole["rows"][0]["agreement"]
+    write_json(folder.evaluation, whole)
+    with pytest.raises(FormatError, match=r"evaluation\.json: .*agreement is missing.*again"):
+        report(folder.out)
+    write_json(folder.evaluation, whole | {"version": 9})
+    with pytest.raises(FormatError, match=r"evaluation\.json: .*newer.*Update clipdistill"):
+        report(folder.out)
+
+
+def test_a_run_of_an_older_version_is_shown(tmp_path: Path) -> None:
+    folder = assemble(tmp_path / "run", KINDS_OF_FOUR, downloaded=False)
+    now = page_of(folder).words
+    for path in (folder.evaluation, folder.benchmark):
+        value = read_json(path, "it")
+        del value["format"], value["version"]
+        if "conclusions" in value:
+            value["verdicts"] = value.pop("conclusions")
+        write_json(path, value)
+    for path, former in ((folder.baseline, "ceiling"), (folder.predictions, "opinions")):
+        value = read_json(path, "it") | {"format": f"clipdistill.{former}"}
+        write_json(path.with_name(f"{former}.json"), value)
+        path.unlink()
+    then = page_of(folder).words
+    assert "How well the teacher itself separates the classes was not measured" not in then
+    assert then[: then.rindex("Files")] == now[: now.rindex("Files")]
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:

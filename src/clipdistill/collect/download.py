@@ -12,7 +12,7 @@ from ..core.files import ensure_folder, locked
 from ..core.progress import track
 from ..core.results import Result, Table, list_some
 from ..core.wording import many, size
-from ..formats.ledger import FAILED, OK, REFUSED
+from ..formats.ledger import FAILED, INDEX, OK, REFUSED
 from ..formats.urls import count_urls
 from .web.options import DownloadOptions
 
@@ -83,7 +83,7 @@ class DownloadResult(Result):
             lines.append(Table("Not downloaded", ("kind", ">URLs", "example", "URL"), rows))
         if self.stopped:
             lines.append(f"Stopped: {self.stopped}. Run the same command again to resume.")
-        lines.append(f"Images and their ledger (index.parquet): {self.images}")
+        lines.append(f"Images and their ledger ({INDEX}): {self.images}")
         return lines
 
 
@@ -130,7 +130,7 @@ def _no_images(urls: Path, result: DownloadResult) -> InputError:
     reasons = [f"{r.count} x {r.reason} ({r.url})" for r in result.reasons]
     lines = [
         f"{urls}: none of its {result.urls} URLs gave an image. The reason of each is in "
-        f"{result.images}/index.parquet.",
+        f"{result.images}/{INDEX}.",
         *list_some("Reasons:", reasons, 5),
     ]
     if any(r.kind == "address" for r in result.reasons):

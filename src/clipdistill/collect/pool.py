@@ -33,6 +33,7 @@ from ..core.files import read_array
 from ..core.zeroshot import LogitScale, normalized
 from ..formats.cards import TeacherCard
 from ..formats.embeddings import (
+    ROWS,
     VECTORS,
     Embeddings,
     Header,
@@ -139,9 +140,9 @@ def open_pool(root: Path) -> Pool:
         )
     header = read_header(root)
     files = shard_files(root)
-    if not files and any(root.glob(f"{VECTORS}/img_emb_*.npy")):
+    if not files and any((root / VECTORS).glob("*.npy")):
         raise FormatError(
-            f"{root}: vectors in {VECTORS}/, but no metadata/metadata_0.parquet beside them. "
+            f"{root}: vectors in {VECTORS}/, but none of their rows in {ROWS}/. "
             f"A pool needs both. {_REMEDY}"
         )
     if not files or (header is not None and header.layout == "npy"):

@@ -16,6 +16,8 @@ from ..core.errors import InputError
 from ..core.progress import message, track
 from ..core.results import Result, Table, list_some
 from ..formats.selection import (
+    LIST,
+    SHEETS,
     SelectionRow,
     begin_selection,
     finish_selection,
@@ -108,7 +110,7 @@ class SelectResult(Result):
             )
         names = [repr(name) for name in self.unlistable]
         lines += list_some("Left out for the line breaks in their names:", names)
-        lines.append(f"List: {self.out}/selected.txt. Contact sheets: {self.out / 'sheets'}")
+        lines.append(f"List: {self.out / LIST}. Contact sheets: {self.out / SHEETS}")
         return lines
 
 

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from numpy.typing import NDArray
 
 from ..core.errors import InputError, MissingExtraError
+from ..core.loopback import LOCALHOST, LOOPBACK, is_loopback
 from ..core.progress import message
 from ..core.results import Result, Table
 from ..images.decode import decode
@@ -50,7 +51,7 @@ class ServeOptions:
         device: device of the teacher: auto, cpu, cuda, cuda:1, mps.
     """
 
-    host: str = "127.0.0.1"
+    host: str = LOCALHOST
     port: int = 1234
     name: str = "pool"
     allow_host: Sequence[str] = ()
@@ -105,7 +106,7 @@ def serve(
     """
     _check(options)
     opened = open_pool(pool)
-    from ..core.serving import is_loopback, listen, make_server, url_of
+    from ..core.serving import listen, make_server, url_of
 
     with listen(options.host, options.port) as listener:
         app = build_service(opened, images, options)
@@ -129,7 +130,6 @@ def build_service(pool: Pool, images: Path | None, options: ServeOptions) -> Sta
         MismatchError: the teacher is not the pool's.
         ModelNotFoundError: the teacher cannot be fetched.
     """
-    from ..core.serving import is_loopback
     from .service import ServiceLimits, create_app
 
     items: list[ImageItem] = [] if images is None else list_images(Path(images))
@@ -153,8 +153,6 @@ def _check(options: ServeOptions) -> None:
 
 
 def _hosts(options: ServeOptions, alone: bool) -> tuple[str, ...] | None:
-    from ..core.serving import LOOPBACK
-
     if not options.allow_host:
         return LOOPBACK if alone else None
     return (*options.allow_host, *(LOOPBACK if alone else ()))

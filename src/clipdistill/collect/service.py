@@ -22,7 +22,6 @@ import asyncio
 import base64
 import binascii
 import contextlib
-import json
 import math
 import os
 import reprlib
@@ -35,14 +34,13 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from ..core.errors import ClipDistillError, ImageError
-from ..core.serving import _message, _OnlyHosts
+from ..core.errors import ImageError
+from ..core.serving import ERRORS_AS_ANSWERS, OnlyHosts, Refusal, json_object, read_body
 from ..core.zeroshot import normalized
 from ..images.sources import ImageItem
 from .choose import without_repeats
@@ -61,8 +59,6 @@ COMPARED = 10_000
 """Results that `deduplicate` compares with each other; takes about a second on two cores."""
 MAX_TEXT = 10_000
 """Most characters of a query; teachers use about 70 words of it."""
-BODY_SECONDS = 30.0
-"""Time in which a request's body has to arrive."""
 MAX_WAITING = 64
 """Requests that may wait for a thread; further ones are refused with status 503."""
 TYPES = (
@@ -95,14 +91,6 @@ class ServiceLimits:
     searches: int = 2
 
 
-class Refusal(Exception):
-    """A request cannot be answered; becomes {"message": ...} with the status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 def create_app(
     pool: Pool,
     *,
@@ -133,17 +121,14 @@ def create_app(
         Route("/metadata", service.metadata, methods=["POST"]),
         Route("/images/{key:path}", service.picture),
     ]
-    guards = [] if allow_hosts is None else [Middleware(_OnlyHosts, hosts=tuple(allow_hosts))]
+    guards = []
+    if allow_hosts is not None:
+        advice = "Restart it with --allow-host to accept them."
+        guards = [Middleware(OnlyHosts, hosts=tuple(allow_hosts), advice=advice)]
     return Starlette(
         routes=routes,
         middleware=guards,
-        exception_handlers={
-            Refusal: _refused,
-            HTTPException: _http_error,
-            ClientDisconnect: _gone,
-            ClipDistillError: _our_error,
-            Exception: _unexpected,
-        },
+        exception_handlers=ERRORS_AS_ANSWERS,
         lifespan=service.lifespan,
     )
 
@@ -209,14 +194,14 @@ class _Service:
 
     async def knn(self, request: Request) -> Response:
         """Answer one query with the most similar images."""
-        body = await self._body(request)
+        body = await read_body(request, self.limits.max_body)
         base = str(request.base_url)
-        return await self._run(lambda: self._knn(_json_object(body), base))
+        return await self._run(lambda: self._knn(json_object(body), base))
 
     async def metadata(self, request: Request) -> Response:
         """Answer with the metadata of some rows."""
-        body = await self._body(request)
-        return await self._run(lambda: self._metadata(_json_object(body)))
+        body = await read_body(request, self.limits.max_body)
+        return await self._run(lambda: self._metadata(json_object(body)))
 
     async def picture(self, request: Request) -> Response:
         """Answer with one image; only keys of the pool are valid, so no path leads elsewhere."""
@@ -224,32 +209,6 @@ class _Service:
         if item is None:
             raise Refusal(404, "There is no such image in this pool.")
         return await self._run(lambda: _picture(item))
-
-    async def _body(self, request: Request) -> bytes:
-        """Read the body, up to the allowed size.
-
-        Raises:
-            Refusal: the body is too large (whatever the headers are), or too slow.
-        """
-        length = request.headers.get("content-length", "0")
-        if not length.isdecimal() or int(length[:20]) > self.limits.max_body:
-            raise self._too_large()
-        try:
-            return await asyncio.wait_for(self._stream(request), BODY_SECONDS)
-        except asyncio.TimeoutError as error:
-            raise Refusal(408, f"The body did not arrive in {BODY_SECONDS:.0f} seconds.") from error
-
-    async def _stream(self, request: Request) -> bytes:
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self.limits.max_body:
-                raise self._too_large()
-            parts.append(part)
-        return b"".join(parts)
-
-    def _too_large(self) -> Refusal:
-        return Refusal(413, f"A request's body may have at most {self.limits.max_body} bytes.")
 
     async def _run(self, work: Callable[[], _Answer]) -> _Answer:
         """Run `work` in one of a few threads, so that many requests cannot use all memory."""
@@ -407,27 +366,6 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int)) else str(value)
 
 
-def _json_object(body: bytes) -> Mapping[str, Any]:
-    """Parse a request's body as a JSON object.
-
-    Raises:
-        Refusal: it is not JSON, nested too deeply, has NaN in it, or is not an object.
-    """
-    try:
-        value = json.loads(body, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise Refusal(400, "The body is nested too deeply.") from error
-    except ValueError as error:
-        raise Refusal(400, f"The body should be JSON, but cannot be read ({error}).") from error
-    if not isinstance(value, dict):
-        raise Refusal(400, f"The body should be a JSON object, found {type(value).__name__}.")
-    return value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
 def _number(asked: Mapping[str, Any], name: str, default: int) -> int:
     value = asked.get(name)
     if value is None:
@@ -481,26 +419,3 @@ def media_type(start: bytes) -> str | None:
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "image/webp"
     return next((kind for magic, kind in TYPES if start.startswith(magic)), None)
-
-
-def _refused(request: Request, error: Exception) -> Response:
-    return _message(error.status if isinstance(error, Refusal) else 500, str(error))
-
-
-def _http_error(request: Request, error: Exception) -> Response:
-    status, detail, headers = 500, str(error), None
-    if isinstance(error, HTTPException):
-        status, detail, headers = error.status_code, error.detail, error.headers
-    return JSONResponse({"message": detail}, status, headers)
-
-
-def _gone(request: Request, error: Exception) -> Response:
-    return _message(400, "The client closed the connection.")
-
-
-def _our_error(request: Request, error: Exception) -> Response:
-    return _message(500, str(error))
-
-
-def _unexpected(request: Request, error: Exception) -> Response:
-    return _message(500, f"Unexpected {type(error).__name__}; the server's log has the details.")

@@ -183,13 +183,17 @@ def read_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
     return value
 
 
-def check_format(path: Path, value: dict[str, Any], kind: str, version: int) -> None:
+def check_format(
+    path: Path, value: dict[str, Any], kind: str, version: int, *, former: str = ""
+) -> None:
     """Check the `format` and `version` fields that each of our json files carries.
+
+    `former` is another name that this format had before.
 
     Raises:
         FormatError: the file is of another kind, or was written by a newer clipdistill.
     """
-    if value.get("format") != kind:
+    if value.get("format") not in (kind, former or kind):
         raise FormatError(
             f"{path}: expected a {kind!r} file, found format {value.get('format')!r}. "
             "Check that the arguments are in the right order."

@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from .zeroshot import Floats, normalized, top_k
 
 Labels = NDArray[np.intp]
+Doubles = NDArray[np.float64]
+
+CALIBRATION_BINS = 15
+"""Of confidence, all equally wide (Guo et al. 2017, "On Calibration of Modern Neural Networks")."""
 
 
 def accuracy(predicted: Labels, truth: Labels) -> float:
@@ -53,3 +57,33 @@ def cosines(mine: NDArray[np.floating], theirs: NDArray[np.floating]) -> Floats:
 def mean_cosine(mine: NDArray[np.floating], theirs: NDArray[np.floating]) -> float:
     """Mean cosine of paired rows; (N, D) each, of any length."""
     return float(cosines(mine, theirs).mean(dtype=np.float64)) if len(mine) else float("nan")
+
+
+def reliability(
+    confidence: NDArray[np.floating], correct: NDArray[np.bool_]
+) -> tuple[Doubles, Doubles, NDArray[np.intp]]:
+    """How often answers of one confidence are right, bin by bin.
+
+    Args:
+        confidence: probability of each answer, (N,), 0 to 1.
+        correct: whether it is right, (N,).
+
+    Returns:
+        Of each bin the mean confidence and the share that is right, float64 (15,), NaN in an empty
+        bin; and how many answers it has, int (15,).
+    """
+    values = np.asarray(confidence, np.float64)
+    place = np.minimum((values * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    images = np.bincount(place, minlength=CALIBRATION_BINS)
+    sums = [
+        np.bincount(place, weights=one, minlength=CALIBRATION_BINS)
+        for one in (values, correct.astype(np.float64))
+    ]
+    said, right = (np.where(images, total / np.maximum(images, 1), np.nan) for total in sums)
+    return said, right, images
+
+
+def calibration_error(confidence: NDArray[np.floating], correct: NDArray[np.bool_]) -> float:
+    """Expected calibration error: how far confidence is from accuracy, 0 to 1; (N,) each."""
+    said, right, images = reliability(confidence, correct)
+    return float(np.nansum(np.abs(said - right) * images) / len(confidence))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -104,10 +106,27 @@ def _short(value: Any) -> str:
     return repr(value)
 
 
+class Versioned:
+    """Base of dataclasses whose JSON is read again: it begins with `format` and `version`.
+
+    Attributes:
+        FORMAT: such as "clipdistill.evaluation".
+        VERSION: the newest that can be read. A new field with a default needs no new version.
+    """
+
+    FORMAT: ClassVar[str]
+    VERSION: ClassVar[int]
+
+
 def to_json(value: Any) -> Any:
     """Turn a result into plain JSON values (paths become text, arrays lists)."""
+    if value is None or type(value) in (str, int, float, bool):
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, Versioned):
+            return {"format": value.FORMAT, "version": value.VERSION, **fields}
+        return fields
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
@@ -122,37 +141,89 @@ def to_json(value: Any) -> Any:
 
 
 Kind = TypeVar("Kind")
+PLAIN = {str: "a text", int: "a whole number", bool: "true or false", float: "a number"}
+"""Types of fields that JSON has as they are, and how messages call them."""
 
 
 def from_json(kind: type[Kind], value: Any) -> Kind:
-    """The inverse of `to_json` for results of dataclasses, tuples, lists, mappings and paths.
+    """The inverse of `to_json` for dataclasses, tuples, lists, mappings, paths and `X | None`.
 
-    Unknown fields are ignored; missing fields get their default.
+    Unknown fields are ignored; missing fields get their default.  NaN and infinity, which are not
+    JSON, become None in a field that may be None.
 
     Raises:
-        TypeError: a field without a default is missing.
-        ValueError: a value is of another type.
+        ValueError: a field without a default is missing, or a value is of another type; the
+            message names the field.
     """
-    result: Kind = _built(kind, value)
+    result: Kind = _built(kind, value, "")
     return result
 
 
-def _built(kind: Any, value: Any) -> Any:
+def _built(kind: Any, value: Any, where: str) -> Any:
     origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if kind in PLAIN:
+        return _plain(kind, value, where)
     if origin in (Union, UnionType):
-        if value is None and type(None) in inner:
-            return None
-        return _built(next(one for one in inner if one is not type(None)), value)
-    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
-        hints = get_type_hints(kind)
-        names = [f.name for f in dataclasses.fields(kind) if f.name in value]
-        return kind(**{name: _built(hints[name], value[name]) for name in names})  # type: ignore[operator]
-    if origin in (tuple, list) and isinstance(value, Sequence):
-        kinds = [inner[0]] * len(value) if origin is list or Ellipsis in inner else inner
-        return origin(_built(one, item) for one, item in zip(kinds, value, strict=True))
-    if origin in (dict, Mapping) and isinstance(value, Mapping):
-        return {key: _built(inner[1], item) for key, item in value.items()}
-    return Path(value) if kind is Path else value
+        return _optional(next(one for one in inner if one is not type(None)), value, where)
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind, value, where)
+    if origin in (tuple, list):
+        return _sequence(origin, inner, value, where)
+    if origin in (dict, Mapping):
+        found = _expect(isinstance(value, Mapping), "an object", value, where)
+        return {key: _built(inner[1], item, f"{where}[{key!r}]") for key, item in found.items()}
+    if origin is Literal:
+        return _expect(value in inner, f"one of {', '.join(inner)}", value, where)
+    if kind is Path:
+        return Path(_plain(str, value, where))
+    raise TypeError(f"{where}: fields of the type {kind} cannot be read from JSON")
+
+
+def _plain(kind: type, value: Any, where: str) -> Any:
+    kinds = (int, float) if kind is float else (kind,)
+    return kind(_expect(type(value) in kinds, PLAIN[kind], value, where))
+
+
+def _optional(kind: Any, value: Any, where: str) -> Any:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return _built(kind, value, where)
+
+
+def _dataclass(kind: Any, value: Any, where: str) -> Any:
+    _expect(isinstance(value, Mapping), "an object", value, where)
+    hints, known = _hints(kind), {}
+    for field in dataclasses.fields(kind):
+        name = f"{where}.{field.name}".removeprefix(".")
+        if field.name in value:
+            known[field.name] = _built(hints[field.name], value[field.name], name)
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{name} is missing")
+    return kind(**known)
+
+
+_hints = cache(get_type_hints)
+
+
+def _sequence(origin: Any, inner: tuple[Any, ...], value: Any, where: str) -> Any:
+    fits = isinstance(value, Sequence) and not isinstance(value, str)
+    _expect(fits, "a list", value, where)
+    kinds = [inner[0]] * len(value) if origin is list or Ellipsis in inner else inner
+    _expect(len(kinds) == len(value), f"a list of {len(kinds)}", value, where)
+    if len(set(kinds)) == 1 and kinds[0] in (str, int) and {*map(type, value)} <= {kinds[0]}:
+        return origin(value)  # a row of a large matrix
+    return origin(
+        _built(one, item, f"{where}[{index}]")
+        for index, (one, item) in enumerate(zip(kinds, value, strict=True))
+    )
+
+
+def _expect(fits: bool, what: str, value: Any, where: str) -> Any:
+    if not fits:
+        raise ValueError(f"{where}: expected {what}, found {repr(value)[:LONGEST]}")
+    return value
 
 
 def list_some(title: str, lines: Sequence[str], most: int = 10) -> list[str]:

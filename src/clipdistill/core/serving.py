@@ -1,39 +1,61 @@
-"""Serving over HTTP: the check of the Host header, sockets, one server."""
+"""Serving over HTTP: which hosts may be named, bodies within limits, refusals, one server."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
-import ipaddress
+import json
 import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import uvicorn
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .errors import ClipDistillError, InputError
+from .loopback import LOCALHOST
 
 MAX_CONNECTIONS = 1000
 STOP_SECONDS = 3
 """Time for open requests to finish when a server is stopped."""
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+BODY_SECONDS = 30.0
+"""Time in which a request's body has to arrive."""
+UNREAD = (403, 408, 413, 415, 503)
+"""Statuses of refusals that come before a body was read to its end."""
 
 
-class _OnlyHosts:
+class Refusal(Exception):
+    """A request cannot be answered; becomes {"message": ...} with the status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class OnlyHosts:
     """Refuses requests whose Host header names another host.
 
     This prevents DNS rebinding: a web page whose own host name resolves to this machine.
+
+    Args:
+        app: what is protected.
+        hosts: names without a port; "*" is any.
+        advice: what to do about a refusal.
     """
 
-    def __init__(self, app: ASGIApp, hosts: tuple[str, ...]) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...], advice: str = "") -> None:
+        self.app, self.advice = app, advice
         self.hosts = {host.lower().strip("[]") for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -42,33 +64,103 @@ class _OnlyHosts:
         if "*" in self.hosts or host_name(host) in self.hosts:
             await self.app(scope, receive, send)
             return
-        text = (
-            f"This server accepts no requests for the host {host!r}. "
-            "Restart it with --allow-host to accept them."
-        )
-        await _message(400, text)(scope, receive, send)
+        text = f"This server accepts no requests for the host {host!r}. {self.advice}".strip()
+        await refused(400, text)(scope, receive, send)
 
 
 def host_name(header: str) -> str:
-    """The name in a Host header, lower case, without port and brackets; "" when it is invalid."""
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::\d{1,5})?", header)
+    """The name in a Host header, lower case, without port and brackets; "" when it is invalid.
+
+    The header is matched as a whole, so no user name, path or second port can stand beside a name.
+    """
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?", header)
     return (match[1] or match[2]).lower() if match else ""
 
 
-def _message(status: int, text: str) -> Response:
+def refused(status: int, text: str) -> Response:
+    """{"message": text} with this status."""
     # The unread rest of a body would be parsed as the next request.
-    headers = {"Connection": "close"} if status in (408, 413) else None
+    headers = {"Connection": "close"} if status in UNREAD else None
     return JSONResponse({"message": text}, status, headers)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address to listen on can be reached from this machine only."""
-    if host.lower() == "localhost":
-        return True
+async def read_body(request: Request, most: int) -> bytes:
+    """Read a request's body, and no more of it than `most` bytes.
+
+    Raises:
+        Refusal: the body is too large (whatever the headers are), or too slow.
+    """
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or int(length[:20]) > most:
+        raise Refusal(413, f"A request's body may have at most {most} bytes.")
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return await asyncio.wait_for(_stream(request, most), BODY_SECONDS)
+    except asyncio.TimeoutError as error:
+        raise Refusal(408, f"The body did not arrive in {BODY_SECONDS:.0f} seconds.") from error
+
+
+async def _stream(request: Request, most: int) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise Refusal(413, f"A request's body may have at most {most} bytes.")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def json_object(body: bytes) -> Mapping[str, Any]:
+    """Parse a request's body as a JSON object.
+
+    Raises:
+        Refusal: it is not JSON, nested too deeply, has NaN in it, or is not an object.
+    """
+    try:
+        value = json.loads(body, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise Refusal(400, "The body is nested too deeply.") from error
+    except ValueError as error:
+        raise Refusal(400, f"The body should be JSON, but cannot be read ({error}).") from error
+    if not isinstance(value, dict):
+        raise Refusal(400, f"The body should be a JSON object, found {type(value).__name__}.")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _refusal(request: Request, error: Exception) -> Response:
+    return refused(error.status if isinstance(error, Refusal) else 500, str(error))
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    status, detail, headers = 500, str(error), None
+    if isinstance(error, HTTPException):
+        status, detail, headers = error.status_code, error.detail, error.headers
+    return JSONResponse({"message": detail}, status, headers)
+
+
+def _gone(request: Request, error: Exception) -> Response:
+    return refused(400, "The client closed the connection.")
+
+
+def _our_error(request: Request, error: Exception) -> Response:
+    return refused(500, str(error))
+
+
+def _unexpected(request: Request, error: Exception) -> Response:
+    return refused(500, f"Unexpected {type(error).__name__}; the server's log has the details.")
+
+
+ERRORS_AS_ANSWERS = {
+    Refusal: _refusal,
+    HTTPException: _http_error,
+    ClientDisconnect: _gone,
+    ClipDistillError: _our_error,
+    Exception: _unexpected,
+}
+"""Starlette's `exception_handlers`: every error is {"message": "..."}."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -121,7 +213,7 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
 
 
 @contextlib.contextmanager
-def running_service(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+def running_service(app: ASGIApp, host: str = LOCALHOST, port: int = 0) -> Iterator[str]:
     """Serve `app` in a thread as long as the block runs; yield the base URL.
 
     Raises:

@@ -17,8 +17,9 @@ from ..core.files import ensure_folder, sha256_of
 from ..core.metrics import cosines
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
-from ..formats.classifier import OnnxCard
-from ..formats.engine import EngineCard, Gpu, card_path, check_engine_output, save_engine
+from ..core.wording import percent
+from ..formats.classifier import OnnxCard, check_output
+from ..formats.engine import ENGINE, EngineCard, Gpu, card_path, save_engine
 from ..formats.onnx_wire import STANDARD_DOMAINS, OnnxFacts, read_onnx, sparse_share
 from ..images.loading import load_one
 from ..images.preprocess import Preprocess
@@ -125,7 +126,7 @@ class EngineResult(Result):
         return list_some(title, self.int8_layers)
 
     def _sparse(self) -> list[str]:
-        stored = f"{100 * self.stored_sparse:.0f}% of the file's weights are 2:4"
+        stored = f"{percent(self.stored_sparse, 0)} of the file's weights are 2:4"
         if not self.sparse_asked:
             return [f"{stored}; --sparse lets TensorRT use that."] if self.stored_sparse > 0 else []
         found = "" if self.eligible is None else f", TensorRT found {self.eligible} layers eligible"
@@ -199,7 +200,7 @@ def engine(
     if trtexec:
         lines = trtexec_lines(classifier, out, side, facts.precision, how)
         return TrtexecResult({key: shlex.join(line) for key, line in lines.items()})
-    check_engine_output(out)
+    check_output(out, ENGINE)
     if options.timing_cache is not None:
         ensure_folder(options.timing_cache.parent)
     import_tensorrt()

@@ -24,9 +24,10 @@ from ..core.metrics import cosines
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
+from ..core.wording import percent
 from ..formats.cards import Compression
 from ..formats.classifier import EMBEDDINGS, INPUT, FilePrecision, OnnxCard, Target, check_output
-from ..formats.student import load_samples
+from ..formats.student import SAMPLES, load_samples
 from ..formats.text import TextEmbeddings, load_text
 from ..images.loading import load_one
 from ..images.preprocess import Preprocess
@@ -127,11 +128,11 @@ class ExportResult(Result):
                 "--qat` makes it steadier."
             )
         if self.int8_share:
-            lines.append(f"INT8: {_percent(self.int8_share)} of the multiplications.")
+            lines.append(f"INT8: {percent(self.int8_share)} of the multiplications.")
         if self.two_four_share:
             lines.append(
-                f"2:4: {_percent(self.two_four_share)} of the multiplications; sparse kernels can "
-                f"take {_percent(self.engaging_share)}."
+                f"2:4: {percent(self.two_four_share)} of the multiplications; sparse kernels can "
+                f"take {percent(self.engaging_share)}."
             )
         lines += list_some("Remarks of the linter:", self.remarks)
         if self.target == "tensorrt":
@@ -334,7 +335,7 @@ def _choose_pictures(student: str, images: Path | None, card: OnnxCard) -> _Chec
     if int8 and card.target == "onnxruntime":
         raise InputError(
             f"{student}: an INT8 file for ONNX Runtime needs pictures to take ranges from, and "
-            "this student has no samples.npy. Add --images FOLDER with some of those it will see."
+            f"this student has no {SAMPLES}. Add --images FOLDER with some of those it will see."
         )
     from ..images.synthetic import smooth_pixels
 
@@ -539,7 +540,3 @@ def _unrounded(network: torch.nn.Module) -> Iterator[None]:
     finally:
         for quantizer in quantizers:
             quantizer.enable_quant()  # type: ignore[operator]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"

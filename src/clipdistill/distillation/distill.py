@@ -19,12 +19,14 @@ from ..core.errors import InputError, MismatchError, OutputError
 from ..core.files import ensure_folder
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
+from ..core.wording import percent
 from ..formats.cards import Compression, StudentCard, TeacherCard
 from ..formats.embeddings import CACHE, Embeddings, Failure, load_embeddings, match_rows
 from ..formats.prompts import load_prompts
 from ..formats.selection import load_selection
 from ..formats.student import (
     CHECKPOINT,
+    SAMPLE_IMAGES,
     WEIGHTS,
     is_student,
     load_card,
@@ -47,8 +49,6 @@ if TYPE_CHECKING:
     from .trainer import TrainingState
     from .validation import TrainingData
 
-SAMPLE_PICTURES = 16
-"""Pictures kept in the student's folder for the checks of `export`."""
 BYTES_PER_GB = 1e9
 
 
@@ -124,7 +124,7 @@ class DistillResult(Result):
             agreement = (
                 ""
                 if self.val_agreement is None
-                else (f", same label as the teacher {100 * self.val_agreement:.1f}%")
+                else f", same label as the teacher {percent(self.val_agreement)}"
             )
             lines.append(
                 f"On {self.val_images} held-out images (epoch {self.best_epoch}, the best): "
@@ -262,7 +262,7 @@ def distill(
     data = _split(pairs, cache, text, options, accelerator.num_processes)
     card = _train(accelerator, network, data, card, options, out=out, earlier=earlier)
     if accelerator.is_main_process:
-        save_samples(out, cache.gather(data.train[:SAMPLE_PICTURES])[0])
+        save_samples(out, cache.gather(data.train[:SAMPLE_IMAGES])[0])
         save_card(out, card)
     accelerator.end_training()
     return _result(out, card, pairs, cache.failures, earlier is not None, time.monotonic() - start)

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from ..core.errors import InputError
 from ..core.files import ensure_folder
 from ..core.results import Result, Table, list_some
 from ..formats.prompts import load_prompts
-from ..formats.text import TextEmbeddings, save_text
+from ..formats.text import save_text
 from ..models.teachers import DEFAULT_MODEL_NAME, DEFAULT_PRETRAINED
 
 NO_TEMPLATE = ("{}",)
@@ -29,7 +27,8 @@ class EmbedTextResult(Result):
         labels: the classes.
         prompts: how many prompts they have together.
         templates: how many templates each prompt was put into.
-        overlapping: pairs of labels whose embeddings are nearly the same (cosine above 0.98).
+        overlapping: pairs of labels whose embeddings are nearly the same, and their cosine; see
+            `formats.text.ALIKE`.
     """
 
     out: Path
@@ -96,7 +95,7 @@ def embed_text(
         labels=text.labels,
         prompts=sum(len(some) for some in classes.prompts),
         templates=len(templates),
-        overlapping=_overlapping(text),
+        overlapping=text.overlapping(),
     )
 
 
@@ -125,10 +124,3 @@ def _openai_set(name: str) -> list[str]:
 
     functions = OPENAI_IMAGENET_TEMPLATES if name == "openai" else SIMPLE_IMAGENET_TEMPLATES
     return [function("{}") for function in functions]
-
-
-def _overlapping(text: TextEmbeddings, above: float = 0.98) -> tuple[tuple[str, str, float], ...]:
-    cosines = np.triu(text.vectors @ text.vectors.T, k=1)
-    pairs = np.argwhere(cosines > above)
-    found = [(text.labels[i], text.labels[j], float(cosines[i, j])) for i, j in pairs]
-    return tuple(sorted(found, key=lambda pair: -pair[2]))

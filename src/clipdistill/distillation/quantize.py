@@ -20,6 +20,7 @@ from ..formats.cards import Calibration, Compression, StudentCard
 from ..formats.embeddings import Failure, load_embeddings, match_rows
 from ..formats.student import (
     CHECKPOINT,
+    SAMPLE_IMAGES,
     is_student,
     load_card,
     save_card,
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 HELD_OUT, MOST_HELD_OUT = 0.2, 500
 """Share of the images, and the most, that are not calibrated on but measured on."""
-SAMPLE_PICTURES = 16
-"""Pictures kept in the student's folder for the checks of `export`."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +213,7 @@ def quantize(
     new = replace(
         card, compression=done.compression, training={**card.training, "quantized": settings}
     )
-    _save(out, new, done.network, calibrating.pixels[:SAMPLE_PICTURES])
+    _save(out, new, done.network, calibrating.pixels[:SAMPLE_IMAGES])
     return QuantizeResult(
         out=out,
         arch=card.arch,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ..core.errors import FormatError, MismatchError
+from ..core.results import from_json
 from ..core.zeroshot import LogitScale
 from ..images.preprocess import Preprocess
 
@@ -17,6 +18,12 @@ LONGEST_LICENSE = 64
 def _check_dim(dim: int) -> None:
     if not 1 <= dim <= 1 << 20:
         raise FormatError(f"the dimension of an embedding should be 1 or more, found {dim}")
+
+
+TEACHER_CONFIG, TEACHER_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+"""Files of a teacher's folder, in open_clip's own format."""
+MODEL_CARD = "README.md"
+"""A page about a model, as Hugging Face has it."""
 
 
 @dataclass(frozen=True)
@@ -173,42 +180,9 @@ class Compression:
             FormatError: a field is missing or of the wrong type.
         """
         try:
-            sparse, int8 = value["sparse"], value["int8"]
-            return cls(
-                sparse=None
-                if sparse is None
-                else Sparsity(
-                    method=str(sparse["method"]),
-                    layers=_names(sparse["layers"]),
-                    skipped=_reasons(sparse["skipped"]),
-                    weights_share=float(sparse["weights_share"]),
-                    macs_share=float(sparse["macs_share"]),
-                ),
-                int8=None
-                if int8 is None
-                else Quantization(
-                    method=str(int8["method"]),
-                    calibration_images=int(int8["calibration_images"]),
-                    trained=bool(int8["trained"]),
-                    layers=_names(int8["layers"]),
-                    residuals=_names(int8["residuals"]),
-                    folded=_names(int8["folded"]),
-                    skipped=_reasons(int8["skipped"]),
-                    quantizers=int(int8["quantizers"]),
-                ),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise FormatError(f"the student's compression cannot be read: {error!r}") from error
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        raise TypeError(f"expected a list of names, found {value!r}")
-    return tuple(str(name) for name in value)
-
-
-def _reasons(value: Any) -> tuple[tuple[str, str], ...]:
-    return tuple((str(name), str(reason)) for name, reason in value)
+            return from_json(cls, value)
+        except ValueError as error:
+            raise FormatError(f"the student's compression cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -154,16 +154,16 @@ class OnnxCard:
         return result
 
 
-def check_output(out: Path) -> None:
-    """Check an `.onnx` output before any work is done.
+def check_output(out: Path, ending: str = ".onnx") -> None:
+    """Check the output of a command that makes an `.onnx` file or an engine, before any work.
 
     Raises:
-        InputError: it does not end in `.onnx` (arguments in another order?).
+        InputError: it does not end in `ending` (arguments in another order?).
         OutputError: it cannot be written.
     """
-    if out.suffix.lower() != ".onnx":
+    if out.suffix.lower() != ending:
         raise InputError(
-            f"{out}: the output should be named like classifier.onnx. "
+            f"{out}: the output should be named like classifier{ending}. "
             "Check that the arguments are in the right order."
         )
     ensure_folder(out.parent)

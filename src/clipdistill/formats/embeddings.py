@@ -57,6 +57,8 @@ META = "meta.json"
 FAILURES = "failures.jsonl"
 VECTORS = "img_emb"
 ROWS = "metadata"
+VECTORS_NAME, ROWS_NAME = r"img_emb_(\d+)\.npy", r"metadata_(\d+)\.parquet"
+"""Of the files of shard number N; clip-retrieval pads N with zeros."""
 CACHE = "pixels"
 """Folder beside the vectors where `distill` keeps decoded pixels (see `images.pixels`)."""
 
@@ -386,13 +388,13 @@ def _load_any(root: Path) -> Embeddings:
 
 def shard_numbers(root: Path) -> list[int]:
     """Numbers of the complete shards, ascending."""
-    return sorted(_numbered(root / ROWS, r"metadata_(\d+)\.parquet"))
+    return sorted(_numbered(root / ROWS, ROWS_NAME))
 
 
 def shard_files(root: Path) -> list[tuple[Path, Path]]:
     """The complete shards in order: (vectors `.npy`, rows `.parquet`); the first may be missing."""
-    vectors = _numbered(root / VECTORS, r"img_emb_(\d+)\.npy")
-    rows = _numbered(root / ROWS, r"metadata_(\d+)\.parquet")
+    vectors = _numbered(root / VECTORS, VECTORS_NAME)
+    rows = _numbered(root / ROWS, ROWS_NAME)
     missing = root / VECTORS
     return [(vectors.get(n, missing / f"img_emb_{n}.npy"), rows[n]) for n in sorted(rows)]
 
@@ -430,14 +432,14 @@ def _rows_path(root: Path, number: int) -> Path:
     plain = root / ROWS / f"metadata_{number}.parquet"
     if plain.exists():
         return plain
-    return _numbered(root / ROWS, r"metadata_(\d+)\.parquet").get(number, plain)
+    return _numbered(root / ROWS, ROWS_NAME).get(number, plain)
 
 
 def _vectors_path(root: Path, number: int) -> Path:
     plain = root / VECTORS / f"img_emb_{number}.npy"
     if plain.exists():
         return plain
-    return _numbered(root / VECTORS, r"img_emb_(\d+)\.npy").get(number, plain)
+    return _numbered(root / VECTORS, VECTORS_NAME).get(number, plain)
 
 
 def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:

@@ -12,8 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import FormatError, InputError, OutputError
-from ..core.files import check_format, ensure_folder, read_json, write_bytes, write_json, writing
+from ..core.errors import FormatError, InputError
+from ..core.files import check_format, read_json, write_bytes, write_json, writing
 from .classifier import OnnxCard
 
 FORMAT = "clipdistill.engine"
@@ -92,23 +92,6 @@ class EngineCard:
 def card_path(engine: Path) -> Path:
     """Where the card of an engine lies."""
     return engine.with_name(engine.name + ".json")
-
-
-def check_engine_output(out: Path) -> None:
-    """Check an `.engine` output before any work is done.
-
-    Raises:
-        InputError: it does not end in `.engine` (arguments in another order?).
-        OutputError: it cannot be written.
-    """
-    if out.suffix.lower() != ENGINE:
-        raise InputError(
-            f"{out}: the output should be named like classifier.engine. "
-            "Check that the arguments are in the right order."
-        )
-    ensure_folder(out.parent)
-    if out.is_dir():
-        raise OutputError(f"{out} should become a file, but a folder of that name is in the way.")
 
 
 def save_engine(path: Path, data: bytes, card: EngineCard) -> None:

@@ -1,37 +1,58 @@
-"""Measurements in a run's folder: what `evaluate` and `benchmark` wrote, and the baseline."""
+"""Measurements: `evaluation.json`, `benchmark.json` and `baseline.json` in a run's folder.
+
+Each is the JSON of one dataclass below, with `format` and `version` first.  `evaluate --json` and
+`benchmark --json` print the same, except that `evaluation.json` has `confusion_entries` in place of
+`confusion`: of 1,000 classes, a list of [true class, predicted class, count] is a hundredth of the
+matrix.  Both are read, and so are files without `format`, which older versions wrote.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
 
 from ..core.errors import FormatError
-from ..core.files import read_json
+from ..core.files import check_format, read_json, write_json
+from ..core.results import Versioned, from_json, to_json
+from ..core.two_four import is_sparse
+from ..core.zeroshot import Calibration
 from .embeddings import Failure
+from .run import present
+
+AGAIN = "To make it again, delete it and repeat the `clipdistill run` command of this folder."
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What `evaluate` found of one model; see `stages.evaluate.Evaluation`.
+class ModelEvaluation:
+    """What `evaluate` measured of one model.
+
+    Measures that do not apply are None: accuracies without labels, agreement and cosine without a
+    reference.
 
     Attributes:
-        model: its name, as it was given.
-        runtime: that ran it.
+        model: its name.
+        runtime: "torch", "onnxruntime", "openvino" or "tensorrt".
         role: "teacher" or "student".
-        accuracy: a share; None without labels.
-        top5: likewise.
-        agreement: share of pictures with the reference's label; None without one.
-        cosine: mean, with the reference; likewise.
+        accuracy: zero-shot top-1, a share.
+        top5: zero-shot top-5, a share.
+        agreement: share of images whose best label is the reference's.
+        cosine: mean cosine with the reference's embeddings.
         confidence: mean probability of the best label.
-        size_mb: 10^6 bytes.
-        latency_ms: of one picture.
-        images: measured on.
-        per_class: label -> accuracy; None for a class without pictures.
-        confusion: counts, a row a true class; empty without labels.
+        size_mb: weights, in 10^6 bytes.
+        latency_ms: median of 20 embeddings of one image at batch size 1, from resized pixels
+            (decoding and the choice of a label are not in it).
+        images: how many were measured.
+        per_class: label -> accuracy; None for classes without images.
+        counts: label -> how many images it was given to.
+        confusion: images by true class (row) and predicted class (column), in label order; empty
+            without labels.
+        labels: in order.
+
+    Raises:
+        ValueError: the confusion is not a square over the labels.
     """
 
     model: str
@@ -41,171 +62,64 @@ class Measured:
     top5: float | None
     agreement: float | None
     cosine: float | None
-    confidence: float | None
-    size_mb: float | None
-    latency_ms: float | None
+    confidence: float
+    size_mb: float
+    latency_ms: float
     images: int
     per_class: dict[str, float | None]
-    confusion: tuple[tuple[int, ...], ...]
+    counts: dict[str, int]
+    confusion: list[list[int]]
+    labels: list[str]
+
+    def __post_init__(self) -> None:
+        sides = {len(self.confusion), *map(len, self.confusion)}
+        if self.confusion and sides != {len(self.labels)}:
+            raise ValueError(f"confusion of {self.model}: {sides} for {len(self.labels)} labels")
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """What `evaluate` found of all models.
+class Evaluation(Versioned):
+    """What `evaluate` measured.
 
     Attributes:
-        rows: one a model.
-        labels: the classes, in order.
-        labelled: whether the pictures had labels.
-        images: how many there were.
-        failures: those that could not be used.
+        rows: one per model, in the order given; at least one.
+        reference: the teacher that agreement and cosine compare with; None without one.
+        labelled: whether the images had labels.
+        images: how many were found.
+        empty_folders: class folders without images.
+        failures: images that could not be used, each with its reason.
+        calibration: what was fitted; None unless it was wanted.
+        calibrated: the files it was stored in.
+
+    Raises:
+        ValueError: there are no rows.
     """
 
-    rows: tuple[Measured, ...]
-    labels: tuple[str, ...]
+    FORMAT: ClassVar[str] = "clipdistill.evaluation"
+    VERSION: ClassVar[int] = 1
+
+    rows: tuple[ModelEvaluation, ...]
+    reference: str | None
     labelled: bool
     images: int
+    empty_folders: tuple[str, ...]
     failures: tuple[Failure, ...]
+    calibration: Calibration | None = None
+    calibrated: tuple[Path, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise ValueError("no model was evaluated")
 
-@dataclass(frozen=True)
-class Raced:
-    """What `benchmark` found.
-
-    Attributes:
-        rows: one a model and runtime.
-        conclusions: sentences.
-        labelled: on how many labelled pictures accuracy was measured.
-        rounds: how often everyone was timed.
-        threads: each could use; None: its own choice.
-        machine: where.
-    """
-
-    rows: tuple[BenchmarkRow, ...]
-    conclusions: tuple[str, ...]
-    labelled: int
-    rounds: int
-    threads: int | None
-    machine: str
-
-
-def load_evaluated(path: Path) -> Evaluated | None:
-    """Read `evaluation.json`; None where there is none, or nothing in it.
-
-    Raises:
-        FormatError: it is something else.
-    """
-    value = _read(path, "the result of evaluate")
-    if not value:
-        return None
-    with _reading(path, "evaluate"):
-        rows = tuple(_measured(row) for row in value["rows"])
-        labels = tuple(str(label) for label in value["rows"][0]["labels"]) if rows else ()
-        wrong = [row for row in rows if row.confusion and len(row.confusion) != len(labels)]
-        if wrong:
-            raise ValueError(f"{len(labels)} labels, and {len(wrong[0].confusion)} counted")
-        found = Evaluated(
-            rows,
-            labels,
-            bool(value["labelled"]),
-            int(value["images"]),
-            _failures(value.get("failures", ())),
-        )
-    return found if rows else None
-
-
-def load_raced(path: Path) -> Raced | None:
-    """Read `benchmark.json`; None where there is none, or nothing in it.
-
-    Raises:
-        FormatError: it is something else.
-    """
-    value = _read(path, "the result of benchmark")
-    if not value:
-        return None
-    with _reading(path, "benchmark"):
-        rows = tuple(_raced(row) for row in value["rows"])
-        threads = value.get("threads")
-        found = Raced(
-            rows,
-            tuple(str(one) for one in value["conclusions"]),
-            int(value["labelled"]),
-            int(value["rounds"]),
-            None if threads is None else int(threads),
-            str(value["machine"]),
-        )
-    return found if rows else None
-
-
-def _read(path: Path, what: str) -> dict[str, Any]:
-    return read_json(path, what) if path.is_file() else {}
-
-
-@contextlib.contextmanager
-def _reading(path: Path, verb: str) -> Iterator[None]:
-    """Turn what a foreign JSON makes go wrong into a `FormatError` that names the file."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise FormatError(
-            f"{path}: expected what `clipdistill {verb}` writes, but it cannot be read "
-            f"({error!r}). Make it again."
-        ) from error
-
-
-def _measured(row: dict[str, Any]) -> Measured:
-    return Measured(
-        model=str(row["model"]),
-        runtime=str(row["runtime"]),
-        role=str(row["role"]),
-        accuracy=_share(row["accuracy"]),
-        top5=_share(row["top5"]),
-        agreement=_share(row["agreement"]),
-        cosine=_share(row["cosine"]),
-        confidence=_share(row["confidence"]),
-        size_mb=_share(row["size_mb"]),
-        latency_ms=_share(row["latency_ms"]),
-        images=int(row["images"]),
-        per_class={str(label): _share(share) for label, share in row["per_class"].items()},
-        confusion=tuple(tuple(int(n) for n in line) for line in row["confusion"]),
-    )
-
-
-def _failures(rows: Any) -> tuple[Failure, ...]:
-    return tuple(Failure(str(row["image_path"]), str(row["reason"])) for row in rows)
-
-
-def _share(value: Any) -> float | None:
-    """A number; None also for what JSON cannot say (NaN, infinity)."""
-    return None if value is None or not math.isfinite(value) else float(value)
-
-
-def _raced(row: dict[str, Any]) -> BenchmarkRow:
-    return BenchmarkRow(
-        model=str(row["model"]),
-        runtime=str(row["runtime"]),
-        role=str(row["role"]),
-        arch=str(row["arch"]),
-        device=str(row["device"]),
-        precision=str(row["precision"]),
-        sparse=_share(row["sparse"]),
-        size_mb=_share(row["size_mb"]),
-        latency_ms=_share(row["latency_ms"]),
-        latency_p90_ms=_share(row["latency_p90_ms"]),
-        throughput={str(batch): float(rate) for batch, rate in row["throughput"].items()},
-        peak_mb=_share(row["peak_mb"]),
-        accuracy=_share(row["accuracy"]),
-        agreement=_share(row["agreement"]),
-        cosine=_share(row["cosine"]),
-        images=int(row["images"]),
-        round_ms=tuple(float(one) for one in row["round_ms"]),
-        reason=str(row["reason"]),
-    )
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes, in order."""
+        return tuple(self.rows[0].labels)
 
 
 @dataclass(frozen=True)
 class BenchmarkRow:
-    """One model in one runtime.
+    """What `benchmark` measured of one model in one runtime.
 
     Measures that do not apply, or were not reached, are None.
 
@@ -218,17 +132,17 @@ class BenchmarkRow:
         precision: "fp32", "fp16", "int8" ...
         sparse: share of its weights that are 2:4.
         size_mb: of its weights, in 10^6 bytes.
-        latency_ms: median of one picture, ready for the network.
+        latency_ms: median of one image, ready for the network.
         latency_p90_ms: nine in ten were faster.
-        throughput: batch -> pictures a second.
+        throughput: batch -> images per second.
         peak_mb: largest resident set of its process, runtime and Python included, before it
             embedded the folders; a GPU's own memory is not in it.
-        preprocess_ms: of one picture: read, decode, resize, crop, normalise; one thread.
+        preprocess_ms: of one image: read, decode, resize, crop, normalise; one thread.
         accuracy: zero-shot top-1, a share.
-        agreement: share of pictures whose best label is the reference's.
+        agreement: share of images whose best label is the reference's.
         cosine: mean cosine with the reference's embeddings.
         images: on which agreement and cosine were measured.
-        round_ms: milliseconds of one picture, a median a round.
+        round_ms: milliseconds of one image, a median per round.
         reason: why it was not measured, or not to the end; empty when it was.
     """
 
@@ -251,3 +165,183 @@ class BenchmarkRow:
     images: int = 0
     round_ms: tuple[float, ...] = ()
     reason: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What its weights are, such as "int8 2:4"; empty when unknown."""
+        return f"{self.precision} {'2:4' if is_sparse(self.sparse) else ''}".strip()
+
+
+@dataclass(frozen=True)
+class Benchmark(Versioned):
+    """What `benchmark` measured.
+
+    Attributes:
+        rows: one per model and runtime.
+        reference: the model that agreement and cosine compare with.
+        conclusions: what is slower than FP32, and what sparsity did, in sentences.
+        images: on which agreement and cosine were measured.
+        labelled: on which accuracy was.
+        batches: images at once.
+        rounds: how often every model was timed.
+        threads: each could use; None: its own choice.
+        machine: where, in one line.
+        failures: images that could not be used, each with its reason.
+        out: the markdown file, if one was written.
+        plot: the chart, if one was drawn.
+    """
+
+    FORMAT: ClassVar[str] = "clipdistill.benchmark"
+    VERSION: ClassVar[int] = 1
+
+    rows: tuple[BenchmarkRow, ...]
+    reference: str
+    conclusions: tuple[str, ...]
+    images: int
+    labelled: int
+    batches: tuple[int, ...]
+    rounds: int
+    threads: int | None
+    machine: str
+    failures: tuple[Failure, ...]
+    out: Path | None = None
+    plot: Path | None = None
+
+
+@dataclass(frozen=True)
+class Baseline(Versioned):
+    """How well a teacher separates the classes; no student of it can be expected to do better.
+
+    Confidence, margin and counts are of the unlabelled images, accuracy is of the labelled.
+
+    Attributes:
+        teacher: its name.
+        labelled: whether there were labelled images.
+        images: unlabelled images.
+        labelled_images: labelled ones.
+        accuracy: zero-shot top-1, a share; None without labels.
+        confidence: mean probability of the best label.
+        margin: mean difference of the probabilities of the two best labels.
+        counts: label -> images that the teacher gave it.
+        per_class: label -> accuracy, of the classes that have labelled images.
+        overlapping: (label, label, cosine of their text embeddings), the nearest first.
+        empty: labels that no image was given.
+    """
+
+    FORMAT: ClassVar[str] = "clipdistill.baseline"
+    VERSION: ClassVar[int] = 1
+
+    teacher: str
+    labelled: bool
+    images: int
+    labelled_images: int
+    accuracy: float | None
+    confidence: float
+    margin: float
+    counts: dict[str, int]
+    per_class: dict[str, float]
+    overlapping: tuple[tuple[str, str, float], ...]
+    empty: tuple[str, ...]
+
+
+NAMES = {
+    Evaluation.FORMAT: "the result of evaluate",
+    Benchmark.FORMAT: "the result of benchmark",
+    Baseline.FORMAT: "the teacher's baseline",
+}
+"""Format -> how messages call it."""
+FORMER = {Baseline.FORMAT: "clipdistill.ceiling"}
+"""Format -> its name before version 0.1.0."""
+
+Kind = TypeVar("Kind", bound=Versioned)
+
+
+def save_measurement(path: Path, value: Versioned) -> None:
+    """Write a measurement atomically."""
+    card = to_json(value)
+    if isinstance(value, Evaluation):
+        for row in card["rows"]:
+            row["confusion_entries"] = _entries(row.pop("confusion"))
+    write_json(path, card)
+
+
+def load_measurement(path: Path, kind: type[Kind]) -> Kind:
+    """Read what `save_measurement` wrote, or what a verb printed with --json.
+
+    Args:
+        path: the file.
+        kind: `Evaluation`, `Benchmark`, `Baseline`, or the result of a verb that extends it.
+
+    Raises:
+        InputError: no such file.
+        FormatError: it cannot be read, or is of a newer version.
+    """
+    what = NAMES[kind.FORMAT]
+    try:
+        value = read_json(path, what)
+    except FormatError as error:
+        raise FormatError(f"{error} {AGAIN}") from error
+    if "format" in value:  # version 0 had none
+        check_format(path, value, kind.FORMAT, kind.VERSION, former=FORMER.get(kind.FORMAT, ""))
+    if "verdicts" in value:  # version 0
+        value.setdefault("conclusions", value["verdicts"])
+    try:
+        if issubclass(kind, Evaluation):
+            _fill_matrices(value)
+        return from_json(kind, value)
+    except ValueError as error:
+        raise FormatError(f"{path}: {what} cannot be read: {error}. {AGAIN}") from error
+
+
+def find_measurement(path: Path, kind: type[Kind]) -> Kind | None:
+    """Read a measurement, also under the former name of its file; None where there is none.
+
+    Raises:
+        FormatError: it cannot be read, or is of a newer version.
+    """
+    path = present(path)
+    return load_measurement(path, kind) if path.is_file() else None
+
+
+def _entries(confusion: list[list[int]]) -> list[list[int]]:
+    """[true class, predicted class, count] of each count that is not 0."""
+    return [
+        [true, predicted, count]
+        for true, counts in enumerate(confusion)
+        for predicted, count in enumerate(counts)
+        if count
+    ]
+
+
+def _fill_matrices(value: dict[str, Any]) -> None:
+    """Put the matrix in place of the entries, in every row that has them.
+
+    Raises:
+        ValueError: the entries do not fit the labels.
+    """
+    rows = value.get("rows")
+    for row in rows if isinstance(rows, list) else ():
+        if not isinstance(row, dict) or "confusion_entries" not in row:
+            continue
+        entries, labels = row["confusion_entries"], row.get("labels")
+        size = len(labels) if isinstance(labels, list) else 0
+        row["confusion"] = _matrix(entries, size) if entries != [] else []
+
+
+def _matrix(entries: Any, size: int) -> list[list[int]]:
+    wrong = ValueError(
+        f"confusion_entries: expected a list of [true, predicted, count] with classes below {size}"
+    )
+    try:
+        found = np.array(entries)
+    except ValueError as error:
+        raise wrong from error
+    if found.ndim != 2 or found.shape[1] != 3 or found.dtype.kind != "i":
+        raise wrong
+    true, predicted, count = found.T
+    if found.min() < 0 or max(true.max(), predicted.max()) >= size:
+        raise wrong
+    matrix = np.zeros((size, size), dtype=np.int64)
+    matrix[true, predicted] = count
+    rows: list[list[int]] = matrix.tolist()
+    return rows

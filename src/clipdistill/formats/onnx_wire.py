@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import FormatError, InputError
+from ..core.two_four import GROUP, is_two_four
 from .classifier import MAX_FILE_BYTES
 
 MAX_DEPTH = 24
@@ -35,7 +36,7 @@ LEAST_USED = 0.05
 WEIGHT_SIZE = 64
 """Values that make a tensor of two or more dimensions a layer's weight."""
 HEAD = "zeroshot/"
-"""How the constants of the zero-shot head are named: no weights of the network."""
+"""Nodes and constants of the zero-shot head have names that start like this."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _Field = tuple[int, int, int, int]
@@ -306,11 +307,6 @@ def _is_sparse(weight: Weight, data: mmap.mmap) -> bool:
     # A copy: a view would keep the mapping open.
     values = np.frombuffer(data[weight.start : weight.end], dtype=kind).reshape(weight.dims) != 0
     return float(values.mean()) > LEAST_USED and any(
-        weight.dims[axis] % 4 == 0 and _at_most_two(np.moveaxis(values, axis, -1))
+        weight.dims[axis] % GROUP == 0 and is_two_four(values, axis)
         for axis in ((0, 1) if len(weight.dims) == 2 else (1,))
     )
-
-
-def _at_most_two(used: np.ndarray) -> bool:
-    """Whether of each four neighbours on the last axis of a bool array at most two are used."""
-    return bool((used.reshape(-1, 4).sum(axis=1) <= 2).all())

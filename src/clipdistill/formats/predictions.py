@@ -101,7 +101,7 @@ def load_predictions(path: Path) -> Predictions:
         FormatError: it cannot be read, or indices and counts do not agree.
     """
     value = read_json(path, "what models say of pictures")
-    check_format(path, value, FORMAT, VERSION)
+    check_format(path, value, FORMAT, VERSION, former="clipdistill.opinions")
     with describing(path):
         try:
             labels = tuple(str(label) for label in value["labels"])

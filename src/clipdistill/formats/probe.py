@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ..core.errors import ClipDistillError
 from ..core.files import check_format, read_json, write_json
-
-FORMAT = "clipdistill.probe"
-VERSION = 1
+from ..core.results import Versioned, from_json, to_json
 
 
 @dataclass(frozen=True)
-class Probe:
+class Probe(Versioned):
     """Speeds on this machine.
 
     Attributes:
@@ -29,6 +28,9 @@ class Probe:
         device: both ran on.
     """
 
+    FORMAT: ClassVar[str] = "clipdistill.probe"
+    VERSION: ClassVar[int] = 1
+
     of: str
     seconds: float
     load_seconds: float
@@ -43,28 +45,16 @@ class Probe:
 
 def save_probe(path: Path, probe: Probe) -> None:
     """Write `probe.json` atomically."""
-    write_json(path, {"format": FORMAT, "version": VERSION, **asdict(probe)})
+    write_json(path, to_json(probe))
 
 
 def load_probe(path: Path, of: str) -> Probe | None:
     """Read the probe of the same things; None where there is none that can be used."""
     try:
         card = read_json(path, "the probe")
-        check_format(path, card, FORMAT, VERSION)
-        rates = [float(card[name]) for name in ("decode_rate", "teacher_rate", "training_rate")]
-        if card["of"] != of or min(rates) <= 0:
-            return None
-        return Probe(
-            of=of,
-            seconds=float(card["seconds"]),
-            load_seconds=float(card["load_seconds"]),
-            decode_rate=rates[0],
-            teacher_rate=rates[1],
-            training_rate=rates[2],
-            dim=int(card["dim"]),
-            image_size=int(card["image_size"]),
-            parameters=int(card["parameters"]),
-            device=str(card["device"]),
-        )
-    except (ClipDistillError, KeyError, TypeError, ValueError):
+        check_format(path, card, Probe.FORMAT, Probe.VERSION)
+        found = from_json(Probe, card)
+    except (ClipDistillError, ValueError):
         return None  # it is only measured again
+    rates = (found.decode_rate, found.teacher_rate, found.training_rate)
+    return found if found.of == of and min(rates) > 0 else None

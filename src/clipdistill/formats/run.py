@@ -22,20 +22,30 @@ run.json               settings, steps with their commands and fingerprints, ver
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..core.errors import FormatError, InputError
 from ..core.files import check_format, describing, read_json, write_json
+from ..core.results import Versioned, from_json, to_json
+from .cards import MODEL_CARD
 
-FORMAT = "clipdistill.run"
-VERSION = 1
 STUDENTS = ("dense", "sparse", "int8", "sparse-int8")
 """Names of the students that a run can make, in the order in which they are made and shown."""
 
 EXPORTS = {"onnxruntime": "cpu", "tensorrt": "trt"}
 """What a file is for -> the folder that it lies in."""
+
+
+FORMER_NAMES = {"baseline.json": "ceiling.json", "predictions.json": "opinions.json"}
+"""File -> its name before version 0.1.0."""
+
+
+def present(path: Path) -> Path:
+    """Where a file of a run lies: `path`, or its former name where only that is there."""
+    former = path.with_name(FORMER_NAMES.get(path.name, path.name))
+    return former if former.is_file() and not path.is_file() else path
 
 
 @dataclass(frozen=True)
@@ -138,6 +148,11 @@ class RunFolder:
         """The page for people."""
         return self.out / "report.html"
 
+    @property
+    def model_card(self) -> Path:
+        """The page for people, as Hugging Face has it."""
+        return self.out / MODEL_CARD
+
     def student(self, name: str) -> Path:
         """The folder of one of `STUDENTS`."""
         return self.out / ("student" if name == "dense" else f"student-{name}")
@@ -173,7 +188,7 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class RunRecord(Versioned):
     """How a run was made.
 
     Attributes:
@@ -186,6 +201,9 @@ class RunRecord:
         unfinished: steps that were begun and interrupted.
         others: finished steps that the settings no longer ask for; their files are still there.
     """
+
+    FORMAT: ClassVar[str] = "clipdistill.run"
+    VERSION: ClassVar[int] = 1
 
     settings: dict[str, Any]
     steps: tuple[StepRecord, ...]
@@ -207,7 +225,7 @@ class RunRecord:
 
 def save_run(folder: RunFolder, record: RunRecord) -> None:
     """Write `run.json` atomically."""
-    write_json(folder.record, {"format": FORMAT, "version": VERSION, **asdict(record)})
+    write_json(folder.record, to_json(record))
 
 
 def load_run(folder: RunFolder) -> RunRecord:
@@ -223,31 +241,9 @@ def load_run(folder: RunFolder) -> RunRecord:
             "`clipdistill run` or `clipdistill quickstart`."
         )
     card = read_json(folder.record, "a run's record")
-    check_format(folder.record, card, FORMAT, VERSION)
+    check_format(folder.record, card, RunRecord.FORMAT, RunRecord.VERSION)
     with describing(folder.record):
         try:
-            return RunRecord(
-                settings=dict(card["settings"]),
-                steps=tuple(_step(value) for value in card["steps"]),
-                versions={str(name): str(value) for name, value in card["versions"].items()},
-                machine=str(card["machine"]),
-                started=str(card["started"]),
-                finished=str(card["finished"]),
-                unfinished=tuple(_step(value) for value in card.get("unfinished", ())),
-                others=tuple(_step(value) for value in card.get("others", ())),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"the record of a run cannot be read: {error!r}") from error
-
-
-def _step(value: dict[str, Any]) -> StepRecord:
-    return StepRecord(
-        name=str(value["name"]),
-        command=str(value["command"]),
-        fingerprint=str(value["fingerprint"]),
-        seconds=float(value["seconds"]),
-        outputs=tuple(str(one) for one in value["outputs"]),
-        settings=dict(value.get("settings", {})),
-        inputs={str(name): str(one) for name, one in value.get("inputs", {}).items()},
-        result=str(value.get("result", "")),
-    )
+            return from_json(RunRecord, card)
+        except ValueError as error:
+            raise FormatError(f"the record of a run cannot be read: {error}") from error

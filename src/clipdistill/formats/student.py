@@ -48,6 +48,8 @@ CHECKPOINT = "checkpoint.pth"
 METRICS = "metrics.jsonl"
 LOG = "log"
 SAMPLES = "samples.npy"
+SAMPLE_IMAGES = 16
+"""Training images kept in it, for the checks of `export`."""
 
 
 def save_card(folder: Path, card: StudentCard) -> None:

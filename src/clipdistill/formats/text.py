@@ -26,6 +26,8 @@ from .cards import TeacherCard
 
 FORMAT = "clipdistill.text_embeddings"
 VERSION = 1
+ALIKE = 0.98
+"""Cosine of two labels' embeddings above which a teacher hardly tells them apart."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,19 @@ class TextEmbeddings:
     def threshold(self) -> float:
         """Probability below which a student's answer is "unknown"; 0: never."""
         return 0.0 if self.calibration is None else self.calibration.threshold
+
+    def overlapping(
+        self, also: NDArray[np.bool_] | None = None
+    ) -> tuple[tuple[str, str, float], ...]:
+        """Pairs of labels that the teacher hardly tells apart, and their cosine, nearest first.
+
+        `also`: bool (C, C), further pairs, above the diagonal.
+        """
+        cosines = self.vectors @ self.vectors.T
+        near = cosines > ALIKE
+        pairs = np.argwhere(np.triu(near if also is None else near | also, k=1))
+        found = [(self.labels[i], self.labels[j], float(cosines[i, j])) for i, j in pairs]
+        return tuple(sorted(found, key=lambda pair: -pair[2]))
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the vectors, as plain JSON values."""

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ..core.wording import percent
+
 Level = Literal["good", "care", "unusable", "unknown"]
 
 TITLES: dict[Level, str] = {
@@ -112,7 +114,7 @@ def _collapsed(evidence: Evidence) -> Assessment | None:
     true = (evidence.true_shares or {}).get(label, 0.0)
     expected = max(usual, true)
     if share >= COLLAPSED and share > expected + chance(expected, total):
-        reason = f"it answers {label!r} for {100 * share:.0f}% of the images."
+        reason = f"it answers {label!r} for {percent(share, 0)} of the images."
         return Assessment("unusable", reason, _more_training(evidence))
     right = evidence.accuracy
     if right is not None and evidence.true_shares:
@@ -120,8 +122,8 @@ def _collapsed(evidence: Evidence) -> Assessment | None:
         if right <= commonest + chance(commonest, evidence.images) and commonest < COLLAPSED:
             return Assessment(
                 "unusable",
-                f"its {100 * right:.0f}% accuracy is no better than always giving the commonest "
-                f"class ({100 * commonest:.0f}%).",
+                f"its {percent(right, 0)} accuracy is no better than always giving the commonest "
+                f"class ({percent(commonest, 0)}).",
                 _more_training(evidence),
             )
     return None
@@ -134,8 +136,8 @@ def _weak_teacher(evidence: Evidence) -> Assessment | None:
         return None
     return Assessment(
         "unusable",
-        f"the teacher itself is right on only {100 * top:.0f}% of the images, and a student learns "
-        "from it.",
+        f"the teacher itself is right on only {percent(top, 0)} of the images, and a student "
+        "learns from it.",
         "Describe the classes better (several prompts per label), or take a better teacher.",
     )
 
@@ -144,18 +146,18 @@ def _compared(evidence: Evidence) -> Assessment:
     """A student beside its teacher."""
     right, top = evidence.accuracy, evidence.teacher_accuracy
     if right is not None and top is not None:
-        figures = f"{100 * right:.1f}% right, the teacher {100 * top:.1f}%"
+        figures = f"{percent(right)} right, the teacher {percent(top)}"
         if right >= top - chance(top, evidence.images):
             return Assessment("good", f"{figures}, on {evidence.images} images.")
         far = right < SHARE_OF_TEACHER * top
     elif evidence.agreement is not None:
         agreed = evidence.agreement
-        figures = f"the teacher's label on {100 * agreed:.1f}% of {evidence.images} images"
+        figures = f"the teacher's label on {percent(agreed)} of {evidence.images} images"
         if agreed + chance(agreed, evidence.images) >= NEAR:
             return Assessment("good", f"{figures}.")
         far = agreed < FAR
     else:
-        figures, far = f"{100 * (right or 0.0):.1f}% right, the teacher was not measured", False
+        figures, far = f"{percent(right or 0.0)} right, the teacher was not measured", False
     reason = f"{figures}."
     level: Level = "unusable" if far and (right is None or right < WEAK_TEACHER) else "care"
     return Assessment(level, reason, _more_training(evidence))

@@ -15,6 +15,7 @@ from ..core import metrics
 from ..core.charts import check_available
 from ..core.errors import ClipDistillError, InputError, OutputError
 from ..core.files import ensure_folder, write_bytes
+from ..core.model_names import short_names
 from ..core.progress import track
 from ..core.signatures import NameOrPath
 from ..core.zeroshot import top_k
@@ -32,7 +33,7 @@ from .race.child import Child, children
 from .race.conclusions import Timed, conclusions
 from .race.pictures import Pictures, PictureShelf
 from .race.race import race
-from .race.report import BenchmarkResult, chart, distinct_ends, machine
+from .race.report import BenchmarkResult, chart, machine
 from .task import Embedded, Reference, against, choose_text, scores_of, true_classes
 
 TIMED_PICTURES = 32
@@ -381,7 +382,7 @@ def _ask(entry: _Entry, do: str, **arguments: Any) -> dict[str, Any]:
 
 def _conclusions(entries: Sequence[_Entry]) -> list[str]:
     measured = [entry for entry in entries if entry.row.round_ms]
-    names = distinct_ends([entry.model for entry in measured])  # the sentences name the runtime
+    names = short_names([entry.model for entry in measured])  # the sentences name the runtime
     return conclusions(
         [
             Timed(

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from ..core import metrics
 from ..core.errors import InputError, MismatchError
 from ..core.files import ensure_folder
+from ..core.model_names import short_names
 from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
 from ..core.wording import percent, shown_labels
-from ..core.zeroshot import Calibration, top_k
-from ..formats.cards import TeacherCard
-from ..formats.embeddings import Failure, load_embeddings, match_rows
+from ..core.zeroshot import top_k
+from ..formats.embeddings import load_embeddings, match_rows
+from ..formats.measurements import Evaluation, ModelEvaluation
 from ..formats.predictions import (
     MOST_RANKED,
     ModelPredictions,
@@ -26,7 +27,6 @@ from ..formats.predictions import (
     Predictions,
     save_predictions,
 )
-from ..formats.text import TextEmbeddings
 from ..images.loading import default_workers, load_one, stack
 from ..images.sources import list_images
 from ..models.embedder import Embedder, carried_text
@@ -42,7 +42,6 @@ from .task import (
     embed,
     latency_ms,
     scores_of,
-    short_names,
     true_classes,
 )
 
@@ -50,72 +49,9 @@ TABLE_MODELS, TABLE_CLASSES = 4, 40
 """Largest per-class table that is shown to a person; the JSON always has everything."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What one model did.
-
-    Measures that do not apply are None: accuracies without labels, agreement and cosine without a
-    reference.
-
-    Attributes:
-        model: its name.
-        runtime: "torch", "onnxruntime", "openvino" or "tensorrt".
-        role: "teacher" or "student".
-        accuracy: zero-shot top-1, a share.
-        top5: zero-shot top-5, a share.
-        agreement: share of images whose best label is the reference's.
-        cosine: mean cosine with the reference's embeddings.
-        confidence: mean probability of the best label.
-        size_mb: weights, in 10^6 bytes.
-        latency_ms: median of 20 embeddings of one picture at batch size 1, from resized pixels
-            (decoding and the choice of a label are not in it).
-        images: how many were measured.
-        per_class: label -> accuracy; None for classes without images.
-        counts: label -> how many images it was given to.
-        confusion: images by true class (row) and predicted class (column), in label order.
-        labels: in order.
-    """
-
-    model: str
-    runtime: str
-    role: str
-    accuracy: float | None
-    top5: float | None
-    agreement: float | None
-    cosine: float | None
-    confidence: float
-    size_mb: float
-    latency_ms: float
-    images: int
-    per_class: dict[str, float | None]
-    counts: dict[str, int]
-    confusion: list[list[int]]
-    labels: list[str]
-
-
 @dataclass(frozen=True, repr=False)
-class EvaluateResult(Result):
-    """What `evaluate` measured.
-
-    Attributes:
-        rows: one a model, in the order given.
-        reference: whom agreement and cosine compare with; None without a teacher.
-        labelled: whether the images had labels.
-        images: how many were found.
-        empty_folders: class folders without images.
-        failures: images that could not be used, each with its reason.
-        calibration: what was fitted; None unless asked for.
-        calibrated: the files it was stored in.
-    """
-
-    rows: tuple[Evaluation, ...]
-    reference: str | None
-    labelled: bool
-    images: int
-    empty_folders: tuple[str, ...]
-    failures: tuple[Failure, ...]
-    calibration: Calibration | None = None
-    calibrated: tuple[Path, ...] = ()
+class EvaluateResult(Result, Evaluation):
+    """What `evaluate` measured; its attributes are those of `Evaluation`."""
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
@@ -256,7 +192,7 @@ def _find_reference(
         stored = load_embeddings(embeddings)
         for embedder in opened:
             embedder.spec.check_space(stored.teacher, embeddings)
-        _check_text(task.text, stored.teacher, embeddings)
+        stored.teacher.check_same(task.text.teacher, embeddings, "the text embeddings")
         found = match_rows(stored, [item.key for item in task.items])
         if not found:
             raise MismatchError(
@@ -274,13 +210,9 @@ def _find_reference(
     return None
 
 
-def _check_text(text: TextEmbeddings, teacher: TeacherCard, where: Path) -> None:
-    teacher.check_same(text.teacher, where, "the text embeddings")
-
-
 def _measure(
     embedder: Embedder, embedded: Embedded, reference: Reference | None, task: Task
-) -> Evaluation:
+) -> ModelEvaluation:
     """Turn a model's embeddings into its row."""
     labels = task.text.labels
     scores = scores_of(embedded.vectors, task.text, logits_for(embedder, task.text))
@@ -290,7 +222,7 @@ def _measure(
     agreement, cosine = against(embedded, scores, reference, task.text)
     sample = load_one(task.items[embedded.rows[0]], embedder.spec.preprocess)
     given = np.bincount(predicted, minlength=len(labels)).tolist()
-    return Evaluation(
+    return ModelEvaluation(
         model=embedder.spec.name,
         runtime=embedder.spec.runtime,
         role=embedder.spec.role,
@@ -364,11 +296,11 @@ def _models_table(result: EvaluateResult) -> Table:
                 str(row.images),
             )
         )
-    title = f"{len(result.rows[0].labels)} labels, {result.images} images"
+    title = f"{len(result.labels)} labels, {result.images} images"
     return Table(f"{title}; ms: one embedding at batch size 1", columns, tuple(rows))
 
 
-def _class_table(rows: Sequence[Evaluation]) -> list[Table]:
+def _class_table(rows: Sequence[ModelEvaluation]) -> list[Table]:
     """Accuracy of each class, the worst first."""
     labels = [label for label in rows[0].labels if rows[0].per_class.get(label) is not None]
     if not 0 < len(labels) <= TABLE_CLASSES:
@@ -389,7 +321,7 @@ def _class_table(rows: Sequence[Evaluation]) -> list[Table]:
     return [Table("Accuracy of each class", ("label", ">images", *names, most), lines)]
 
 
-def _mistaken(row: Evaluation, label: str, shown: Mapping[str, str]) -> str:
+def _mistaken(row: ModelEvaluation, label: str, shown: Mapping[str, str]) -> str:
     """The wrong label that the class's images were given to most often."""
     index = row.labels.index(label)
     wrong = [(count, other) for other, count in enumerate(row.confusion[index]) if other != index]
@@ -397,7 +329,7 @@ def _mistaken(row: Evaluation, label: str, shown: Mapping[str, str]) -> str:
     return f"{shown[row.labels[other]]} ({count})" if count else ""
 
 
-def _counts_table(rows: Sequence[Evaluation]) -> Table:
+def _counts_table(rows: Sequence[ModelEvaluation]) -> Table:
     """How often each label was given, the commonest first."""
     labels = sorted(rows[0].labels, key=lambda label: -rows[0].counts[label])[:TABLE_CLASSES]
     shown = shown_labels(rows[0].labels)
@@ -406,5 +338,5 @@ def _counts_table(rows: Sequence[Evaluation]) -> Table:
     return Table("Images given to each label", ("label", *names), lines)
 
 
-def _short_names(rows: Sequence[Evaluation]) -> list[str]:
+def _short_names(rows: Sequence[ModelEvaluation]) -> list[str]:
     return short_names([row.model for row in rows], [row.runtime for row in rows])

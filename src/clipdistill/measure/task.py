@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..core import metrics
 from ..core.errors import InputError, did_you_mean
+from ..core.model_names import short_names
 from ..core.progress import track
 from ..core.zeroshot import LogitScale, normalized, probabilities
 from ..formats.embeddings import Failure
@@ -130,7 +131,7 @@ def embed(embedder: Embedder, task: Task) -> Embedded:
     vectors: list[NDArray[np.float32]] = []
     failures: list[Failure] = []
     with track(
-        f"embedding with {Path(embedder.spec.name).name}", len(task.items), "images"
+        f"embedding with {short_names([embedder.spec.name])[0]}", len(task.items), "images"
     ) as step:
         for good, failed in batched(loaded, task.batch_size):
             failures += [Failure(one.item.key, one.reason) for one in failed]
@@ -188,15 +189,3 @@ def latency_ms(embedder: Embedder, pixels: NDArray[np.uint8]) -> float:
         embedder.embed_pixels(pixels)
         times.append(time.perf_counter() - started)
     return 1000 * float(np.median(times))
-
-
-def short_names(models: Sequence[str], runtimes: Sequence[str]) -> list[str]:
-    """The last part of each model's path, or more of it where those are not distinct."""
-    for names in (
-        [Path(model).name for model in models],
-        list(models),
-        [f"{Path(m).name} ({r})" for m, r in zip(models, runtimes, strict=True)],
-    ):
-        if len(set(names)) == len(names):
-            return names
-    return [f"{model} ({runtime})" for model, runtime in zip(models, runtimes, strict=True)]

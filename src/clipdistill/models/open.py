@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..core.errors import InputError, MissingExtraError, ModelNotFoundError, did_you_mean
+from ..formats.cards import TEACHER_CONFIG
 from ..formats.engine import ENGINE
 from ..formats.student import CARD, CHECKPOINT
 from .embedder import Embedder
@@ -34,7 +35,6 @@ __all__ = ["OnnxEmbedder", "kind_of", "open_embedder"]
 Kind = Literal["onnx", "engine", "student", "teacher"]
 
 CHECKPOINT_ENDINGS = (".pth", ".pt")
-TEACHER_CONFIG = "open_clip_config.json"
 TRAIN_MODULES = {
     "torch": "torch",
     "torchvision": "torchvision",

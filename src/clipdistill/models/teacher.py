@@ -27,7 +27,7 @@ from ..core.errors import (
 )
 from ..core.progress import track
 from ..core.zeroshot import LogitScale, normalized
-from ..formats.cards import TeacherCard
+from ..formats.cards import TEACHER_CONFIG, TEACHER_WEIGHTS, TeacherCard
 from ..formats.prompts import Prompts
 from ..formats.text import TextEmbeddings
 from ..images.preprocess import Preprocess
@@ -190,10 +190,10 @@ def _check_name(model_name: str, pretrained: str) -> None:
     """Refuse wrong names before open_clip builds anything."""
     if model_name.startswith("local-dir:"):
         folder = Path(model_name.removeprefix("local-dir:"))
-        if not (folder / "open_clip_config.json").is_file():
+        if not (folder / TEACHER_CONFIG).is_file():
             raise InputError(
-                f"{folder}: expected a folder with open_clip_config.json and "
-                "open_clip_model.safetensors (open_clip's own format)."
+                f"{folder}: expected a folder with {TEACHER_CONFIG} and "
+                f"{TEACHER_WEIGHTS} (open_clip's own format)."
             )
         return
     if ":" in model_name:
@@ -261,12 +261,12 @@ def _load(model_name: str, load: Any) -> Any:
         if model_name.startswith("local-dir:"):
             raise FormatError(
                 f"{model_name}: the folder's model cannot be loaded ({first}). Expected "
-                "open_clip_config.json and weights that fit it; copy the folder again."
+                f"{TEACHER_CONFIG} and weights that fit it; copy the folder again."
             ) from error
         raise ModelNotFoundError(
             f"Teacher {model_name}: its weights could not be fetched or loaded ({first}). Tried "
             "the model hub and the local hub cache. Without a network: copy a folder with "
-            "open_clip_config.json and open_clip_model.safetensors here and use "
+            f"{TEACHER_CONFIG} and {TEACHER_WEIGHTS} here and use "
             "--model-name local-dir:FOLDER, or give --pretrained FILE."
         ) from error
     finally:

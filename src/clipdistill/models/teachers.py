@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..formats.cards import MODEL_CARD, TEACHER_CONFIG
+
 DEFAULT_MODEL_NAME = "ViT-B-32-256"
 DEFAULT_PRETRAINED = "datacomp_s34b_b86k"
 """6.2 points more on ImageNet than ViT-B-32/laion2b_s34b_b79k for 1.3 times the image tower's
@@ -109,7 +111,7 @@ MOST_README = 1 << 20
 
 def _license_of_folder(folder: Path) -> str:
     try:
-        with open(folder / "README.md", encoding="utf-8", errors="replace") as file:
+        with open(folder / MODEL_CARD, encoding="utf-8", errors="replace") as file:
             text = file.read(MOST_README)
     except OSError:
         text = ""
@@ -118,7 +120,7 @@ def _license_of_folder(folder: Path) -> str:
     if found:
         return found[1].lower()
     try:
-        config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / TEACHER_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return ""
     value = config.get("license", "") if isinstance(config, dict) else ""

@@ -12,14 +12,12 @@ from ..core import metrics
 from ..core.results import Table, list_some
 from ..core.wording import percent
 from ..core.zeroshot import top_k
-from ..formats.baseline import Baseline
 from ..formats.embeddings import Embeddings, load_embeddings, match_rows
+from ..formats.measurements import Baseline
 from ..formats.text import TextEmbeddings, load_text
 from ..images.sources import list_images
 from ..measure.task import scores_of, true_classes
 
-NEAR = 0.98
-"""Cosine of two labels' text embeddings above which a teacher hardly separates them."""
 BLURRED = 0.5
 """Share of two labels' images with nearly equal probabilities above which it hardly does."""
 NEARLY = 0.5
@@ -111,7 +109,6 @@ def _accuracy(
 
 def _overlapping(classes: TextEmbeddings, best: _Best) -> tuple[tuple[str, str, float], ...]:
     """Pairs of labels that the teacher hardly separates, by their texts or on the images."""
-    cosines = classes.vectors @ classes.vectors.T
     count = len(classes.labels)
     pairs = np.zeros((count, count), dtype=np.int64)
     near = best.shares[:, 1] > NEARLY * best.shares[:, 0]
@@ -120,9 +117,7 @@ def _overlapping(classes: TextEmbeddings, best: _Best) -> tuple[tuple[str, str, 
     mine = np.bincount(best.labels[:, 0], minlength=count)[:count]
     both = mine[:, None] + mine[None, :]
     blurred = (pairs >= LEAST_BLURRED) & (pairs > BLURRED * np.maximum(both, 1))
-    found = np.argwhere(np.triu((cosines > NEAR) | blurred, k=1))
-    named = [(classes.labels[i], classes.labels[j], float(cosines[i, j])) for i, j in found]
-    return tuple(sorted(named, key=lambda pair: -pair[2]))
+    return classes.overlapping(blurred)
 
 
 def table(baseline: Baseline) -> Table:

@@ -13,9 +13,12 @@ from pathlib import Path
 
 from ..core.errors import MissingExtraError, OutputError
 from ..core.files import ensure_folder, read_json, write_bytes, write_json
+from ..core.loopback import LOCALHOST
 from ..core.progress import message, track
-from ..core.results import Result, Table, from_json, to_json
-from ..formats.run import RunFolder
+from ..core.results import Result, Table, to_json
+from ..core.wording import percent
+from ..formats.measurements import load_measurement
+from ..formats.run import EXPORTS, RunFolder
 from ..measure.evaluate import EvaluateResult
 from ..measure.race.report import BenchmarkResult
 from .options import RunOptions
@@ -60,7 +63,8 @@ class QuickstartResult(Result):
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
-        out = self.out
+        out, folder = self.out, RunFolder(self.out)
+        exports = ", ".join(str(out / name) for name in EXPORTS.values())
         page = [f"  {self.report}      all results on one page"] if self.report is not None else []
         return [
             results_table(
@@ -68,28 +72,27 @@ class QuickstartResult(Result):
                 self.rows,
             ),
             Table(
-                "A few images, classified by classifier.onnx",
+                f"A few images, classified by {folder.classifier.name}",
                 ("image", "label", ">probability"),
-                tuple((name, label, f"{100 * p:.1f}%") for name, label, p in self.predictions),
+                tuple((name, label, percent(p)) for name, label, p in self.predictions),
             ),
             *self.benchmark.summary(),
             f"Everything lies in {out} ({self.seconds:.0f} s):",
             f"  {out / 'world'}             images, served as if they lay on the web",
-            f"  {out / 'image_urls.txt'}    what a search by the prompts found there",
-            f"  {out / 'images'}            the images that were downloaded, without labels",
-            f"  {out / 'embeddings'}        their embeddings by the teacher",
-            f"  {out / 'student'}           the distilled network",
-            f"  {out / 'classifier.onnx'}   the classifier, with labels and preprocessing",
+            f"  {folder.urls}    what a search by the prompts found there",
+            f"  {folder.images}            the images that were downloaded, without labels",
+            f"  {folder.embeddings}        their embeddings by the teacher",
+            f"  {folder.student('dense')}           the distilled network",
+            f"  {folder.classifier}   the classifier, with labels and preprocessing",
             f"  {out / 'student-*'}         the same, 2:4 sparse, INT8, and both",
-            f"  {out / 'cpu'}, {out / 'trt'}   files of all four, for ONNX Runtime and for "
-            "TensorRT or OpenVINO",
-            f"  {out / 'run.json'}          how each of these was made, with the commands",
+            f"  {exports}   files of all four, for ONNX Runtime and for TensorRT or OpenVINO",
+            f"  {folder.record}          how each of these was made, with the commands",
             f"  {out / 'summary.json'}      the tables above",
             *page,
             "Next:",
-            f"  clipdistill predict {out}/classifier.onnx {out}/held-out/cat",
-            f"  clipdistill evaluate {out}/student {out}/classifier.onnx --labelled {out}/held-out "
-            f"--text {out}/text.npy",
+            f"  clipdistill predict {folder.classifier} {out}/held-out/cat",
+            f"  clipdistill evaluate {folder.student('dense')} {folder.classifier} "
+            f"--labelled {out}/held-out --text {folder.text}",
             "  clipdistill run YOUR_PROMPTS.txt runs/yours --images YOUR_PHOTOS",
         ]
 
@@ -127,8 +130,8 @@ def quickstart(
     _draw(world, num_images, seed, labelled=False)
     _draw(held_out, 25 * len(KINDS), seed + 1, labelled=True)
     lines = [f"{kind}\t{prompt}\n" for kind, prompt in zip(KINDS, prompts(), strict=True)]
-    write_bytes(out / "prompts.txt", "".join(lines).encode())
     folder = RunFolder(out)
+    write_bytes(folder.prompts, "".join(lines).encode())
     with as_file(files("clipdistill.pipeline.toy") / "toy_teacher") as place:
         teacher = f"local-dir:{place}"
         with _served(folder, teacher, world) as url:
@@ -140,7 +143,7 @@ def quickstart(
         seconds=time.monotonic() - start,
         rows=_first_rows(done.evaluation),
         predictions=_classify(folder, held_out),
-        benchmark=from_json(BenchmarkResult, read_json(folder.benchmark, "the benchmark")),
+        benchmark=load_measurement(folder.benchmark, BenchmarkResult),
         report=done.report,
     )
     write_json(out / "summary.json", to_json(result))
@@ -226,7 +229,7 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", PORT))
+            probe.bind((LOCALHOST, PORT))
         except OSError:
             return 0
     return PORT

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..core.results import Result, Table, list_some
 from ..core.wording import percent
-from ..formats.baseline import Baseline
 from ..formats.embeddings import Failure
-from ..measure.evaluate import EvaluateResult, Evaluation
+from ..formats.measurements import Baseline, ModelEvaluation
+from ..measure.evaluate import EvaluateResult
 from .baseline import sentence, warnings
 from .estimate import CostedStep, plan_table
 
@@ -54,7 +54,7 @@ def rows_of(result: EvaluateResult) -> tuple[Row, ...]:
     )
 
 
-def _short_name(one: Evaluation) -> str:
+def _short_name(one: ModelEvaluation) -> str:
     if one.role == "teacher":
         return "teacher"
     return Path(one.model).stem if one.model.endswith(".onnx") else "student"

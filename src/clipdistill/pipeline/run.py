@@ -10,11 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..core.errors import ClipDistillError, MismatchError, MissingExtraError
-from ..core.files import ensure_folder, locked, read_json, write_bytes
+from ..core.files import ensure_folder, locked, write_bytes
 from ..core.progress import message, show_table
-from ..core.results import from_json
-from ..formats.baseline import load_baseline
 from ..formats.embeddings import read_failures
+from ..formats.measurements import Baseline, find_measurement
 from ..formats.probe import Probe, load_probe, save_probe
 from ..formats.run import RunFolder
 from ..measure.evaluate import EvaluateResult
@@ -205,9 +204,6 @@ def _result(
     done: dict[str, float],
     seconds: float,
 ) -> RunResult:
-    evaluation = None
-    if folder.evaluation.is_file():
-        evaluation = from_json(EvaluateResult, read_json(folder.evaluation, "the evaluation"))
     return RunResult(
         out=folder.out,
         dry_run=dry_run,
@@ -215,8 +211,8 @@ def _result(
         estimate=about,
         done=done,
         failures=(*read_failures(folder.embeddings), *read_failures(folder.labelled_embeddings)),
-        baseline=load_baseline(folder.baseline) if folder.baseline.is_file() else None,
-        evaluation=evaluation,
+        baseline=find_measurement(folder.baseline, Baseline),
+        evaluation=find_measurement(folder.evaluation, EvaluateResult),
         classifier=folder.classifier if folder.classifier.is_file() else None,
         report=folder.report if folder.report.is_file() else None,
         seconds=seconds,

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ..core.errors import ClipDistillError, InputError
+from ..core.errors import ClipDistillError, InputError, MissingExtraError
 from ..core.progress import message, screen
 from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
+from ..core.wording import percent
 from ..models.open import kind_of, needs_training_extra, teacher_name
 from ..models.recognizer import Recognizer, open_recognizer
 
@@ -203,7 +204,7 @@ def demo(
         InputError: no source, several sources, a source that cannot be opened, no labels, or no
             display.
         MismatchError: the text embeddings or the teacher do not belong to the model.
-        MissingExtraError: OpenCV or gradio is not installed (extra `demo`).
+        MissingExtraError: OpenCV or Starlette is not installed (extra `demo`).
         OutputError: the recording cannot be written.
     """
     _check(options)
@@ -389,7 +390,7 @@ def _result(
 
 def _counts_table(result: DemoResult) -> Table:
     shown = list(result.counts.items())[:TABLE_LABELS]
-    rows = tuple((label, str(n), f"{100 * n / result.frames:.1f}%") for label, n in shown)
+    rows = tuple((label, str(n), percent(n / result.frames)) for label, n in shown)
     more = len(result.counts) - len(shown)
     title = "Answers" + (f" (and {more} more labels)" if more else "")
     return Table(title, ("label", ">frames", ">share"), rows)
@@ -397,7 +398,10 @@ def _counts_table(result: DemoResult) -> Table:
 
 def _web(model: str, options: DemoOptions) -> WebDemoResult:
     """The page in the browser."""
-    from .web.server import serve_page
+    try:
+        from .web.server import serve_page
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "starlette", "demo", "The page") from error
 
     student = _open(model, options)
     loaded = _load_teacher(student, options)

@@ -10,7 +10,7 @@ from ..core.files import write_bytes
 from ..core.results import Result, Table, list_some
 from ..core.wording import size
 from ..formats.run import RunFolder
-from .pages.gather import MODEL_CARD, gather
+from .pages.gather import gather
 from .pages.missing import missing_of
 
 
@@ -77,7 +77,7 @@ def report(
     else:
         from .pages.model_card import render
 
-        text, name = render(found), run / MODEL_CARD
+        text, name = render(found), RunFolder(run).model_card
     out = name if out is None else Path(out)
     data = text.encode(errors="backslashreplace")
     write_bytes(out, data)

@@ -13,13 +13,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from clipdistill.core.errors import FormatError, InputError
+from clipdistill.core.two_four import is_two_four
 from clipdistill.deploy.export import export
 from clipdistill.deploy.graph import load_graph
 from clipdistill.deploy.graph.findings import Finding
 from clipdistill.deploy.graph.links import Graph
 from clipdistill.deploy.graph.lint import card_of, lint_model
 from clipdistill.deploy.graph.rules_file import module_name
-from clipdistill.deploy.graph.weights import is_two_four
 
 pytest.importorskip("modelopt")
 pytest.importorskip("requests")

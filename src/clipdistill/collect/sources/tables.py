@@ -26,7 +26,7 @@ from ...core.errors import FormatError, InputError, MismatchError
 from ...core.files import read_array
 from ...core.progress import track
 from ...core.zeroshot import normalized
-from ...formats.embeddings import VECTORS
+from ...formats.embeddings import ROWS, VECTORS
 from ...formats.urls import UrlRow
 from .hits import Embed, Source, usable_url
 from .keywords import caption_words, content_words, is_cased
@@ -134,7 +134,7 @@ def _vector_files(folder: Path | None, files: Sequence[str]) -> list[Path | None
     if len(found) != len(files):
         raise FormatError(
             f"{inner}: expected an .npy for each of {len(files)} tables, in the same order (as "
-            f"clip-retrieval writes img_emb/img_emb_N.npy and metadata/metadata_N.parquet), found "
+            f"clip-retrieval writes {VECTORS}/ and {ROWS}/), found "
             f"{len(found)}. Check --tables and --table-embeddings."
         )
     return list(found)

@@ -10,8 +10,9 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
-from ...core.errors import FormatError, InputError
+from ...core.errors import FormatError
 from ...formats.classifier import MAX_FILE_BYTES
+from ...formats.onnx_wire import file_size
 
 OPSET = 17
 """Newest operator set that the TensorRT of every JetPack reads (8.5 and later)."""
@@ -34,11 +35,7 @@ def load_graph(path: Path) -> Any:
         InputError: no such file.
         FormatError: the file is damaged or too large, or keeps its weights in other files.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such ONNX file. Make one with: clipdistill export")
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise FormatError(f"{path}: {size / 2**30:.1f} GiB, but one ONNX file holds at most 2 GiB.")
+    file_size(path)
     try:
         model = onnx.load(str(path), load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:

@@ -20,14 +20,13 @@ from ...core import zeroshot
 from ...core.errors import ClipDistillError
 from ...core.files import atomic_path
 from ...formats.classifier import EMBEDDINGS, PROBABILITIES, OnnxCard
+from ...formats.onnx_wire import HEAD
 from ...formats.text import TextEmbeddings
 from ...images.synthetic import smooth_pixels
 from ...models.open import OnnxEmbedder
 from .files import load_graph, save_graph
 from .links import keep
 
-HEAD = "zeroshot/"
-"""Prefix of the names of the head's nodes and constants."""
 CHECK_PICTURES = 4
 TOLERANCE = 1e-4
 """Largest allowed difference from numpy's probabilities: 100 x float32's cosine error."""

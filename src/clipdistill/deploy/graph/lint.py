@@ -14,8 +14,8 @@ from onnx import TensorProto
 
 from ...core.errors import FormatError
 from ...formats.classifier import OnnxCard, Target
+from ...formats.onnx_wire import HEAD
 from .findings import Finding, Severity, Subject
-from .head import HEAD
 from .links import Graph, opset_of, volume
 from .quantized import is_quantized
 from .rules_cpu import FOR_CPU

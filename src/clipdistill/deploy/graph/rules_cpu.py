@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ...formats.onnx_wire import HEAD
 from .findings import Finding, Rule, Subject, reexport
-from .head import HEAD
 from .links import DEQUANTIZE, QUANTIZE, Graph, is_dequantize
 from .rules_int8 import float_layers, stored_weights, weighted_nodes
 from .weights import stored_weight

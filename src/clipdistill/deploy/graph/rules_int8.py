@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ...core.wording import percent
+from ...formats.onnx_wire import HEAD
 from .findings import Finding, Subject, reexport
-from .head import HEAD
 from .links import Graph, attribute
 from .quantized import WEIGHTED
 from .weights import channel_axes, stored_weight
@@ -77,7 +78,6 @@ def float_layers(subject: Subject) -> Iterator[Finding]:
         "note" if share < SMALL_SHARE else "warning",
         "float-layers",
         left[0].node,
-        f"{len(left)} layers with {100 * share:.1f}% of the multiplications stay in float: "
-        f"{names}.",
+        f"{len(left)} layers with {percent(share)} of the multiplications stay in float: {names}.",
         "None if these layers were left in float on purpose.",
     )

@@ -1,7 +1,6 @@
 """The layers of a file: precision, multiplications and 2:4 pattern of their stored weights.
 
-NVIDIA's sparse tensor cores can use weights with two zeros in any four consecutive input channels.
-Whether they are used is the builder's choice, and depends on the alignment of the channels.
+Whether sparse kernels are used for 2:4 weights is the builder's choice.
 """
 
 from __future__ import annotations
@@ -9,16 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
+from ...core.two_four import is_two_four, obstacle
 from .links import DEQUANTIZE, QUANTIZE, Graph, attribute, inferred_shapes, volume
 from .quantized import WEIGHTED
-
-INPUT_CHANNELS, OUTPUT_CHANNELS = 16, 8
-"""Multiples of channels that sparse kernels support: the rule of NVIDIA's ASP and of ModelOpt
-(`modelopt/torch/sparsity/weight_sparsity/magnitude.py`)."""
 
 Shapes = dict[str, tuple[int | None, ...]]
 
@@ -66,15 +60,6 @@ def find_layers(graph: Graph, head: str) -> tuple[Layer, ...]:
     return tuple(layer for layer in found if layer is not None)
 
 
-def is_two_four(weight: NDArray[Any], axis: int) -> bool:
-    """Whether at most two of any four consecutive values along `axis` are not zero."""
-    lines = np.moveaxis(weight, axis, -1) != 0
-    missing = -lines.shape[-1] % 4
-    padded = np.pad(lines, [(0, 0)] * (lines.ndim - 1) + [(0, missing)])
-    groups = padded.reshape(*lines.shape[:-1], -1, 4)
-    return bool((groups.sum(axis=-1) <= 2).all())
-
-
 def stored_weight(graph: Graph, node: Any) -> tuple[str, Any | None]:
     """Find the name of a layer's stored weight, and the DequantizeLinear before the layer if any.
 
@@ -115,18 +100,8 @@ def _layer(graph: Graph, node: Any, shapes: Shapes) -> Layer | None:
         macs=_macs(node, weight.shape, shapes),
         precision=kinds.get(weight.dtype.name, weight.dtype.name),
         two_four=groups == 1 and is_two_four(weight, inputs),
-        obstacle=_obstacle(groups, weight.shape[inputs], weight.shape[outputs]),
+        obstacle=obstacle(weight.shape[inputs], weight.shape[outputs], groups),
     )
-
-
-def _obstacle(groups: int, inputs: int, outputs: int) -> str:
-    if groups > 1:
-        return f"{groups} groups"
-    if inputs % INPUT_CHANNELS:
-        return f"{inputs} input channels, not a multiple of {INPUT_CHANNELS}"
-    if outputs % OUTPUT_CHANNELS:
-        return f"{outputs} output channels, not a multiple of {OUTPUT_CHANNELS}"
-    return ""
 
 
 def _macs(node: Any, weight: tuple[int, ...], shapes: Shapes) -> int:

@@ -14,11 +14,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core import metrics
 from ...core.errors import InputError
+from ...core.metrics import Doubles
 from ...core.zeroshot import Calibration, Floats, LogitScale, probabilities, top_k
 
-BINS = 15
-"""Bins of the expected calibration error (Guo et al. 2017)."""
 KEPT = 0.95
 """Share of the correct predictions that reach the threshold."""
 LEAST_IMAGES = 20
@@ -26,8 +26,6 @@ SCALES = (1.0, 1000.0)
 """Allowed range of a scale: where every prediction is correct, likelihood has no maximum."""
 NEWTON_STEPS = 100
 SMALLEST_STEP = 1e-9
-
-Doubles = NDArray[np.float64]
 
 
 def calibrate(
@@ -141,10 +139,7 @@ def calibration_error(shares: Floats, right: NDArray[np.intp]) -> float:
         shares: probabilities float32 (N, C).
         right: correct label of each image, int (N,).
     """
-    confidence, correct = shares.max(axis=1).astype(np.float64), _correct(shares, right)
-    which = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = np.bincount(which, weights=confidence - correct, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(confidence))
+    return metrics.calibration_error(shares.max(axis=1), _correct(shares, right))
 
 
 def threshold_for(shares: Floats, right: NDArray[np.intp]) -> float:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...core.two_four import is_sparse
+
 NOISE = 0.04
 """Ratios this near to 1 are the machine's: runs of one file differ as much (2 cores, 2026-11)."""
 AGREED = 0.8
 """Share of the rounds that must agree on who is faster, before it is said."""
-SPARSE = 0.2
-"""Share of 2:4 weights that makes a model a sparse one; a dense one has none but by accident."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,6 @@ class Timed:
     def is_sparse(self) -> bool:
         """Whether its weights are 2:4."""
         return is_sparse(self.sparse)
-
-
-def is_sparse(share: float | None) -> bool:
-    """Whether a share of 2:4 weights makes a sparse model."""
-    return share is not None and share >= SPARSE
 
 
 def conclusions(models: Sequence[Timed]) -> list[str]:

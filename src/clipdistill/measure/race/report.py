@@ -9,44 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...core.charts import Point, scatter
+from ...core.model_names import short_names
 from ...core.results import Result, Table, list_some
 from ...core.wording import percent
-from ...formats.embeddings import Failure
-from ...formats.measurements import BenchmarkRow
-from .conclusions import is_sparse
+from ...formats.measurements import Benchmark, BenchmarkRow
 
 
 @dataclass(frozen=True, repr=False)
-class BenchmarkResult(Result):
-    """What `benchmark` measured.
-
-    Attributes:
-        rows: one a model and runtime.
-        reference: whom agreement and cosine compare with.
-        conclusions: what is slower than FP32, and what sparsity did.
-        images: on which agreement and cosine were measured.
-        labelled: on which accuracy was.
-        batches: pictures at once.
-        rounds: how often everyone was timed.
-        threads: each could use; None: its own choice.
-        machine: where.
-        failures: images that could not be used, each with its reason.
-        out: the markdown file, if one was written.
-        plot: the chart, likewise.
-    """
-
-    rows: tuple[BenchmarkRow, ...]
-    reference: str
-    conclusions: tuple[str, ...]
-    images: int
-    labelled: int
-    batches: tuple[int, ...]
-    rounds: int
-    threads: int | None
-    machine: str
-    failures: tuple[Failure, ...]
-    out: Path | None = None
-    plot: Path | None = None
+class BenchmarkResult(Result, Benchmark):
+    """What `benchmark` measured; its attributes are those of `Benchmark`."""
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
@@ -101,10 +72,10 @@ def chart(result: BenchmarkResult) -> str:
     """
     what = "accuracy" if result.labelled else "agreement"
     points = []
-    for row in result.rows:
+    for name, row in zip(_names(result), result.rows, strict=True):
         share = row.accuracy if result.labelled else row.agreement
         if share is not None and row.latency_ms is not None:
-            label = f"{Path(row.model).name} {_kind(row)}"
+            label = f"{name} {row.kind}".strip()
             points.append(Point(row.latency_ms, 100 * share, label, row.runtime))
     return scatter(
         points,
@@ -154,7 +125,7 @@ def _table(result: BenchmarkResult) -> Table:
             (
                 name,
                 row.runtime,
-                _kind(row),
+                row.kind or "-",
                 _figure(row.size_mb, 1),
                 *_speeds(row, result.batches),
                 _figure(row.peak_mb, 0),
@@ -177,7 +148,7 @@ def _narrow_tables(result: BenchmarkResult) -> list[Table]:
     good = tuple(
         (
             name,
-            _kind(row),
+            row.kind or "-",
             _figure(row.size_mb, 1),
             *((percent(row.accuracy),) if result.labelled else ()),
             percent(row.agreement),
@@ -201,17 +172,7 @@ def _narrow_tables(result: BenchmarkResult) -> list[Table]:
 
 
 def _names(result: BenchmarkResult) -> list[str]:
-    return distinct_ends([row.model for row in result.rows])
-
-
-def distinct_ends(models: Sequence[str]) -> list[str]:
-    """The ends of models' paths, as short as they are distinct."""
-    parts = [Path(model).parts for model in models]
-    for length in range(1, max(map(len, parts), default=0)):
-        ends = ["/".join(some[-length:]) for some in parts]
-        if len(set(ends)) == len(set(models)):
-            return ends
-    return list(models)
+    return short_names([row.model for row in result.rows])
 
 
 def _speeds(row: BenchmarkRow, batches: Sequence[int]) -> tuple[str, ...]:
@@ -220,11 +181,6 @@ def _speeds(row: BenchmarkRow, batches: Sequence[int]) -> tuple[str, ...]:
         _figure(row.latency_p90_ms, 2),
         *(_figure(row.throughput.get(str(batch)), 0) for batch in batches),
     )
-
-
-def _kind(row: BenchmarkRow) -> str:
-    """Such as "int8 2:4"."""
-    return " ".join(filter(None, [row.precision, "2:4" if is_sparse(row.sparse) else ""])) or "-"
 
 
 def _figure(value: float | None, digits: int) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ...core.errors import ClipDistillError
+from ...core.wording import percent
 from .structure import read_structure, run_once
 
 LARGEST_CHANGE = 1e-2
@@ -41,7 +42,7 @@ def fold(network: torch.nn.Module, image_size: int) -> tuple[str, ...]:
     if change > LARGEST_CHANGE * length + 1e-6:
         raise ClipDistillError(
             "Folding the batch norms into the layers before them changed the network's output by "
-            f"{100 * change / length:.1f}%. It uses a layer's output in a way that clipdistill "
+            f"{percent(change / length)}. It uses a layer's output in a way that clipdistill "
             "does not support, so it cannot be quantised. Choose another student."
         )
     return tuple(norm for _, norm in pairs)

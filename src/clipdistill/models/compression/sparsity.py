@@ -14,14 +14,9 @@ from collections.abc import Sequence
 
 import torch
 
+from ...core.two_four import GROUP, KEPT, is_two_four, obstacle
 from ...formats.cards import Sparsity
 from .structure import Layer, read_structure
-
-GROUP = 4
-KEPT = 2
-IN_ALIGNED, OUT_ALIGNED = 16, 8
-"""Multiples of input and output channels that sparse tensor cores support: the rule of ASP and of
-ModelOpt's magnitude sparsifier, which prune no other layers."""
 
 Masks = dict[str, torch.Tensor]
 """Parameter name -> bool of its shape, False where the weight is held at zero."""
@@ -46,10 +41,7 @@ def mask_of(weight: torch.Tensor) -> torch.Tensor:
 
 def is_sparse(weight: torch.Tensor) -> bool:
     """Whether stored weights are 2:4: (out, in) or (out, in, H, W)."""
-    if weight.shape[1] % GROUP:
-        return False
-    groups = (weight.detach() != 0).movedim(1, -1).reshape(-1, GROUP)
-    return bool((groups.sum(dim=1) <= KEPT).all())
+    return is_two_four(weight.detach().cpu().numpy(), 1)
 
 
 def why_dense(layer: Layer) -> str:
@@ -57,13 +49,8 @@ def why_dense(layer: Layer) -> str:
     module, weight = layer.module, layer.weight
     if layer.head:
         return "the embedding head"
-    if isinstance(module, torch.nn.Conv2d) and module.groups != 1:
-        return f"{module.groups} groups"
-    if weight.shape[1] % IN_ALIGNED:
-        return f"{weight.shape[1]} input channels, not a multiple of {IN_ALIGNED}"
-    if weight.shape[0] % OUT_ALIGNED:
-        return f"{weight.shape[0]} output channels, not a multiple of {OUT_ALIGNED}"
-    return ""
+    groups = module.groups if isinstance(module, torch.nn.Conv2d) else 1
+    return obstacle(weight.shape[1], weight.shape[0], groups)
 
 
 def prune(network: torch.nn.Module, image_size: int) -> tuple[Sparsity, Masks]:

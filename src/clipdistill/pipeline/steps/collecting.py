@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...formats.ledger import INDEX
 from ..context import RunContext
 from .command import changed, command
 from .step import Estimate, Step
@@ -61,7 +62,7 @@ def download(context: RunContext) -> list[Step]:
             settings={"resize": options.resize, "allow_private": options.allow_private, **given},
             after=("search",),
             outputs=(images,),
-            markers=(f"{images}/index.parquet",),
+            markers=(f"{images}/{INDEX}",),
             command=command("download", folder.urls, folder.images, **changed(options)),
             finds_images=True,
         )

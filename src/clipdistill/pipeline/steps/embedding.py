@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...core.progress import message, show_table
-from ...formats.baseline import save_baseline
+from ...formats.embeddings import META
+from ...formats.measurements import save_measurement
 from ...formats.probe import Probe
 from ...images.sources import list_images
 from ..baseline import measure, sentence, table, warnings
@@ -102,7 +103,7 @@ def _embed(
         inputs={one: context.inputs.digests[one] for one in (digest, "teacher files")},
         after=after,
         outputs=(folder,),
-        markers=(f"{folder}/meta.json",),
+        markers=(f"{folder}/{META}",),
         command=command("embed", images, out, **flags),
         leftovers="try",  # embeddings of another teacher do not fit
         probed=True,
@@ -152,7 +153,7 @@ def baseline(context: RunContext) -> list[Step]:
 
     def run() -> None:
         found = measure(folder.embeddings, folder.text, labelled, folder.labelled_embeddings)
-        save_baseline(folder.baseline, found)
+        save_measurement(folder.baseline, found)
         show_table(table(found))
         for line in (sentence(found), *warnings(found)):
             message(line)

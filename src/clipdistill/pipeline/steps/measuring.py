@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import MissingExtraError
-from ...core.files import write_json
 from ...core.progress import message
-from ...core.results import to_json
+from ...core.wording import percent
+from ...formats.measurements import save_measurement
 from ...formats.probe import Probe
 from ...images.sources import list_images
 from ...measure.benchmark import BenchmarkOptions
@@ -87,9 +87,9 @@ def evaluate(context: RunContext) -> list[Step]:
 
     def run() -> None:
         result = measure_models(*models, num_workers=options.num_workers, **flags)
-        write_json(folder.evaluation, to_json(result))
+        save_measurement(folder.evaluation, result)
 
-    share = f"{100 * options.held_out:.0f}% of the images, held out"
+    share = f"{percent(options.held_out, 0)} of the images, held out"
     where = share if options.held_out else "labelled images"
     exported = tuple(export_step(name, options.target) for name in options.students)
     calibrated = ("calibrate",) if _calibrates(context) else ()
@@ -133,7 +133,7 @@ def benchmark(context: RunContext) -> list[Step]:
             ),
             **measured_on,
         )
-        write_json(folder.benchmark, to_json(result))
+        save_measurement(folder.benchmark, result)
 
     def estimate(probe: Probe) -> Estimate:
         count = 2 + 2 * len(options.students)

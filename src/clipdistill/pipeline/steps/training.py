@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...core.progress import message
 from ...formats.probe import Probe
+from ...formats.student import CARD, WEIGHTS
 from ...images.sources import list_images
 from ..context import RunContext
 from ..holdout import hold_out as hold_out_images
@@ -93,7 +94,7 @@ def _distill(context: RunContext, name: StudentName) -> Step:
         settings=settings,
         after=("embed", *held_out(context), *(() if dense else (distill_step("dense"),))),
         outputs=(student,),
-        markers=(f"{student}/model.safetensors", f"{student}/student.json"),
+        markers=(f"{student}/{WEIGHTS}", f"{student}/{CARD}"),
         command=command("distill", *arguments, **changed(options)),
         leftovers="move",
         probed=True,

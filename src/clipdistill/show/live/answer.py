@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.wording import percent
 from ...core.zeroshot import ranked
 from ...models.recognizer import UNKNOWN
 
@@ -28,7 +29,7 @@ class Prediction:
     def headline(self) -> str:
         """Prediction as text, such as "dog 93%" or "unknown (dog 31%)"."""
         best, share = self.ranked[0]
-        text = f"{best} {100 * share:.0f}%"
+        text = f"{best} {percent(share, 0)}"
         return text if self.label == best else f"{self.label} ({text})"
 
 

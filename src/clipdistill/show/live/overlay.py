@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...core.wording import percent
 from .frames import Pixels
 from .letters import Letters, shorten
 from .loop import Seen
@@ -74,9 +75,9 @@ def _bar(
     left, top, wide, line = box
     full = round(wide * min(1.0, max(0.0, share)))
     canvas[top : top + line + line // 4, left : left + full] = BAR
-    percent = f"{100 * share:.1f}%"
-    space = letters.width(percent, line)
+    number = percent(share)
+    space = letters.width(number, line)
     pad = line // 4
     name = shorten(letters, label, line, wide - space - 3 * pad)
     letters.draw(canvas, name, left + pad, top + pad // 2, line)
-    letters.draw(canvas, percent, left + wide - space - pad, top + pad // 2, line)
+    letters.draw(canvas, number, left + wide - space - pad, top + pad // 2, line)

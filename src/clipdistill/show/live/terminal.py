@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...core.progress import message
+from ...core.wording import percent
 from ...models.recognizer import UNKNOWN
 from .answer import Prediction
 from .loop import Seen, Speed, Status
@@ -122,7 +123,7 @@ def _bars(prediction: Prediction) -> Table:
     for index, (label, share) in enumerate(prediction.ranked):
         style = "bold" if index == 0 and prediction.label == label else ""
         bar = ProgressBar(total=1.0, completed=share, complete_style="cyan", finished_style="cyan")
-        table.add_row(Text(label, style=style), bar, Text(f"{100 * share:.1f}%", style=style))
+        table.add_row(Text(label, style=style), bar, Text(percent(share), style=style))
     return table
 
 

@@ -7,20 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from ...core.files import TEMPORARY_PREFIX
-from ...formats.baseline import Baseline, load_baseline
 from ...formats.cards import Compression, StudentCard, TeacherCard
 from ...formats.classifier import OnnxCard
-from ...formats.measurements import Evaluated, Raced, load_evaluated, load_raced
+from ...formats.measurements import Baseline, Benchmark, Evaluation, find_measurement
 from ...formats.onnx_wire import read_onnx
 from ...formats.predictions import ModelPredictions, Predictions, load_predictions
-from ...formats.run import STUDENTS, RunFolder, RunRecord, load_run
+from ...formats.run import EXPORTS, STUDENTS, RunFolder, RunRecord, load_run, present
 from ...formats.student import is_student, load_card, read_metrics
 from ...formats.text import TextEmbeddings, load_text
 from .data import Data, load_data
 from .labels import Labelled
 from .naming import model_name
-
-MODEL_CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -76,8 +73,8 @@ class Gathered:
     classifier_of: str
     text: TextEmbeddings | None
     students: tuple[Student, ...]
-    evaluated: Evaluated | None
-    raced: Raced | None
+    evaluated: Evaluation | None
+    raced: Benchmark | None
     baseline: Baseline | None
     predictions: Predictions | None
     data: Data
@@ -113,11 +110,12 @@ def gather(run: Path) -> Gathered:
     """
     folder = RunFolder(run)
     record = load_run(folder)
+    predictions = present(folder.predictions)
     named = Labelled(
         load_text(folder.text) if folder.text.is_file() else None,
-        load_evaluated(folder.evaluation),
-        load_baseline(folder.baseline) if folder.baseline.is_file() else None,
-        load_predictions(folder.predictions) if folder.predictions.is_file() else None,
+        find_measurement(folder.evaluation, Evaluation),
+        find_measurement(folder.baseline, Baseline),
+        load_predictions(predictions) if predictions.is_file() else None,
     ).shown()
     return Gathered(
         folder=folder,
@@ -126,7 +124,7 @@ def gather(run: Path) -> Gathered:
         text=named.text,
         students=_students(folder),
         evaluated=named.evaluated,
-        raced=load_raced(folder.benchmark),
+        raced=find_measurement(folder.benchmark, Benchmark),
         baseline=named.baseline,
         predictions=named.predictions,
         data=load_data(folder, images_folder(folder, record)),
@@ -161,7 +159,7 @@ def _classifier_of(folder: RunFolder) -> str:
 
 def _made(folder: RunFolder) -> tuple[Made, ...]:
     """What lies in the folder, without the report itself, hidden files and left-overs."""
-    ours = {folder.report.name, MODEL_CARD}
+    ours = {folder.report.name, folder.model_card.name}
     found = []
     for path in sorted(folder.out.iterdir()):
         if path.name in ours or path.name.startswith((".", TEMPORARY_PREFIX)):
@@ -184,6 +182,6 @@ def student_predictions(run: Gathered, kind: str) -> ModelPredictions | None:
     named = [(model_name(one.model, one.role, run.classifier_of), one) for one in told]
     students = [(name, one) for name, one in named if name.kind != "teacher"]
     own = [(name, one) for name, one in students if name.kind == kind]
-    order = {"cpu": 0, "trt": 1}
-    best = sorted(own or students[:1], key=lambda pair: order.get(pair[0].folder, 2))
-    return best[0][1] if best else None
+    folders = (*EXPORTS.values(), "student", "")
+    best = min(own or students[:1], key=lambda pair: folders.index(pair[0].folder), default=None)
+    return None if best is None else best[1]

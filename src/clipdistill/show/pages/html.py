@@ -13,7 +13,6 @@ from typing import Any
 
 from ...core import wording as words
 from ...core.errors import MissingExtraError
-from ...measure.race.conclusions import is_sparse
 from ...models.teachers import restriction
 from . import figures, missing
 from .classes import classes_of
@@ -137,7 +136,7 @@ def _raced(run: Gathered) -> list[dict[str, Any]]:
             {
                 "model": name.file,
                 "runtime": RUNTIMES.get(row.runtime, row.runtime),
-                "precision": f"{row.precision} {'2:4' if is_sparse(row.sparse) else ''}".strip(),
+                "precision": row.kind,
                 "size": words.megabytes(row.size_mb),
                 "latency": words.milliseconds(row.latency_ms),
                 "slow": words.milliseconds(row.latency_p90_ms),

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ...core.wording import shown_labels
-from ...formats.baseline import Baseline
-from ...formats.measurements import Evaluated
+from ...formats.measurements import Baseline, Evaluation
 from ...formats.predictions import Predictions
 from ...formats.text import TextEmbeddings
 
@@ -24,7 +23,7 @@ class Labelled:
     """
 
     text: TextEmbeddings | None
-    evaluated: Evaluated | None
+    evaluated: Evaluation | None
     baseline: Baseline | None
     predictions: Predictions | None
 
@@ -49,12 +48,17 @@ class Labelled:
         )
 
 
-def _evaluated(found: Evaluated, name: Callable[[str], str]) -> Evaluated:
+def _evaluated(found: Evaluation, name: Callable[[str], str]) -> Evaluation:
     rows = tuple(
-        replace(row, per_class={name(label): share for label, share in row.per_class.items()})
+        replace(
+            row,
+            per_class={name(label): share for label, share in row.per_class.items()},
+            counts={name(label): count for label, count in row.counts.items()},
+            labels=list(map(name, row.labels)),
+        )
         for row in found.rows
     )
-    return replace(found, rows=rows, labels=tuple(map(name, found.labels)))
+    return replace(found, rows=rows)
 
 
 def _baseline(found: Baseline, name: Callable[[str], str]) -> Baseline:

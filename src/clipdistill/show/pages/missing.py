@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
+from ...formats.run import RunFolder
 from .gather import Gathered
 
 
@@ -21,26 +23,28 @@ class Missing:
     command: str
 
 
-AGAIN = "clipdistill run RUN/prompts.txt RUN"
-FOR_PREDICTIONS = "--predictions RUN/predictions.json --json > RUN/evaluation.json"
+RUN = RunFolder(Path("RUN"))
+AGAIN = f"clipdistill run {RUN.prompts} {RUN.out}"
+EVALUATION = f"--predictions {RUN.predictions} --json > {RUN.evaluation}"
 
 
 def missing_of(run: Gathered) -> dict[str, Missing]:
     """By what is missing: "text", "students", "evaluation", "labels", "benchmark", ..."""
     folder = "--labelled FOLDER" if run.labelled else "--images FOLDER"
-    both = f"RUN/student {_teacher(run)} {folder} --text RUN/text.npy"
-    students = "RUN/student RUN/classifier.onnx" if run.classifier_of else "RUN/student"
+    student = RUN.student("dense")
+    both = f"{student} {_teacher(run)} {folder} --text {RUN.text}"
+    students = f"{student} {RUN.classifier}" if run.classifier_of else f"{student}"
     checks = {
         "students": (not run.students, "No student has been trained.", AGAIN),
         "text": (
             run.text is None,
             "There are no classes yet.",
-            "clipdistill embed-text RUN/prompts.txt RUN/text.npy",
+            f"clipdistill embed-text {RUN.prompts} {RUN.text}",
         ),
         "evaluation": (
             run.evaluated is None,
             "Nothing has been measured yet.",
-            f"clipdistill evaluate {both} {FOR_PREDICTIONS}",
+            f"clipdistill evaluate {both} {EVALUATION}",
         ),
         "labels": (
             run.evaluated is not None and not run.labelled,
@@ -51,13 +55,12 @@ def missing_of(run: Gathered) -> dict[str, Missing]:
         "benchmark": (
             run.raced is None,
             "Speed has not been measured side by side.",
-            f"clipdistill benchmark {students} {folder} "
-            "--text RUN/text.npy --json > RUN/benchmark.json",
+            f"clipdistill benchmark {students} {folder} --text {RUN.text} --json > {RUN.benchmark}",
         ),
         "predictions": (
             run.predictions is None,
             "What the models say of single pictures was not kept.",
-            f"clipdistill evaluate {both} {FOR_PREDICTIONS}",
+            f"clipdistill evaluate {both} {EVALUATION}",
         ),
         "compressed": (
             len(run.students) == 1 and run.students[0].name == "dense",

@@ -112,9 +112,10 @@ def _use(run: Gathered) -> Iterator[str]:
 
 
 def _commands(run: Gathered) -> Iterator[str]:
-    model = "classifier.onnx" if run.classifier_of else "student"
-    text = "" if run.classifier_of else " --text text.npy"
-    argument = "" if run.classifier_of else ', text="text.npy"'
+    folder = run.folder
+    model = (folder.classifier if run.classifier_of else folder.student("dense")).name
+    text = "" if run.classifier_of else f" --text {folder.text.name}"
+    argument = "" if run.classifier_of else f', text="{folder.text.name}"'
     yield f"```sh\npip install clipdistill\nclipdistill predict {model} picture.jpg{text}\n```"
     yield (
         "```python\nimport clipdistill\n\n"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...formats.run import STUDENTS, RunFolder
+from ...core.model_names import short_teacher
+from ...formats.run import EXPORTS, STUDENTS, RunFolder
 
+FORMS = {"dense": "", "sparse": "2:4 sparse ", "int8": "INT8 ", "sparse-int8": "2:4 sparse INT8 "}
+"""Student -> what stands before its architecture."""
 TITLES = {
     "teacher": "Teacher",
-    "dense": "Dense student",
-    "sparse": "2:4 sparse student",
-    "int8": "INT8 student",
-    "sparse-int8": "2:4 sparse INT8 student",
+    **{name: f"{form or 'Dense '}student" for name, form in FORMS.items()},
 }
 """In the order in which models are shown."""
 RUNTIMES = {
@@ -60,20 +60,13 @@ def model_name(model: str, role: str, classifier_of: str = "") -> ModelName:
     for name in STUDENTS:
         if path == folder.student(name):
             return ModelName(name, path.name, "student")
-        for target in ("onnxruntime", "tensorrt"):
+        for target in EXPORTS:
             export = RunFolder(path.parent.parent).export(name, target)
             if path.with_suffix(".onnx") == export:
                 return ModelName(name, f"{path.parent.name}/{path.name}", path.parent.name)
     if path == folder.classifier and classifier_of:
         return ModelName(classifier_of, path.name)
     return ModelName(path.name, path.name)
-
-
-def short_teacher(name: str) -> str:
-    """A teacher's name without the folders that lead to it, its hub, and its dimension."""
-    name = name.partition(" (")[0]
-    scheme, _, rest = name.partition(":")
-    return {"local-dir": Path(rest).name, "hf-hub": rest}.get(scheme, name)
 
 
 def kinds_in_order(kinds: set[str]) -> list[str]:

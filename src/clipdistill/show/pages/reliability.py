@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...core import metrics
 from .gather import Gathered, student_predictions, teacher_predictions
 
-BINS = 10
 FEWEST = 5
 """Pictures a bin needs to be drawn; the share of fewer says nothing."""
 
@@ -55,22 +55,15 @@ def reliability_of(run: Gathered, kind: str) -> Reliability | None:
 
 
 def _bins(pairs: list[tuple[float, bool]], truth: str) -> Reliability:
-    said = np.array([one for one, _ in pairs])
-    right = np.array([one for _, one in pairs], dtype=float)
-    place = np.minimum((said * BINS).astype(int), BINS - 1)
-    rows, error = [], 0.0
-    for index in range(BINS):
-        mine = place == index
-        if mine.any():
-            row = (float(said[mine].mean()), float(right[mine].mean()), int(mine.sum()))
-            error += row[2] / len(pairs) * abs(row[0] - row[1])
-            rows.append(row)
-    drawn = [row for row in rows if row[2] >= FEWEST]
+    confidence = np.array([one for one, _ in pairs])
+    correct = np.array([one for _, one in pairs], dtype=bool)
+    said, right, images = metrics.reliability(confidence, correct)
+    drawn = images >= FEWEST
     return Reliability(
         truth,
-        tuple(row[0] for row in drawn),
-        tuple(row[1] for row in drawn),
-        tuple(row[2] for row in drawn),
+        tuple(said[drawn].tolist()),
+        tuple(right[drawn].tolist()),
+        tuple(images[drawn].tolist()),
         len(pairs),
-        error,
+        metrics.calibration_error(confidence, correct),
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from ...formats.measurements import BenchmarkRow, ModelEvaluation
+from ...formats.run import EXPORTS
 from .gather import Gathered
 from .naming import ModelName, kinds_in_order, model_name
 
@@ -133,10 +134,10 @@ def _found(run: Gathered) -> Iterator[_Found]:
             yield _one(row, source, run)
 
 
-def _one(row: Any, source: int, run: Gathered) -> _Found:
+def _one(row: ModelEvaluation | BenchmarkRow, source: int, run: Gathered) -> _Found:
     name = model_name(row.model, row.role, run.classifier_of)
-    target = "trt" if run.record.settings.get("target") == "tensorrt" else "cpu"
-    folders = [target, "cpu", "trt", "", "student"]
+    target = str(run.record.settings.get("target"))
+    folders = [EXPORTS.get(target, EXPORTS["onnxruntime"]), *EXPORTS.values(), "", "student"]
     return _Found(
         name=name,
         runtime=row.runtime,

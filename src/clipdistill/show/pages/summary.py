@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ...core.model_names import short_teacher
 from ...core.wording import clean, listed, many, megabytes, milliseconds, percent, short, times
 from ...measure.race.conclusions import outcome
 from .classes import Classes
 from .gather import Gathered
-from .naming import RUNTIMES, short_teacher
+from .naming import FORMS, RUNTIMES
 from .standing import Standing, chosen_kind
 
 ALIKE = 0.5
 """Points: shares nearer than this are called equal; a picture or two, on some hundred."""
 MUCH = 5.0
 """Points of loss that speak against a model."""
-FORMS = {"dense": "", "sparse": "2:4 sparse ", "int8": "INT8 ", "sparse-int8": "2:4 sparse INT8 "}
 WEAK = 0.8
 """Share below which a class is called weak."""
 

@@ -1,32 +1,73 @@
-"""The web page of `demo --web`: gradio, on this machine alone."""
+"""The web page of `demo --web`: one static page and a few routes, on this machine alone.
+
+    GET  /, /page.css, /page.js   the page
+    GET  /about                   the models, their classes, limits
+    GET  /examples/N              an image to choose, 1 to the number of examples
+    POST /predict?classes=KEY&teacher=0|1   an encoded image -> {"answers": [...]}
+    POST /classes                 {"classes": [...]} -> {"classes": [...], "key": KEY}
+
+An image or a class list that cannot be used gives {"problem": "..."}; a request that cannot be
+answered gives {"message": "..."} with its status.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import os
-import tempfile
+import io
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
-from ...core.errors import ImageError, MissingExtraError
+from ...core.errors import ClipDistillError, ImageError
+from ...core.loopback import LOOPBACK
 from ...core.progress import message
+from ...core.serving import (
+    ERRORS_AS_ANSWERS,
+    OnlyHosts,
+    Refusal,
+    json_object,
+    read_body,
+    running_service,
+)
 from ...images.decode import decode
-from ...models.recognizer import Recognizer
-from .classes import ClassLists, Encode, Models
+from ...models.recognizer import UNKNOWN, Recognizer
+from .answers import answer, short_name
+from .class_lists import LONGEST_NAME, MOST_CLASSES, ClassLists, Encode, Models, check_classes
 from .guard import Guard
-
-if TYPE_CHECKING:
-    from starlette.applications import Starlette
 
 EXAMPLES = 12
 """Examples at most."""
 EXAMPLE_SIDE = 512
 """Pixels of an example's longer side."""
+MAX_UPLOAD = 20 << 20
+"""Bytes of an encoded image."""
+MAX_PIXELS = 50_000_000
+"""Pixels (width x height) of an image."""
+MAX_CLASSES_BODY = 1 << 20
+"""Bytes of a class list; the longest one that is allowed has a third of it."""
+MAX_WAITING = 8
+"""Requests whose body is being read, or that wait for the models; more are refused."""
+IMAGE_TYPE = "application/octet-stream"
+JSON_TYPE = "application/json"
+"""What POST requests have to be; a form of a foreign page can send neither."""
+STATIC = {
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+"""Path -> file and its type."""
 
 
 def serve_page(
@@ -44,13 +85,12 @@ def serve_page(
         student: the model.
         teacher: answers beside it.
         encode: class names -> text embeddings in the student's space; None: its classes are fixed.
-        examples: pictures to choose from; the page gets copies.
+        examples: image files to choose from; the page gets copies.
         port: on 127.0.0.1; 0: any that is free.
         threshold: probability below which the answer is "unknown"; None: the student's own.
 
     Raises:
         InputError: it cannot listen there.
-        MissingExtraError: gradio is not installed.
     """
     running = running_page(
         student, teacher=teacher, encode=encode, examples=examples, port=port, threshold=threshold
@@ -71,87 +111,138 @@ def running_page(
     threshold: float | None = None,
 ) -> Iterator[str]:
     """Serve the page as long as the block runs; yields its address.  See `serve_page`."""
-    from ...core.serving import running_service
-
     least = student.threshold if threshold is None else threshold
     lists = ClassLists(Models(student, teacher), encode)
     for model in filter(None, (student, teacher)):
         _warm_up(model)
-    with _environment() as folder:
-        copies = _copy_examples(examples, folder)
-        guard = Guard(_application(lists, copies, least))
-        with running_service(guard, port=port) as url:
-            try:
-                yield url
-            finally:
-                guard.leave()
+    page = _Page(lists, _copies(examples), least)
+    with running_service(Guard(page.application()), port=port) as url:
+        yield url
 
 
-@contextlib.contextmanager
-def _environment() -> Iterator[Path]:
-    """Keep gradio quiet and its files in a folder of our own, which goes when the page goes."""
-    with tempfile.TemporaryDirectory(prefix="clipdistill-page-") as folder:
-        values = {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
-        before = {name: os.environ.get(name) for name in values}
-        os.environ.update(values)
+class _Page:
+    """The routes."""
+
+    def __init__(self, lists: ClassLists, examples: Sequence[bytes], least: float) -> None:
+        self.lists, self.examples, self.least = lists, examples, least
+        self.side = max(model.preprocess.size for model in _both(lists.own))
+        self.turn = asyncio.Lock()
+        self.waiting = 0
+
+    def application(self) -> Starlette:
+        """The ASGI application."""
+        routes = [
+            *(Route(path, _kept(_read(name), kind)) for path, (name, kind) in STATIC.items()),
+            *(
+                Route(f"/examples/{number}", _kept(data, "image/png"))
+                for number, data in enumerate(self.examples, 1)
+            ),
+            Route("/about", self.about),
+            Route("/predict", self.predict, methods=["POST"]),
+            Route("/classes", self.classes, methods=["POST"]),
+        ]
+        guard = Middleware(OnlyHosts, hosts=LOOPBACK, advice="Open it as localhost.")
+        return Starlette(routes=routes, middleware=[guard], exception_handlers=ERRORS_AS_ANSWERS)
+
+    async def about(self, request: Request) -> Response:
+        """What the page reads when it is opened."""
+        own = self.lists.own
+        titles = ["Model"] if own.teacher is None else ["Student", "Teacher"]
+        models = [
+            {"title": title, "name": short_name(model.name), "runtime": model.runtime}
+            for title, model in zip(titles, _both(own), strict=True)
+        ]
+        return JSONResponse(
+            {
+                "models": models,
+                "classes": own.labels,
+                "editable": self.lists.editable,
+                "threshold": self.least,
+                "unknown": UNKNOWN,
+                "examples": len(self.examples),
+                "limits": {
+                    "bytes": MAX_UPLOAD,
+                    "classes": MOST_CLASSES,
+                    "characters": LONGEST_NAME,
+                },
+            }
+        )
+
+    async def predict(self, request: Request) -> Response:
+        """Classify an encoded image."""
+        key = request.query_params.get("classes", "")
+        both = request.query_params.get("teacher") == "1"
+        return await self._in_turn(
+            request, IMAGE_TYPE, MAX_UPLOAD, lambda data: self._predict(data, key, both)
+        )
+
+    async def classes(self, request: Request) -> Response:
+        """Take a class list."""
+        return await self._in_turn(request, JSON_TYPE, MAX_CLASSES_BODY, self._classes)
+
+    async def _in_turn(
+        self, request: Request, kind: str, most: int, work: Callable[[bytes], dict[str, Any]]
+    ) -> Response:
+        """Read the body, wait for the models, and answer; one request at a time has the models."""
+        if request.headers.get("content-type") != kind:
+            raise Refusal(415, f"Content-Type: expected {kind}.")
+        if self.waiting >= MAX_WAITING:
+            raise Refusal(503, "Too many requests are waiting; try again in a moment.")
+        self.waiting += 1
         try:
-            yield Path(folder).resolve()
+            body = await read_body(request, most)
+            async with self.turn:
+                if await request.is_disconnected():  # nobody waits for this answer any more
+                    raise ClientDisconnect
+                return JSONResponse(await run_in_threadpool(work, body))
+        except ImageError as error:
+            return JSONResponse({"problem": f"This image cannot be used: {error}."})
+        except ClipDistillError as error:
+            return JSONResponse({"problem": str(error)})
         finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name)
-                else:
-                    os.environ[name] = value
+            self.waiting -= 1
+
+    def _predict(self, data: bytes, key: str, both: bool) -> dict[str, Any]:
+        models = self.lists.find(key)
+        if models is None:
+            raise Refusal(409, "This class list is forgotten; send it again.")
+        image = decode(data, at_least=self.side, max_pixels=MAX_PIXELS)
+        return {"answers": [answer(model, image) for model in _both(models)[: 1 + both]]}
+
+    def _classes(self, body: bytes) -> dict[str, Any]:
+        names = json_object(body).get("classes")
+        own = self.lists.own.labels  # which may be more than a visitor may send
+        labels = own if names == list(own) else check_classes(names)
+        return {"classes": labels, "key": self.lists.use(labels)}
 
 
-def _application(lists: ClassLists, examples: Sequence[Path], least: float) -> Starlette:
-    """The page.
-
-    Raises:
-        MissingExtraError: gradio is not installed.
-    """
-    try:
-        import gradio
-        from fastapi import FastAPI
-    except ImportError as error:
-        raise MissingExtraError("gradio", "demo", "The page") from error
-    from .layout import MAX_UPLOAD, Page, build
-    from .look import head, theme
-
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    blocks = build(Page(lists), examples, least)
-    gradio.mount_gradio_app(
-        app,
-        blocks,
-        path="/",
-        server_name="127.0.0.1",
-        allowed_paths=[],
-        show_error=False,
-        footer_links=[],
-        run_history=False,
-        max_file_size=MAX_UPLOAD,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        enable_monitoring=False,
-        theme=theme(),
-        head=head(),
-    )
-    # Only launch() sets this, and without it gradio lets requests name any file of the machine.
-    blocks.has_launched = True
-    return app
+def _both(models: Models) -> list[Recognizer]:
+    return [model for model in (models.student, models.teacher) if model is not None]
 
 
-def _copy_examples(examples: Sequence[Path], folder: Path) -> list[Path]:
-    """Small copies for the page, without names and notes of the files; unreadable ones are left."""
-    copies: list[Path] = []
+def _read(name: str) -> bytes:
+    return (files(__package__) / "static" / name).read_bytes()
+
+
+def _kept(content: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:
+    """What a route calls that always sends the same, from memory."""
+
+    async def send(request: Request) -> Response:
+        return Response(content, media_type=kind)
+
+    return send
+
+
+def _copies(examples: Sequence[Path]) -> list[bytes]:
+    """Small PNG copies without names and notes of the files; unreadable ones are left out."""
+    copies: list[bytes] = []
     for path in examples:
         with contextlib.suppress(ImageError, OSError):
             image = decode(path.read_bytes(), at_least=EXAMPLE_SIDE)
             image.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
-            copy = folder / f"example_{len(copies) + 1}.png"
-            Image.fromarray(np.asarray(image)).save(copy)
-            copies.append(copy)
+            file = io.BytesIO()
+            Image.fromarray(np.asarray(image)).save(file, "PNG")
+            copies.append(file.getvalue())
         if len(copies) == EXAMPLES:
             break
     return copies

@@ -1,8 +1,8 @@
-"""The page's class list: lines of a text box -> models that know these classes."""
+"""The page's class list: names from the browser -> models with these classes."""
 
 from __future__ import annotations
 
-import threading
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +17,6 @@ from ...models.recognizer import Recognizer
 
 MOST_CLASSES = 300
 LONGEST_NAME = 100
-LONGEST_TEXT = MOST_CLASSES * (LONGEST_NAME + 2)
-"""Characters that the text box takes."""
 LISTS_KEPT = 16
 NAMES_KEPT = 5000
 """Class lists, and embedded names, that are remembered: all visitors share them."""
@@ -29,7 +27,7 @@ Encode = Callable[[Sequence[str]], TextEmbeddings]
 
 @dataclass(frozen=True)
 class Models:
-    """Who answers, and of which classes.
+    """The models that answer, all with the same classes.
 
     Attributes:
         student: the model.
@@ -46,7 +44,7 @@ class Models:
 
 
 class ClassLists:
-    """Models for any class list, remembered; safe to ask from several threads.
+    """Models for any class list, remembered under a key; used by one thread at a time.
 
     Names that the student came with keep their own embeddings (several prompts may be averaged in
     them), so they are answered as before; only new names are encoded.
@@ -55,30 +53,35 @@ class ClassLists:
     def __init__(self, own: Models, encode: Encode | None) -> None:
         self.own = own
         self._encode = encode
-        self._made: OrderedDict[tuple[str, ...], Models] = OrderedDict()
+        self._made: OrderedDict[str, Models] = OrderedDict()
         self._vectors: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
-        self._lock = threading.Lock()
 
     @property
     def editable(self) -> bool:
         """Whether there is a text encoder."""
         return self._encode is not None
 
-    def models(self, labels: tuple[str, ...]) -> Models:
-        """The models with these classes; their own list gives the models as they were opened.
+    def use(self, labels: tuple[str, ...]) -> str:
+        """Make models for these classes; gives the key to `find` them, "" for the own classes.
 
         Raises:
             InputError: new names, and no text encoder.
-            MismatchError: the text encoder speaks another model's space.
+            MismatchError: the text encoder's embeddings are of another space than the model's.
         """
         if labels == self.own.labels:
-            return self.own
-        with self._lock:
-            if labels not in self._made:
-                self._made[labels] = self._make(labels)
-                _forget(self._made, LISTS_KEPT)
-            self._made.move_to_end(labels)
-            return self._made[labels]
+            return ""
+        key = hashlib.sha256("\n".join(labels).encode()).hexdigest()[:32]
+        if key not in self._made:
+            self._made[key] = self._make(labels)
+            _forget(self._made, LISTS_KEPT)
+        self._made.move_to_end(key)
+        return key
+
+    def find(self, key: str) -> Models | None:
+        """The models of a key; None: it is forgotten, or never was."""
+        if key in self._made:
+            self._made.move_to_end(key)
+        return self._made.get(key) if key else self.own
 
     def _make(self, labels: tuple[str, ...]) -> Models:
         own = self.own.student.text
@@ -110,16 +113,19 @@ class ClassLists:
         return known
 
 
-def parse_classes(text: str) -> tuple[str, ...]:
-    """The classes of a text box: a line each; blank lines and repetitions are left out.
+def check_classes(names: Any) -> tuple[str, ...]:
+    """The classes of a JSON list: white space made plain, without empty names and repetitions.
 
     Raises:
-        InputError: none, too many, or one that is too long or holds what is no text.
+        InputError: no list of texts, none in it, too many, or one that is too long or holds
+            characters that cannot be shown.
     """
-    lines = (" ".join(line.split()) for line in text.splitlines())
-    labels = tuple(dict.fromkeys(line for line in lines if line))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError("classes: expected a list of texts.")
+    plain = (" ".join(name.split()) for name in names)
+    labels = tuple(dict.fromkeys(name for name in plain if name))
     if not labels:
-        raise InputError("The list is empty: write at least one class, one a line.")
+        raise InputError("The list is empty: write at least one class, one per line.")
     if len(labels) > MOST_CLASSES:
         raise InputError(f"{len(labels)} classes are too many: at most {MOST_CLASSES} fit here.")
     for label in labels:
