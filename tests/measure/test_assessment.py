@@ -90,7 +90,16 @@ def test_nothing_measured_says_so():
 
 
 def test_one_class_has_no_commonest_answer():
-    evidence = Evidence(50, 1, 1.0, 1.0, 1.0, {"a": 50}, {"a": 50}, {"a": 1.0})
+    evidence = Evidence(
+        images=50,
+        classes=1,
+        agreement=1.0,
+        accuracy=1.0,
+        teacher_accuracy=1.0,
+        answers={"a": 50},
+        teacher_answers={"a": 50},
+        true_shares={"a": 1.0},
+    )
     assert assess(evidence).level == "good"
 
 
