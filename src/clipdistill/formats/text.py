@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..core.files import (
     sha256_of,
     write_json,
 )
-from ..core.zeroshot import Calibration, LogitScale, normalized
+from ..core.zeroshot import Calibration, LogitScale, moved_along, normalized
 from ..images.preprocess import Preprocess
 from .cards import TeacherCard
 
@@ -28,6 +29,90 @@ FORMAT = "clipdistill.text_embeddings"
 VERSION = 1
 ALIKE = 0.98
 """Cosine of two labels' embeddings above which a teacher hardly tells them apart."""
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """Where class vectors come from that `adapt` learnt, and what they were before.
+
+    Attributes:
+        text: float32 (C, D), the text vectors, of unit length.
+        shift: float32 (D,), the movement from texts to images that the classes have in common;
+            zero where text was kept.
+        pool: the embeddings it was learnt from.
+        teacher: who made them, for people.
+        method: its name.
+        rounds: how many.
+        images: images of the pool nearest to each class vector, in the labels' order.
+        refused: the labels that no image was nearest to; they only moved with the others.
+        left_out: rows of the pool that were NaN, infinite or zero.
+        changed: share of the images that got another label than the text gave them, 0 to 1.
+        kept_text: why the pool was refused as a whole and the vectors are the text's; empty: it
+            was not.
+        student: whose own embeddings took part; empty: the teacher's alone.
+    """
+
+    text: NDArray[np.float32]
+    shift: NDArray[np.float32]
+    pool: str
+    teacher: str
+    method: str
+    rounds: int
+    images: tuple[int, ...]
+    refused: tuple[str, ...]
+    left_out: int
+    changed: float
+    kept_text: str = ""
+    student: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values; arrays as base64 of float32, little-endian."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            **values,
+            "text": _to_base64(self.text),
+            "shift": _to_base64(self.shift),
+            "images": list(self.images),
+            "refused": list(self.refused),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, shape: tuple[int, int]) -> Adaptation | None:
+        """The inverse of `to_json` for text vectors of `shape`; None of None.
+
+        Raises:
+            KeyError, TypeError, ValueError: a field is missing or wrong.
+        """
+        if value is None:
+            return None
+        result = cls(
+            text=normalized(_from_base64(value["text"], shape)),
+            shift=_from_base64(value["shift"], shape[1:]),
+            pool=str(value["pool"]),
+            teacher=str(value["teacher"]),
+            method=str(value["method"]),
+            rounds=int(value["rounds"]),
+            images=tuple(int(count) for count in value["images"]),
+            refused=tuple(str(label) for label in value["refused"]),
+            left_out=int(value["left_out"]),
+            changed=float(value["changed"]),
+            kept_text=str(value["kept_text"]),
+            student=str(value["student"]),
+        )
+        if len(result.images) != shape[0] or not 0 <= result.changed <= 1:
+            raise ValueError(f"an adaptation of {len(result.images)} classes")
+        return result
+
+
+def _to_base64(values: NDArray[np.float32]) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode("ascii")
+
+
+def _from_base64(text: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    values = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").reshape(shape)
+    if not np.isfinite(values).all():
+        raise ValueError("an adaptation that is not finite")
+    return values.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -41,6 +126,7 @@ class TextEmbeddings:
         templates: the templates each prompt was put into.
         teacher: whose text tower made them.
         calibration: fitted for a student by `evaluate --calibrate`; None: the teacher's own scale.
+        adaptation: how `adapt` learnt the vectors from a pool; None: they are the text's.
     """
 
     vectors: NDArray[np.float32]
@@ -49,6 +135,7 @@ class TextEmbeddings:
     templates: tuple[str, ...]
     teacher: TeacherCard
     calibration: Calibration | None = None
+    adaptation: Adaptation | None = None
 
     @property
     def logits(self) -> LogitScale:
@@ -73,6 +160,16 @@ class TextEmbeddings:
         found = [(self.labels[i], self.labels[j], float(cosines[i, j])) for i, j in pairs]
         return tuple(sorted(found, key=lambda pair: -pair[2]))
 
+    def beside(self, text: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Text vectors (n, D) of other labels, made to stand beside these in one class list.
+
+        Class vectors that were learnt from images lie nearer to all images than text vectors do, so
+        a label that is added later has to move as the others did.
+        """
+        if self.adaptation is None:
+            return text
+        return moved_along(text, self.adaptation.shift)
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the vectors, as plain JSON values."""
         values: dict[str, Any] = {
@@ -83,6 +180,8 @@ class TextEmbeddings:
         }
         if self.calibration is not None:
             values["calibration"] = asdict(self.calibration)
+        if self.adaptation is not None:
+            values["adaptation"] = self.adaptation.to_json()
         return values
 
     @classmethod
@@ -100,6 +199,7 @@ class TextEmbeddings:
                 templates=tuple(str(template) for template in value["templates"]),
                 teacher=TeacherCard.from_json(value["teacher"]),
                 calibration=_calibration(value.get("calibration")),
+                adaptation=Adaptation.from_json(value.get("adaptation"), vectors.shape),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"text embeddings cannot be read: {error!r}") from error
