@@ -220,6 +220,8 @@ class Baseline(Versioned):
         images: unlabelled images.
         labelled_images: labelled ones.
         accuracy: zero-shot top-1, a share; None without labels.
+        text_accuracy: the same with the text's own vectors, where `adapt` learnt others.
+        changed: share of the unlabelled images that these give another label than the text's.
         confidence: mean probability of the best label.
         margin: mean difference of the probabilities of the two best labels.
         counts: label -> images that the teacher gave it.
@@ -242,6 +244,8 @@ class Baseline(Versioned):
     per_class: dict[str, float]
     overlapping: tuple[tuple[str, str, float], ...]
     empty: tuple[str, ...]
+    text_accuracy: float | None = None
+    changed: float | None = None
 
 
 NAMES = {
