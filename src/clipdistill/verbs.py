@@ -133,7 +133,7 @@ VERBS = (
         "Learn class vectors from an unlabelled pool.",
         (
             "clipdistill adapt runs/text.npy runs/embeddings runs/adapted.npy",
-            "clipdistill adapt runs/text.npy runs/emb out.npy --student runs/s --images photos",
+            "clipdistill adapt text.npy runs/emb out.npy --student runs/s --images photos",
         ),
         ("student", "images", "device"),
     ),

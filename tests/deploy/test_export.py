@@ -77,8 +77,8 @@ def test_where_the_pictures_come_from(
     (tmp_path / "photos" / "bad.png").write_bytes(b"bad")
     out = tmp_path / "a.onnx"
     given = export(str(tiny_student), out, images=tmp_path / "photos")
-    assert given.checked_on == f"3 pictures of {tmp_path / 'photos'}"
-    assert "training pictures" in export(str(tiny_student), out).checked_on
+    assert given.checked_on == f"3 images of {tmp_path / 'photos'}"
+    assert "training images" in export(str(tiny_student), out).checked_on
     bare = make_student(tmp_path / "bare", samples=0)
     assert "synthetic" in export(str(bare), out).checked_on
     (tmp_path / "none").mkdir()

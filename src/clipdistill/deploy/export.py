@@ -1,7 +1,7 @@
 """export: a student (or a teacher's image tower) -> an ONNX file for a runtime, checked.
 
 The check has three parts: onnx's own checker, the readiness linter for the target, and the cosine
-with torch's embeddings of real pictures.  A file that fails one is not kept.
+with torch's embeddings of real images.  A file that fails one is not kept.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ MIN_COSINE: dict[FilePrecision, float] = {
     "int8": 0.999,
     "int8+fp16": 0.999,
 }
-"""Least cosine between torch's embedding and the file's: of every picture for floats, the mean over
-pictures for INT8, where a value that is rounded the other way moves a whole step."""
+"""Least cosine between torch's embedding and the file's: of every image for floats, the mean over
+images for INT8, where a value that is rounded the other way moves a whole step."""
 UNSTEADY: dict[tuple[Target, FilePrecision], float] = {
     ("tensorrt", "int8"): 0.5,
     ("tensorrt", "int8+fp16"): 2.0,
@@ -80,10 +80,10 @@ class ExportResult(Result):
         precision: what it computes in.
         labels: the classes it carries; empty for a bare embedder.
         size_mb: of the file, in 10^6 bytes.
-        min_cosine: least cosine with torch's embedding of the same picture.
+        min_cosine: least cosine with torch's embedding of the same image.
         mean_cosine: mean cosine with torch's embeddings.
         steadiness: mean cosine of torch's embeddings with and without rounding to INT8.
-        checked_on: which pictures were compared.
+        checked_on: which images were compared.
         int8_share: share of the multiplications with INT8 weights.
         two_four_share: share of the multiplications with weights stored as 2:4.
         engaging_share: share of the multiplications that sparse kernels can take.
@@ -145,7 +145,7 @@ class ExportResult(Result):
 
 @dataclass(frozen=True)
 class _Checks:
-    """The pictures that both runtimes embed: uint8 (N, S, S, 3), and where they come from."""
+    """The images that both runtimes embed: uint8 (N, S, S, 3), and where they come from."""
 
     pixels: NDArray[np.uint8]
     source: str
@@ -184,15 +184,15 @@ def export(
         target: the runtime that shall run it: onnxruntime, or tensorrt (also for OpenVINO).
         fp16: FP16 where it is not INT8, strongly typed; for TensorRT 10 and later.
         teacher: export an OpenCLIP teacher's image tower instead of a student.
-        images: pictures to compare on, and for ONNX Runtime's INT8 to take ranges from; the
+        images: images to compare on, and for ONNX Runtime's INT8 to take ranges from; the
             student's own samples unless given.
         arch: timm's model name, only for checkpoints that do not tell (the older scripts').
-        image_size: side of the input in pixels, likewise.
+        image_size: side of the input in pixels, only for checkpoints that do not contain it.
         device: where torch runs: auto, cpu, cuda ...
 
     Raises:
         InputError: no such student, the arguments are in another order, or an INT8 student has no
-            pictures to take ranges from.
+            images to take ranges from.
         MismatchError: the text embeddings are another teacher's, or the model is of another
             architecture or image size than was given.
         ClipDistillError: torch cannot export this network, or the file computes something else.
@@ -280,7 +280,7 @@ def _check_kind(model: str, teacher: bool, arch: str | None) -> None:
 def _load(
     model: str, arch: str | None, image_size: int | None, device: str
 ) -> tuple[TorchEmbedder, OnnxCard]:
-    """Load a student or a teacher in fp32, and what will be said of it."""
+    """Load a student or a teacher in fp32, and its card."""
     if kind_of(model) == "student":
         from ..models.student import check_description, load_student
 
@@ -334,14 +334,14 @@ def _choose_pictures(student: str, images: Path | None, card: OnnxCard) -> _Chec
         return checks
     if int8 and card.target == "onnxruntime":
         raise InputError(
-            f"{student}: an INT8 file for ONNX Runtime needs pictures to take ranges from, and "
+            f"{student}: an INT8 file for ONNX Runtime needs images to take ranges from, and "
             f"this student has no {SAMPLES}. Add --images FOLDER with some of those it will see."
         )
     from ..images.synthetic import smooth_pixels
 
-    message("No pictures at hand to compare on: synthetic ones are used. --images gives real ones.")
+    message("No images at hand to compare on: synthetic ones are used. --images gives real ones.")
     made_up = smooth_pixels(CHECK_PICTURES, card.preprocess.size)
-    return _Checks(made_up, f"{CHECK_PICTURES} synthetic pictures (--images gives real ones)")
+    return _Checks(made_up, f"{CHECK_PICTURES} synthetic images (--images gives real ones)")
 
 
 def _given_pictures(
@@ -354,13 +354,13 @@ def _given_pictures(
         good = [pixels for pixels in loaded if pixels is not None][:count]
         if not good:
             raise InputError(f"{images}: none of its first {len(items)} images can be read.")
-        return _Checks(np.stack(good), f"{len(good)} pictures of {images}")
+        return _Checks(np.stack(good), f"{len(good)} images of {images}")
     path = Path(student)
     samples = load_samples(path if path.is_dir() else path.parent)
     side = preprocess.size
     if samples is not None and len(samples) and samples.shape[1:3] == (side, side):
         chosen = samples[:count]
-        return _Checks(chosen, f"{len(chosen)} of the student's training pictures")
+        return _Checks(chosen, f"{len(chosen)} of the student's training images")
     return None
 
 
@@ -404,7 +404,7 @@ def _trace(source: TorchEmbedder, side: int, arch: str, path: Path) -> None:
 
     from .graph import OPSET
 
-    # Two pictures: with one, networks that look at the batch size would have it baked in.
+    # Two images: with one, networks that look at the batch size would have it baked in.
     example = torch.zeros(2, 3, side, side, device=source.device)
     batch = {0: "batch"}
     try:
@@ -465,7 +465,7 @@ def _compare(
 ) -> tuple[NDArray[np.float32], float]:
     """Cosines between torch's embeddings and the file's, and how steady the student's are.
 
-    The first picture is also embedded alone.  A file for ONNX Runtime is run as it will be; one for
+    The first image is also embedded alone.  A file for ONNX Runtime is run as it will be; one for
     another runtime as it is written, without optimisations, which say nothing about what TensorRT
     makes of it.
 

@@ -130,7 +130,7 @@ def adapt(
         out: file to write (.npy; a .json is written beside it).
         student: a student, or any model of `predict`, trained on this teacher; needs --images.
         images: folder of the pool's images, for the student.
-        batch_size: images the student sees at once.
+        batch_size: images per forward pass.
         num_workers: threads for decoding; one per processor unless given.
         device: of the student: auto, cpu, cuda, cuda:1.
 

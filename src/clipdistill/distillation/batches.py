@@ -18,7 +18,7 @@ def split_rows(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Split rows into (train, validation) by a hash of their names.
 
-    Exactly round(fraction x N) are held out, at most half; adding pictures moves few others.
+    Exactly round(fraction x N) are held out, at most half; adding images moves few others.
     """
     keys = [hashlib.blake2b(f"{seed}\t{name}".encode(), digest_size=8).digest() for name in names]
     order = np.array(sorted(range(len(names)), key=lambda row: (keys[row], row)), dtype=np.intp)

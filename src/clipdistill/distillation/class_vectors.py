@@ -118,7 +118,7 @@ def _keeping(text: Floats, first: Assignment, reason: str) -> ClassVectors:
 def unsupported(counts: NDArray[np.int64]) -> str:
     """Why a pool with so many images of each class (C,) cannot be used; empty: it can."""
     if len(counts) < 2:
-        return "one class alone has nothing that it could be told apart from"
+        return "there is only one class"
     present = int((counts >= SUPPORTED).sum())
     if 2 * present < len(counts):
         return (

@@ -54,12 +54,12 @@ BYTES_PER_GB = 1e9
 
 @dataclass(frozen=True)
 class StateMeasure:
-    """How near a state of the network was to the teacher, on the held-out pictures.
+    """How close a state of the network was to the teacher, on the held-out images.
 
     Attributes:
         state: "dense", "sparse", "pruned" or "calibrated".
         val_cosine: as in `DistillResult`.
-        val_agreement: likewise.
+        val_agreement: share of held-out images with the teacher's label; None without any.
     """
 
     state: str
@@ -77,19 +77,19 @@ class DistillResult(Result):
         dim: length of the embedding.
         image_size: side of the input, pixels.
         parameters: of the network.
-        train_images: pictures learnt from.
-        val_images: pictures held out.
+        train_images: images trained on.
+        val_images: images held out.
         epochs: finished.
         best_epoch: whose weights were kept, from 1.
-        val_cosine: mean cosine with the teacher on held-out pictures; None without any.
+        val_cosine: mean cosine with the teacher on held-out images; None without any.
         val_agreement: share of them on which both choose the same label; None without prompts.
         before: the same measures before training, of the student it started from ("dense" or
             "sparse"), after pruning without training ("pruned"), and after calibration without
             training ("calibrated"); empty without --sparse and --qat.
         compression: what was done to the network; None: a plain one.
-        not_embedded: pictures without an embedding.
-        gone: embeddings without a picture.
-        failures: pictures that could not be used, each with its reason.
+        not_embedded: images without an embedding.
+        gone: embeddings without an image.
+        failures: images that could not be used, each with its reason.
         resumed: whether an earlier run was continued, or found finished.
         seconds: of this run.
     """
@@ -198,7 +198,7 @@ class _Pairs:
     views: Views | None = None
 
     def fingerprint(self) -> str:
-        """Names which pictures these are, and whose embeddings."""
+        """Fingerprint of the images and of the teacher of their embeddings."""
         digest = hashlib.blake2b(str(self.teacher.fingerprint).encode(), digest_size=16)
         for item, content in zip(self.items, self.contents, strict=True):
             digest.update(f"\n{item.key}\t{content}".encode())
@@ -219,7 +219,7 @@ def distill(
 ) -> DistillResult:
     """Distil the teacher's embeddings into a small network.
 
-    Can be stopped and run again at any time; it goes on from the last saved state and ends with
+    Can be stopped and run again at any time; it resumes from the last saved state and ends with
     exactly the same weights (on a CPU: bit for bit).  `accelerate launch` and `torchrun` over
     several processes work.
 
@@ -269,7 +269,7 @@ def distill(
 
 
 def _chosen(items: list[ImageItem], only: Path | None) -> list[ImageItem]:
-    """The pictures that a selection names; all without one.
+    """Choose the images that a selection names; all without one.
 
     Raises:
         InputError: it names none of them.
@@ -306,10 +306,10 @@ def _load_pairs(images: Path, embeddings: Path, options: DistillOptions) -> _Pai
 
 
 def _pair(items: Sequence[ImageItem], embeddings: Embeddings) -> _Pairs:
-    """Bring pictures and embeddings together by name.
+    """Bring images and embeddings together by name.
 
     Raises:
-        InputError: fewer than four pictures have an embedding.
+        InputError: fewer than four images have an embedding.
     """
     rows = match_rows(embeddings, [item.key for item in items])
     kept = [item for item in items if item.key in rows]
@@ -471,7 +471,7 @@ def _accelerator(options: DistillOptions) -> Accelerator:
         # accelerate keeps the first call's device and precision for the life of the process.
         AcceleratorState._reset_state(reset_partial_state=True)
     precision = resolve_precision(options.precision, device, training=True)
-    # Decoding the pictures for the first time may take the first process hours.
+    # Decoding the images for the first time may take the first process hours.
     patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
     return Accelerator(
         cpu=device.type == "cpu",

@@ -31,14 +31,14 @@ class EmbedResult(Result):
 
     Attributes:
         out: the folder of embeddings.
-        teacher: who made them.
+        teacher: teacher that made them.
         license: of the teacher's weights, an SPDX-like identifier; empty when unknown.
-        images: pictures found.
-        embedded: pictures embedded in this run.
-        kept: pictures that were embedded before.
-        moved: pictures whose bytes were embedded before under another name.
-        gone: embeddings whose picture is no longer there (kept; `distill` leaves them out).
-        failures: pictures that could not be used, each with its reason.
+        images: images found.
+        embedded: images embedded in this run.
+        kept: images that were embedded before.
+        moved: images whose bytes were embedded before under another name.
+        gone: embeddings whose image is no longer there (kept; `distill` leaves them out).
+        failures: images that could not be used, each with its reason.
         seconds: of embedding, without loading the teacher.
     """
 
@@ -207,7 +207,7 @@ def _plan(items: Sequence[ImageItem], store: EmbeddingStore) -> _Plan:
     """Sort out what is embedded already; hashes only files whose name, size or time is new."""
     rows = store.all_rows()
     by_path = {row.image_path: row for row in rows}
-    # Only rows that hold: the vector of a picture that changed is the new one's.
+    # Only rows that hold: the vector of an image that changed is the new one's.
     by_content = {row.content: row.image_path for row in by_path.values() if row.content}
     plan = _Plan([], 0, [], [])
     kept = 0

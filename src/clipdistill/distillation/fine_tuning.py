@@ -117,7 +117,7 @@ def begin(
     Args:
         network: with the weights of the student to start from; changed in place.
         card: what is to be trained.
-        data: training and held-out pictures.
+        data: training and held-out images.
         validator: measures.
         options: how to train.
 
@@ -148,7 +148,7 @@ def begin(
 
 
 def calibration_rows(data: TrainingData, options: DistillOptions) -> np.ndarray[Any, Any]:
-    """Which training pictures show the ranges: a seeded choice, in order."""
+    """Which training images show the ranges: a seeded choice, in order."""
     order = np.random.default_rng((options.seed, len(data.train))).permutation(data.train)
     return np.sort(order[: options.calibration_images])
 

@@ -56,26 +56,27 @@ class TrainingOptions:
             teacher's embeddings), mse, l1 or huber (on the embeddings as they are stored).
         optimizer: adamw, adam or sgd.
         lr: peak learning rate; default: 2e-3, with --sparse or --qat 1e-3.
-        weight_decay: of adamw (decoupled), adam and sgd (L2).
-        momentum: of sgd.
-        schedule: cosine (to zero) or constant.
+        weight_decay: weight decay of adamw (decoupled), adam and sgd (L2).
+        momentum: momentum of sgd.
+        schedule: of the learning rate after the warm-up: cosine (to zero) or constant.
         warmup: share of all steps in which the learning rate rises linearly.
-        ema_decay: decay of the moving average of the weights, which is what is kept; 0: none.
+        ema_decay: decay of the moving average of the weights; the average is kept; 0: none.
         grad_clip: largest gradient norm; 0: no clipping.
         flip: mirror half of the images, anew in every epoch.
         views: views per image to replay from the embeddings of `embed --views`, each with the
             teacher's embedding of it; default: all that are stored; 0: the image itself alone.
         batch_size: images per step, over all processes together.
         num_epochs: passes over the images.
-        seed: of the new weights, the order, the mirroring and the validation split.
+        seed: seed of the new weights, the order, the mirroring and the validation split.
         val_fraction: share of the images held out to measure cosine and agreement, without labels.
         num_workers: threads that decode; default: one per processor.
         device: auto, cpu, cuda, cuda:1, mps.
-        precision: of the training: auto, fp32, bf16 or fp16; auto is bf16 on CUDA, fp32 elsewhere.
+        precision: precision of the training: auto, fp32, bf16 or fp16; auto is bf16 on CUDA and
+            fp32 elsewhere.
         cache_dir: where decoded pixels are kept; default: beside the embeddings.
-        cache_gb: the most disk that decoded pixels may take, in GB.
+        cache_gb: disk space for decoded pixels, in GB, at most.
         checkpoint_seconds: save the state when this much time has passed since the last save
-            (looked at every ten steps and after every epoch).
+            (checked every ten steps and after every epoch).
     """
 
     pretrained: bool = False

@@ -167,12 +167,12 @@ def quantize(
             changes.
         embeddings: the teacher's embeddings of the same folder: also measure how near the student
             is to the teacher, before and after.
-        batch_size: pictures the model sees at once.
+        batch_size: images per forward pass.
         seed: of the choice of images.
         num_workers: threads for decoding; one a processor unless given.
         device: auto, cpu, cuda ...
         arch: timm's model name, only for checkpoints that do not tell (the older scripts').
-        image_size: side of the input in pixels, likewise.
+        image_size: side of the input in pixels, only for checkpoints that do not contain it.
 
     Raises:
         InputError: no such student, it is quantised already, it cannot be INT8, or there are too

@@ -292,7 +292,7 @@ class Trainer:
         row.update(self.validator(self._kept_network()))
         if not math.isfinite(row.get("val_cosine", 0.0)):
             raise self._not_finite("The network's output", lr)
-        # Without held-out pictures the last epoch is the best there is.
+        # Without held-out images the last epoch is the best there is.
         score = row.get("val_cosine", float(state.epoch))
         if score > state.best:
             state.best, state.best_epoch = score, state.epoch

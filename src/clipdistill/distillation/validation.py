@@ -1,4 +1,4 @@
-"""How near a network is to its teacher on held-out pictures, without labels."""
+"""Measure how close a network is to its teacher on held-out images, without labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TrainingData:
     """What is learnt from.
 
     Attributes:
-        pixels: the pictures, by row.
+        pixels: the images, by row.
         targets: float (N, D), the teacher's embeddings of the same rows, as stored.
         train: int, rows to learn from.
         val: int, rows held out (may be empty).

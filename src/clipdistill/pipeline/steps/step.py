@@ -40,7 +40,7 @@ class Step:
         inputs: name -> fingerprint of what it reads that no step makes.
         after: the steps whose outcome it uses.
         outputs: files and folders that it makes, below the run's folder.
-        markers: files that exist when it is done, likewise; default: the outputs.
+        markers: files below the run's folder that exist when it is done; default: the outputs.
         command: the command line that does it alone; empty: only `run` does it.
         changes: steps whose outputs it writes into, so that it follows when they are done again.
         leftovers: what becomes of outputs that are there when it begins anew: it can "use" them;

@@ -183,7 +183,7 @@ class _Plan:
 
 
 def _plan(seed: int, index: int, kind: str | None) -> tuple[_Plan, Rng]:
-    """The plan of a picture, and the generator that goes on to draw it."""
+    """The plan of a picture, and the generator that draws it."""
     rng = np.random.default_rng((seed, index))
     drawn = _choose(rng, KINDS)
     kind = drawn if kind is None else kind
