@@ -403,5 +403,7 @@ def test_a_run_of_an_older_version_is_shown(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"run\.json: there is no record.*clipdistill run"):
+    with pytest.raises(
+        InputError, match=r"run\.json: record of the run is missing.*clipdistill run"
+    ):
         report(tmp_path)
