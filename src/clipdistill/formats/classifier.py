@@ -1,6 +1,6 @@
 """ONNX files of `export`: the network, and in its metadata everything needed to use it.
 
-    input          "input"          float32 (N, 3, S, S), normalised as the card says
+    input          "input"          float32 (N, 3, S, S), preprocessed as in the card
     outputs        "probabilities"  float32 (N, C), the first output, of classifiers only
                    "embeddings"     float32 (N, D), unit length
 
