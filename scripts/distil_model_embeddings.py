@@ -1,50 +1,78 @@
-"""Train a timm model to give the embeddings of a folder of .npy files, with the older recipe.
+r"""Train a timm model to give the embeddings of a folder of .npy files, with the older recipe.
 
     python3 distil_model_embeddings.py resnet18 data/images data/embeddings data/models/resnet18 \
         --output_dim 512 --pretrained
 
-The older command over `clipdistill.distill`: the same loss, optimiser and views as before, and
-`checkpoint.pth`, `args.json` and `log/` in the output folder.  With --init_checkpoint, --use_asp
-makes the student 2:4 sparse, --use_qat INT8.  `clipdistill distill` has better defaults.
+The loss, the optimiser and the view are those of the older script: no schedule, no mirroring, no
+clipping, nothing held out.  It writes `checkpoint.pth`, `args.json` and `log/`.  The same command
+resumes a training that was stopped.  `clipdistill distill` has better defaults.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-import clipdistill
-from clipdistill.cli import run_script
-from clipdistill.core.files import ensure_folder, write_json
+from _older import BATCH_SIZE, DECODERS, DEVICE, argument, flag, run
 
-
-def parse() -> argparse.Namespace:
-    """The older options."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("model_name")
-    parser.add_argument("images_folder", type=Path)
-    parser.add_argument("embeddings_folder", type=Path)
-    parser.add_argument("output_dir", type=Path)
-    parser.add_argument("--image_size", type=int, default=224)
-    parser.add_argument("--output_dim", type=int, help="found by itself; checked when given")
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--num_workers", type=int, help="default: one a processor")
-    parser.add_argument("--num_epochs", type=int, default=50)
-    parser.add_argument("--pretrained", action="store_true")
-    parser.add_argument("--lr", type=float, default=3e-4)
-    parser.add_argument("--momentum", type=float, default=0.0)
-    parser.add_argument("--weight_decay", type=float, default=0.0)
-    parser.add_argument("--optimizer", default="adam", choices=("adam", "sgd"))
-    parser.add_argument("--criterion", default="mse", choices=("mse", "l1", "huber"))
-    parser.add_argument("--init_checkpoint", type=Path)
-    parser.add_argument("--use_asp", action="store_true", help="2:4 sparsity; --init_checkpoint")
-    parser.add_argument("--use_qat", action="store_true", help="INT8; needs --init_checkpoint")
-    return parser.parse_args()
+IMAGE_SIZE = 224
+ARGUMENTS = (
+    argument("model_name", help="timm's name of the student, such as resnet18"),
+    argument("images_folder", type=Path, help="folder of images, the one that was embedded"),
+    argument("embeddings_folder", type=Path, help="folder of their embeddings, one .npy per image"),
+    argument("output_dir", type=Path, help="folder for the student"),
+    argument(
+        "--image_size",
+        type=int,
+        help="side of the student's input in pixels (default: the one that --init_checkpoint "
+        f"records, else {IMAGE_SIZE})",
+    ),
+    argument(
+        "--output_dim",
+        type=int,
+        help="length of the embeddings; must be theirs (default: found there)",
+    ),
+    BATCH_SIZE,
+    DEVICE,
+    DECODERS,
+    argument("--num_epochs", type=int, default=50, help="passes over the images"),
+    flag("--pretrained", "start from timm's ImageNet weights, fetched from the model hub"),
+    argument("--lr", type=float, default=3e-4, help="learning rate"),
+    argument("--momentum", type=float, default=0.0, help="of sgd; adam has none"),
+    argument("--weight_decay", type=float, default=0.0, help="L2 penalty of the weights"),
+    argument("--optimizer", default="adam", choices=("adam", "sgd"), help="the optimiser"),
+    argument(
+        "--criterion",
+        default="mse",
+        choices=("mse", "l1", "huber"),
+        help="the loss between the student's and the teacher's embeddings",
+    ),
+    argument(
+        "--init_checkpoint",
+        type=Path,
+        help="checkpoint to start from: its weights replace those of --pretrained",
+    ),
+    flag("--use_asp", "make the student 2:4 sparse; needs --init_checkpoint"),
+    flag("--use_qat", "make the student INT8; needs --init_checkpoint"),
+)
 
 
 def distil(args: argparse.Namespace) -> object:
-    """Distil with the older recipe: no schedule, no mirroring, no clipping, nothing held out."""
-    options = dict(
+    """Distil with the older recipe, and write down how."""
+    from clipdistill.core.errors import InputError
+    from clipdistill.core.files import ensure_folder, write_json
+    from clipdistill.distillation.distill import distill
+    from clipdistill.distillation.fine_tuning import start_card
+    from clipdistill.distillation.options import DistillOptions
+
+    if args.momentum and args.optimizer != "sgd":
+        raise InputError(
+            f"--momentum {args.momentum:g} is for --optimizer sgd, and it is {args.optimizer}. "
+            "Leave --momentum away, or add --optimizer sgd."
+        )
+    parent = None if args.init_checkpoint is None else start_card(args.init_checkpoint)
+    if args.image_size is None and parent is None:
+        args.image_size = IMAGE_SIZE
+    options = DistillOptions(
         output_dim=args.output_dim,
         pretrained=args.pretrained,
         init_checkpoint=args.init_checkpoint,
@@ -68,18 +96,18 @@ def distil(args: argparse.Namespace) -> object:
         device=args.device,
         precision="fp32",
     )
-    result = clipdistill.distill(
-        args.model_name, args.images_folder, args.embeddings_folder, args.output_dir, **options
+    result = distill(
+        args.model_name, args.images_folder, args.embeddings_folder, args.output_dir, options
     )
-    told = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
-    write_json(ensure_folder(args.output_dir) / "args.json", told)
+    args.image_size = result.image_size
+    values = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
+    write_json(ensure_folder(args.output_dir) / "args.json", values)
     return result
 
 
 def main() -> int:
     """Run the command; returns the exit code."""
-    args = parse()
-    return run_script(lambda: distil(args))
+    return run(__doc__, ARGUMENTS, distil)
 
 
 if __name__ == "__main__":

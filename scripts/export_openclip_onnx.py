@@ -2,32 +2,42 @@
 
     python3 export_openclip_onnx.py data/models/vit_b_32.onnx
 
-The older command over `clipdistill.export`; `clipdistill export --help` offers more.
+`clipdistill export --help` offers more.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-import clipdistill
-from clipdistill.cli import run_script
+from _older import DEVICE, TEACHER, argument, run
+
+ARGUMENTS = (
+    argument("output_path", type=Path, help="the .onnx file"),
+    argument(
+        "--image_size",
+        type=int,
+        help="side of the input in pixels; must be the model's (default: found there)",
+    ),
+    *TEACHER,
+    DEVICE,
+)
+
+
+def export(args: argparse.Namespace) -> object:
+    """Export the image tower."""
+    from clipdistill.deploy.export import export
+
+    # hf-hub:... and local-dir:... name their weights themselves.
+    whole = ":" in args.model_name
+    teacher = args.model_name if whole else f"{args.model_name}/{args.pretrained}"
+    return export(
+        teacher, args.output_path, teacher=True, image_size=args.image_size, device=args.device
+    )
 
 
 def main() -> int:
     """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("output_path", type=Path)
-    parser.add_argument("--image_size", type=int, help="taken from the model")
-    parser.add_argument("--model_name", default="ViT-B-32")
-    parser.add_argument("--pretrained", default="laion2b_s34b_b79k")
-    parser.add_argument("--device", default="auto")
-    args = parser.parse_args()
-    # hf-hub:... and local-dir:... name their weights themselves.
-    whole = ":" in args.model_name
-    teacher = args.model_name if whole else f"{args.model_name}/{args.pretrained}"
-    return run_script(
-        lambda: clipdistill.export(teacher, args.output_path, teacher=True, device=args.device)
-    )
+    return run(__doc__, ARGUMENTS, export)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,18 @@ from clipdistill.pipeline.toy.world import KINDS, draw, jpeg
 
 DIM = 8
 TEACHER = TeacherCard("hf-hub:some/teacher", "", "ab" * 16, DIM, LogitScale(), Preprocess(32))
-INT8 = Compression(int8=Quantization("percentile", 64, True, ("a",), (), (), (), 2))
+INT8 = Compression(
+    int8=Quantization(
+        method="percentile",
+        calibration_images=64,
+        trained=True,
+        layers=("a",),
+        residuals=(),
+        folded=(),
+        skipped=(),
+        quantizers=2,
+    )
+)
 
 
 def assemble(
@@ -88,7 +99,16 @@ def make_record(folder: RunFolder) -> None:
 def make_text(folder: RunFolder, labels: Sequence[str], *, calibrated: bool = True) -> None:
     """text.npy and text.json."""
     vectors = normalized(np.random.default_rng(0).normal(size=(len(labels), DIM)))
-    fitted = Calibration(LogitScale(50.0), 0.4, "labels", "student", 60, 0.2, 0.05, 0.9)
+    fitted = Calibration(
+        logits=LogitScale(50.0),
+        threshold=0.4,
+        method="labels",
+        model="student",
+        images=60,
+        ece_before=0.2,
+        ece_after=0.05,
+        coverage=0.9,
+    )
     prompts = tuple((f"a photo of {label}",) for label in labels)
     calibration = fitted if calibrated else None
     text = TextEmbeddings(vectors, tuple(labels), prompts, ("{}",), TEACHER, calibration)
@@ -206,21 +226,21 @@ def _evaluation(
     share = float(np.mean(np.array(told) == truth))
     right = dict(zip(labels, (np.diagonal(counts) / counts.sum(axis=1)).tolist(), strict=True))
     return ModelEvaluation(
-        model,
-        runtime,
-        role,
-        share if labelled else None,
-        share if labelled else None,
-        share,
-        0.9,
-        0.8,
-        1.5 if runtime == "torch" else 0.5,
-        2.0,
-        len(truth),
-        right if labelled else {},
-        dict(zip(labels, counts.sum(axis=0).tolist(), strict=True)),
-        counts.tolist() if labelled else [],
-        list(labels),
+        model=model,
+        runtime=runtime,
+        role=role,
+        accuracy=share if labelled else None,
+        top5=share if labelled else None,
+        agreement=share,
+        cosine=0.9,
+        confidence=0.8,
+        size_mb=1.5 if runtime == "torch" else 0.5,
+        latency_ms=2.0,
+        images=len(truth),
+        per_class=right if labelled else {},
+        counts=dict(zip(labels, counts.sum(axis=0).tolist(), strict=True)),
+        confusion=counts.tolist() if labelled else [],
+        labels=list(labels),
     )
 
 
@@ -263,16 +283,16 @@ def make_benchmark(folder: RunFolder, labelled: bool) -> None:
         BenchmarkRow("trt/int8.onnx", "openvino", reason="it went away"),
     )
     result = Benchmark(
-        rows,
-        "the teacher",
-        ("int8 is 3 times faster.",),
-        20,
-        20 if labelled else 0,
-        (1, 8),
-        3,
-        None,
-        "a processor, 2 cores",
-        (),
+        rows=rows,
+        reference="the teacher",
+        conclusions=("int8 is 3 times faster.",),
+        images=20,
+        labelled=20 if labelled else 0,
+        batches=(1, 8),
+        rounds=3,
+        threads=None,
+        machine="a processor, 2 cores",
+        failures=(),
     )
     save_measurement(folder.benchmark, result)
 
@@ -280,16 +300,16 @@ def make_benchmark(folder: RunFolder, labelled: bool) -> None:
 def make_baseline(folder: RunFolder, labels: Sequence[str], labelled: bool) -> None:
     """baseline.json, with two prompts that overlap and one that no picture was given."""
     baseline = Baseline(
-        "hf-hub:some/teacher",
-        labelled,
-        60,
-        20 if labelled else 0,
-        1.0 if labelled else None,
-        0.9,
-        0.8,
-        dict.fromkeys(labels, 3),
-        {},
-        ((labels[0], labels[1], 0.97),),
-        (labels[-1],),
+        teacher="hf-hub:some/teacher",
+        labelled=labelled,
+        images=60,
+        labelled_images=20 if labelled else 0,
+        accuracy=1.0 if labelled else None,
+        confidence=0.9,
+        margin=0.8,
+        counts=dict.fromkeys(labels, 3),
+        per_class={},
+        overlapping=((labels[0], labels[1], 0.97),),
+        empty=(labels[-1],),
     )
     save_measurement(folder.baseline, baseline)

@@ -165,7 +165,16 @@ def test_read_classifier_knows_unknown(
     from clipdistill.formats.text import load_text, save_text
 
     text = load_text(make_text(tmp_path / "text.npy"))
-    fitted = Calibration(LogitScale(5.0), 0.4, "labels", "student", 60, 0.2, 0.05, 0.9)
+    fitted = Calibration(
+        logits=LogitScale(5.0),
+        threshold=0.4,
+        method="labels",
+        model="student",
+        images=60,
+        ece_before=0.2,
+        ece_after=0.05,
+        coverage=0.9,
+    )
     save_text(tmp_path / "text.npy", dataclasses.replace(text, calibration=fitted))
     relabel(tiny_classifier, tmp_path / "text.npy", tmp_path / "calibrated.onnx")
     assert reader.Classifier(str(tiny_classifier)).threshold == 0

@@ -77,11 +77,13 @@ class Output:
         json: one JSON object on stdout instead of tables.
         quiet: no progress and no messages; the result and errors only.
         debug: tracebacks, log messages and warnings; no bars, which would tear them.
+        reword: every text that is shown -> the text in the words of what was typed.
     """
 
     json: bool = False
     quiet: bool = False
     debug: bool = False
+    reword: Callable[[str], str] = str
 
 
 ARGUMENTS = Group("Arguments", sort_key=1)
@@ -107,9 +109,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _guarded(lambda: _run_app(tokens, output), output)
 
 
-def run_script(action: Callable[[], Result | None]) -> int:
-    """Run a function and show its result or error as a verb's; returns the exit code."""
-    output = Output()
+def run_script(action: Callable[[], Result | None], reword: Callable[[str], str] = str) -> int:
+    """Run a function and show its result or error as a verb's; returns the exit code.
+
+    `reword` turns messages, which name the command line's options, into those of the script.
+    """
+    output = Output(reword=reword)
     return _guarded(lambda: _run_stage(action, output), output)
 
 
@@ -236,7 +241,8 @@ def _run_stage(action: Callable[[], Result | None], output: Output) -> int:
         if not (output.quiet or helper):
             from .core.console import ConsoleReporter
 
-            stack.enter_context(reporting(ConsoleReporter(bars=not output.debug)))
+            reporter = ConsoleReporter(bars=not output.debug, reword=output.reword)
+            stack.enter_context(reporting(reporter))
         result = action()
     if result is not None and not helper:
         _show(result, output)
@@ -266,7 +272,8 @@ def _show(result: Result, output: Output) -> None:
     else:
         from .core.console import show
 
-        show(result.summary())
+        parts = result.summary()
+        show([output.reword(part) if isinstance(part, str) else part for part in parts])
 
 
 def _print_json(value: Any) -> None:
@@ -319,6 +326,7 @@ def _explain(error: BaseException, output: Output) -> int:
             f"Unexpected {type(error).__name__}: {error}\nThis is a fault in clipdistill. Please "
             "report it with what the same command says when --debug is added."
         )
+    text = output.reword(text)
     if output.debug:
         log.error("traceback:", exc_info=error)
     if output.json:

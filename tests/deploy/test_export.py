@@ -155,6 +155,14 @@ def test_wrong_arguments(
         export(str(tiny_student), out, teacher=True)
     with pytest.raises(InputError, match="MODEL may be"):
         export(str(tmp_path / "nowhere"), out)
+    with pytest.raises(MismatchError, match="is a test_resnet, not a resnet18"):
+        export(str(tiny_student), out, arch="resnet18")
+    with pytest.raises(MismatchError, match="32 px, not of 64 px"):
+        export(str(tiny_student), out, image_size=64)
+    with pytest.raises(MismatchError, match="32 px, not of 64 px"):
+        export(tiny_teacher_name, out, teacher=True, image_size=64)
+    with pytest.raises(InputError, match="Leave --arch away"):
+        export(tiny_teacher_name, out, teacher=True, arch="resnet18")
     assert not out.exists()
 
 

@@ -28,6 +28,8 @@ from clipdistill.core.errors import (
     OutputError,
     TrainingError,
 )
+from clipdistill.core.progress import reporting
+from clipdistill.core.reporters import PlainReporter
 from clipdistill.distillation.batches import split_rows
 from clipdistill.distillation.distill import distill
 from clipdistill.distillation.embed import embed
@@ -331,6 +333,32 @@ def test_a_derived_student_has_its_parents_input(tmp_path, finished, data):
     assert load_card(tmp_path / "derived").preprocess == load_card(parent).preprocess
     larger = run(data, tmp_path / "larger", replace(derived, image_size=40))
     assert larger.image_size == 40
+    beside = replace(derived, init_checkpoint=parent / "model.safetensors")
+    assert run(data, tmp_path / "beside", beside).image_size == 32
+
+
+def test_a_parent_without_a_card_gives_no_input_size_and_that_is_reported(
+    tmp_path, finished, data, capsys
+):
+    torch.save({"model": load_weights(finished[0] / "model.safetensors")}, tmp_path / "older.pth")
+    derived = replace(FAST, image_size=None, num_epochs=1, init_checkpoint=tmp_path / "older.pth")
+    with reporting(PlainReporter()):
+        result = run(data, tmp_path / "derived", derived)
+    assert result.image_size == 160
+    assert "older.pth does not record its image size: 160 px" in capsys.readouterr().err
+
+
+def test_a_checkpoint_to_start_from_replaces_pretrained_weights(tmp_path, finished, data):
+    """No hub can be reached in tests."""
+    parent, _ = finished
+    run(data, tmp_path / "derived", still(init_checkpoint=parent, pretrained=True))
+    check_parameters(tmp_path / "derived", load_weights(parent / "model.safetensors"))
+
+
+def test_pretrained_weights_that_cannot_be_fetched_leave_no_folder(tmp_path, data):
+    with pytest.raises(ModelNotFoundError):
+        run(data, tmp_path / "student", still(pretrained=True))
+    assert not (tmp_path / "student").exists()
 
 
 def test_init_checkpoint_that_does_not_fit(tmp_path, finished, data):

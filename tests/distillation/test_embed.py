@@ -44,13 +44,13 @@ def images(tmp_path, pictures):
 def seen(monkeypatch, tiny_teacher):
     """The keys of all pictures that the teacher sees."""
     keys: list[str] = []
-    real = stage._add
+    real = stage._Shard.add
 
-    def spy(teacher, header, good, *rest):
+    def spy(shard, teacher, header, good, *rest):
         keys.extend(one.item.key for one in good)
-        return real(teacher, header, good, *rest)
+        return real(shard, teacher, header, good, *rest)
 
-    monkeypatch.setattr(stage, "_add", spy)
+    monkeypatch.setattr(stage._Shard, "add", spy)
     return keys
 
 

@@ -130,6 +130,18 @@ def test_an_older_checkpoint(tmp_path, tiny_student, images):
     json.dumps(card.to_json(), allow_nan=False)
 
 
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [({"arch": "test_vit"}, "is a test_resnet, not a"), ({"image_size": 64}, "32 px, not of 64")],
+)
+def test_what_is_said_of_a_student_must_be_true(tmp_path, tiny_student, images, change, found):
+    with pytest.raises(MismatchError, match=found):
+        quantize(tiny_student, images, tmp_path / "int8", device="cpu", **change)
+    true = {"arch": "test_resnet", "image_size": 32}
+    quantize(tiny_student, images, tmp_path / "int8", device="cpu", calibration_images=2, **true)
+    assert load_card(tmp_path / "int8").preprocess == load_card(tiny_student).preprocess
+
+
 def test_images_that_have_no_embedding_are_not_compared_with_the_teacher(
     tmp_path, tiny_student, images, pictures, tiny_teacher_name
 ):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -11,6 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import clipdistill
+from clipdistill.core.errors import InputError
 from clipdistill.distillation.batches import (
     _ahead,
     _step_seed,
@@ -59,6 +63,45 @@ def test_losses_are_zero_where_student_and_teacher_agree_and_have_gradients(crit
     distillation_loss(criterion, output, TARGET, ALL).backward()
     assert torch.isfinite(output.grad).all()
     assert output.grad.abs().sum() > 0
+
+
+REFERENCE = {
+    "cosine": lambda a, b: 1 - torch.nn.functional.cosine_similarity(a, b, dim=-1),
+    "mse": lambda a, b: torch.nn.functional.mse_loss(a, b, reduction="none").mean(dim=-1),
+    "l1": lambda a, b: torch.nn.functional.l1_loss(a, b, reduction="none").mean(dim=-1),
+    "huber": lambda a, b: torch.nn.functional.huber_loss(a, b, reduction="none").mean(dim=-1),
+}
+"""What these losses are defined as; a training that is resumed must find the same bits."""
+
+
+@pytest.mark.parametrize("criterion", REFERENCE)
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_losses_are_those_of_torch_bit_for_bit(criterion, kind):
+    random = torch.Generator().manual_seed(3)
+    output = (3 * torch.randn(37, 512, generator=random)).to(kind).requires_grad_()
+    target, valid = torch.randn(37, 512, generator=random), torch.ones(37)
+    valid[5] = 0
+    found = distillation_loss(criterion, output, target, LossContext(valid))
+    each = REFERENCE[criterion](output.float(), target)
+    expected = (each * valid).sum() / valid.sum().clamp(min=1)
+    assert torch.equal(found, expected)
+    gradients = [torch.autograd.grad(loss, output)[0] for loss in (found, expected)]
+    assert torch.equal(*gradients)
+
+
+def test_the_names_of_the_losses_are_known_without_torch():
+    code = (
+        "import sys; from clipdistill.distillation.options import DistillOptions; "
+        "from clipdistill.distillation.losses import LOSSES; "
+        "print('torch' in sys.modules, 'cosine' in LOSSES)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
+def test_a_criterion_is_one_of_the_losses():
+    with pytest.raises(InputError, match="'cosine', 'mse', 'l1', 'huber'"):
+        clipdistill.distill("test_resnet", "a", "b", "c", criterion="mae")
 
 
 def test_half_precision_outputs_are_measured_in_float32():

@@ -29,13 +29,13 @@ def card(logits: LogitScale = LogitScale(42.5), *, text: bool = True) -> OnnxCar
     labels = ("cat", "dög", "fish")
     classes = TextEmbeddings(vectors, labels, (("cat",),) * 3, ("a {}",), teacher(logits))
     return OnnxCard(
-        "student",
-        "resnet18",
-        4,
-        Preprocess(64),
-        teacher(logits),
-        {"epochs": 3},
-        classes if text else None,
+        role="student",
+        arch="resnet18",
+        dim=4,
+        preprocess=Preprocess(64),
+        teacher=teacher(logits),
+        training={"epochs": 3},
+        text=classes if text else None,
     )
 
 

@@ -66,14 +66,16 @@ def evaluations(draw: st.DrawFn) -> Evaluation:
     labelled = draw(st.booleans())
     rows = draw(st.lists(model_evaluations(labels, labelled), min_size=1, max_size=2))
     return Evaluation(
-        tuple(rows),
-        draw(st.none() | TEXTS),
-        labelled,
-        draw(st.integers(0, 99)),
-        tuple(draw(st.lists(TEXTS, max_size=2))),
-        draw(FAILURES),
-        draw(st.none() | CALIBRATIONS),
-        tuple(Path(one) for one in draw(st.lists(st.sampled_from(["a", "b/c"]), max_size=2))),
+        rows=tuple(rows),
+        reference=draw(st.none() | TEXTS),
+        labelled=labelled,
+        images=draw(st.integers(0, 99)),
+        empty_folders=tuple(draw(st.lists(TEXTS, max_size=2))),
+        failures=draw(FAILURES),
+        calibration=draw(st.none() | CALIBRATIONS),
+        calibrated=tuple(
+            Path(one) for one in draw(st.lists(st.sampled_from(["a", "b/c"]), max_size=2))
+        ),
     )
 
 
@@ -150,8 +152,31 @@ def evaluation(*rows: ModelEvaluation) -> Evaluation:
     return Evaluation(rows or (row(),), "the teacher", True, 4, (), ())
 
 
-BENCHMARK = Benchmark((BenchmarkRow("m", "torch"),), "m", ("x",), 1, 0, (1,), 3, None, "here", ())
-BASELINE = Baseline("t", False, 3, 0, None, 0.9, 0.8, {"cat": 3}, {}, (), ())
+BENCHMARK = Benchmark(
+    rows=(BenchmarkRow("m", "torch"),),
+    reference="m",
+    conclusions=("x",),
+    images=1,
+    labelled=0,
+    batches=(1,),
+    rounds=3,
+    threads=None,
+    machine="here",
+    failures=(),
+)
+BASELINE = Baseline(
+    teacher="t",
+    labelled=False,
+    images=3,
+    labelled_images=0,
+    accuracy=None,
+    confidence=0.9,
+    margin=0.8,
+    counts={"cat": 3},
+    per_class={},
+    overlapping=(),
+    empty=(),
+)
 
 
 @pytest.mark.parametrize("found", [evaluation(), BENCHMARK, BASELINE])

@@ -204,7 +204,15 @@ def test_one_that_dies_does_not_stop_the_race() -> None:
 def raced(name: str, ms: float, precision="fp32", sparse=0.0, runtime="onnxruntime") -> Timed:
     drift = (1.0, 1.5, 0.9)  # the machine's, the same for all
     rounds = tuple(ms * factor for factor in drift)
-    return Timed(name, ("resnet18", "student", 224), runtime, "cpu", precision, sparse, rounds)
+    return Timed(
+        name=name,
+        network=("resnet18", "student", 224),
+        runtime=runtime,
+        device="cpu",
+        precision=precision,
+        sparse=sparse,
+        rounds=rounds,
+    )
 
 
 def test_slower_than_fp32_is_a_conclusion() -> None:
@@ -225,7 +233,15 @@ def test_slower_than_fp32_is_a_conclusion() -> None:
 
 
 def test_only_the_same_network_and_runtime_are_compared() -> None:
-    other = Timed("c.onnx", ("resnet50", "student", 224), "onnxruntime", "cpu", "fp32", 0.0, (1.0,))
+    other = Timed(
+        name="c.onnx",
+        network=("resnet50", "student", 224),
+        runtime="onnxruntime",
+        device="cpu",
+        precision="fp32",
+        sparse=0.0,
+        rounds=(1.0,),
+    )
     models = [raced("a.onnx", 1, runtime="openvino"), other, raced("b.onnx", 25, "int8")]
     assert conclusions(models) == []
 
@@ -252,7 +268,15 @@ def test_the_effect_of_sparsity_is_a_conclusion() -> None:
 
 def test_rounds_that_disagree_prove_nothing() -> None:
     def timed(name: str, rounds: tuple[float, ...], sparse: float) -> Timed:
-        return Timed(name, ("resnet18",), "openvino", "cpu", "fp32", sparse, rounds)
+        return Timed(
+            name=name,
+            network=("resnet18",),
+            runtime="openvino",
+            device="cpu",
+            precision="fp32",
+            sparse=sparse,
+            rounds=rounds,
+        )
 
     dense = timed("dense.onnx", (10, 10, 10, 10, 10), 0.0)
     (line,) = conclusions([dense, timed("sparse.onnx", (8, 8, 11, 8, 12), 0.9)])
@@ -276,8 +300,24 @@ def test_drift_does_not_touch_paired_ratios() -> None:
     """Twice as slow in every round, on a machine that becomes ten times slower meanwhile."""
     speeds = (1.0, 3.0, 10.0)
     network = ("resnet18", "student", 224)
-    one = Timed("a", network, "torch", "cpu", "fp32", 0.0, speeds)
-    two = Timed("b", network, "torch", "cpu", "int8", 0.0, tuple(2 * speed for speed in speeds))
+    one = Timed(
+        name="a",
+        network=network,
+        runtime="torch",
+        device="cpu",
+        precision="fp32",
+        sparse=0.0,
+        rounds=speeds,
+    )
+    two = Timed(
+        name="b",
+        network=network,
+        runtime="torch",
+        device="cpu",
+        precision="int8",
+        sparse=0.0,
+        rounds=tuple(2 * speed for speed in speeds),
+    )
     assert "2.00x the time" in conclusions([one, two])[0]
 
 

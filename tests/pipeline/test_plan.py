@@ -83,14 +83,14 @@ def finished(steps: Iterable[Step]) -> RunRecord:
         fingerprint = step.fingerprint(results)
         records.append(
             StepRecord(
-                step.name,
-                step.command,
-                fingerprint,
-                1.0,
-                step.outputs,
-                step.settings,
-                step.all_inputs(results),
-                fingerprint,
+                name=step.name,
+                command=step.command,
+                fingerprint=fingerprint,
+                seconds=1.0,
+                outputs=step.outputs,
+                settings=step.settings,
+                inputs=step.all_inputs(results),
+                result=fingerprint,
             )
         )
         results[step.name] = fingerprint
@@ -212,7 +212,18 @@ def test_only_options_that_decide_what_is_kept_download_again() -> None:
     assert "search" not in running(again)
 
 
-PROBE = Probe("", 1.0, 2.0, 100.0, 50.0, 30.0, 512, 64, 1_000_000, "cpu")
+PROBE = Probe(
+    of="",
+    seconds=1.0,
+    load_seconds=2.0,
+    decode_rate=100.0,
+    teacher_rate=50.0,
+    training_rate=30.0,
+    dim=512,
+    image_size=64,
+    parameters=1_000_000,
+    device="cpu",
+)
 
 
 def test_every_step_has_its_estimate() -> None:

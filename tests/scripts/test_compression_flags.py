@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import runpy
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +10,11 @@ import pytest
 import torch
 
 from clipdistill.models.compression.sparsity import is_sparse
+from older_scripts import run
 
 pytest.importorskip("modelopt")
 pytest.importorskip("requests")
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 PROMPTS = ("a red disc", "a green square", "a blue triangle")
 FLAGS = {
     "dense": (),
@@ -26,27 +22,6 @@ FLAGS = {
     "qat": ("--use_qat",),
     "both": ("--use_asp", "--use_qat"),
 }
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command said."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def run(script: str, *args: object) -> Done:
-    """Run one script as its command would, in this process: PyTorch is slow to import."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [script, *map(str, args)])
-        patch.setattr(sys, "stdout", out)
-        patch.setattr(sys, "stderr", err)
-        with pytest.raises(SystemExit) as caught:
-            runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
-    return Done(caught.value.code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -149,4 +124,5 @@ def test_without_a_checkpoint_to_start_from(data, flag):
         flag,
     )
     assert done.returncode == 3
-    assert "--init-checkpoint" in done.stderr
+    assert "then add: --init_checkpoint STUDENT" in done.stderr
+    assert done.stderr.startswith(f"error: {flag} starts")

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import older_scripts
 from conftest import draw_picture
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "demo_pytorch.py"
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV (extra demo) is not installed")
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the script in this process, which has torch already; returns (exit code, out, err)."""
+def run(monkeypatch):
+    """Run the script where there is no display; returns (exit code, out, err)."""
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
 
     def call(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", [str(SCRIPT), *map(str, args)])
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        return int(end.value.code or 0), *capsys.readouterr()
+        done = older_scripts.run("demo_pytorch", *args)
+        return done.returncode, done.stdout, done.stderr
 
     return call
 
@@ -74,6 +70,9 @@ def test_flags_and_camera_are_checked(run, older) -> None:
     code, _, err = run(*args, "--camera_device", 99)
     assert code == 3
     assert "Camera 99 cannot be opened" in err
+    code, _, err = run(*args, "--camera_device", 0, "--video", "a.mp4")
+    assert code == 3
+    assert "exclude each other" in err
     code, _, err = run(*args, "--use_qat")
     assert code == 5
     assert "--use_qat" in err

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,20 +15,13 @@ pytest.importorskip("modelopt")
 pytest.importorskip("requests")
 
 from int8_students import compress  # needs the extra `compress`
+from older_scripts import run
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "export_onnx.py"
 
-
-def run(*args: object) -> tuple[int, str]:
+def export(*args: object) -> tuple[int, str]:
     """Exit code and everything that was printed."""
-    said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["export_onnx", *map(str, args)])
-        patch.setattr(sys, "stdout", said)
-        patch.setattr(sys, "stderr", said)
-        with pytest.raises(SystemExit) as caught:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-    return caught.value.code, said.getvalue()
+    done = run("export_onnx", *args)
+    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +53,7 @@ def test_flags_that_are_true(
     kind: str, flags: tuple[str, ...], target: str, precision: str, checkpoints, tmp_path: Path
 ) -> None:
     out = tmp_path / "onnx" / "a.onnx"
-    code, said = run("test_resnet", checkpoints[kind], out, "--image_size", 32, *flags)
+    code, said = export("test_resnet", checkpoints[kind], out, "--image_size", 32, *flags)
     assert code == 0, said
     card = OnnxEmbedder(out).card
     assert (card.target, card.precision) == (target, precision)
@@ -81,7 +71,7 @@ def test_flags_that_are_true(
 def test_flags_that_are_not(
     kind: str, flags: tuple[str, ...], message: str, checkpoints, tmp_path: Path
 ) -> None:
-    code, said = run(
+    code, said = export(
         "test_resnet", checkpoints[kind], tmp_path / "a.onnx", "--image_size", 32, *flags
     )
     assert code != 0

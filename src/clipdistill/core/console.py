@@ -42,10 +42,12 @@ def show_error(text: str, label: str = "error: ") -> None:
 class ConsoleReporter:
     """Draws a bar on stderr for every task that takes longer than `PATIENCE`.
 
-    Where stderr is not a terminal, or without `bars`, it writes lines instead.
+    Where stderr is not a terminal, or without `bars`, it writes lines instead.  `reword` changes
+    the words of messages.
     """
 
-    def __init__(self, *, bars: bool = True) -> None:
+    def __init__(self, *, bars: bool = True, reword: Callable[[str], str] = str) -> None:
+        self._reword = reword
         self._bars = _Bars() if bars and sys.stderr.isatty() else None
         self._lines = PlainReporter()
 
@@ -60,7 +62,7 @@ class ConsoleReporter:
 
     def message(self, text: str) -> None:
         """See `progress.Reporter.message`."""
-        _print_line(self._console(), text)
+        _print_line(self._console(), self._reword(text))
 
     def table(self, table: Table) -> None:
         """See `progress.Reporter.table`."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import ClipDistillError, FormatError, InputError
+from ..core.errors import ClipDistillError, FormatError, InputError, MismatchError
 from ..core.files import atomic_path
 from ..core.metrics import cosines
 from ..core.progress import message
@@ -149,7 +149,6 @@ class _Checks:
 
     pixels: NDArray[np.uint8]
     source: str
-    real: bool = True
 
 
 def export(
@@ -194,11 +193,12 @@ def export(
     Raises:
         InputError: no such student, the arguments are in another order, or an INT8 student has no
             pictures to take ranges from.
-        MismatchError: the text embeddings are another teacher's.
+        MismatchError: the text embeddings are another teacher's, or the model is of another
+            architecture or image size than was given.
         ClipDistillError: torch cannot export this network, or the file computes something else.
     """
     check_output(out)
-    _check_kind(student, teacher)
+    _check_kind(student, teacher, arch)
     if fp16 and target != "tensorrt":
         raise InputError(
             "--fp16 is for --target tensorrt: CPUs have no fast FP16 kernels in ONNX Runtime. "
@@ -207,19 +207,13 @@ def export(
     with needs_training_extra("Exporting"):
         from .graph import check_head
     source, card = _load(student, arch, image_size, device)
-    if text is not None:
-        classes = load_text(text)
-        source.spec.check_space(classes.teacher, text)
-        card = replace(card, text=classes)
-    card = replace(card, target=target, precision="fp16" if fp16 else "fp32")
-    int8 = card.compression is not None and card.compression.int8 is not None
-    count = INT8_PICTURES if int8 else CHECK_PICTURES
-    checks = _choose_pictures(student, images, card.preprocess, count)
-    if int8 and target == "onnxruntime" and not checks.real:
-        raise InputError(
-            f"{student}: an INT8 file for ONNX Runtime needs pictures to take ranges from, and "
-            f"this student has no {SAMPLES}. Add --images FOLDER with some of those it will see."
-        )
+    card = replace(
+        card,
+        text=None if text is None else _classes(text, source.spec),
+        target=target,
+        precision="fp16" if fp16 else "fp32",
+    )
+    checks = _choose_pictures(student, images, card)
     started = time.perf_counter()
     with atomic_path(out) as temporary:
         card, report = _write(source, card, checks, temporary)
@@ -229,25 +223,25 @@ def export(
         size = written.spec.size_bytes
         del written  # Windows cannot rename an open file
     return ExportResult(
-        out,
-        card.arch,
-        card.role,
-        card.dim,
-        card.preprocess.size,
-        report.opset,
-        card.target,
-        card.precision,
-        _labels(card.text),
-        size / 1e6,
-        float(cosine.min()),
-        float(cosine.mean()),
-        steady,
-        checks.source,
-        report.int8_macs_share,
-        report.two_four_macs_share,
-        report.engaging_macs_share,
-        _remarks(report),
-        time.perf_counter() - started,
+        out=out,
+        arch=card.arch,
+        role=card.role,
+        dim=card.dim,
+        image_size=card.preprocess.size,
+        opset=report.opset,
+        target=card.target,
+        precision=card.precision,
+        labels=() if card.text is None else card.text.labels,
+        size_mb=size / 1e6,
+        min_cosine=float(cosine.min()),
+        mean_cosine=float(cosine.mean()),
+        steadiness=steady,
+        checked_on=checks.source,
+        int8_share=report.int8_macs_share,
+        two_four_share=report.two_four_macs_share,
+        engaging_share=report.engaging_macs_share,
+        remarks=_remarks(report),
+        seconds=time.perf_counter() - started,
     )
 
 
@@ -259,11 +253,18 @@ def _remarks(report: LintReport) -> tuple[str, ...]:
     return tuple(f"{one.message} {one.advice}" for one in shown)
 
 
-def _labels(text: TextEmbeddings | None) -> tuple[str, ...]:
-    return () if text is None else text.labels
+def _classes(path: Path, spec: EmbedderSpec) -> TextEmbeddings:
+    """The text embeddings at `path`.
+
+    Raises:
+        MismatchError: they are another teacher's.
+    """
+    text = load_text(path)
+    spec.check_space(text.teacher, path)
+    return text
 
 
-def _check_kind(model: str, teacher: bool) -> None:
+def _check_kind(model: str, teacher: bool, arch: str | None) -> None:
     """Say what is wrong before anything is loaded."""
     kind = kind_of(model)
     if kind == "onnx":
@@ -272,6 +273,8 @@ def _check_kind(model: str, teacher: bool) -> None:
         raise InputError(f"{model} is a teacher. Add --teacher to export its image tower.")
     if kind == "student" and teacher:
         raise InputError(f"{model} is a student. Leave --teacher away to export it.")
+    if teacher and arch is not None:
+        raise InputError(f"{model} is a teacher, and --arch names a student's. Leave --arch away.")
 
 
 def _load(
@@ -279,16 +282,23 @@ def _load(
 ) -> tuple[TorchEmbedder, OnnxCard]:
     """Load a student or a teacher in fp32, and what will be said of it."""
     if kind_of(model) == "student":
-        from ..models.student import load_student
+        from ..models.student import check_description, load_student
 
         card, student = load_student(
             Path(model), arch=arch, image_size=image_size, device=device, precision="fp32"
         )
+        check_description(card, Path(model), arch=arch, image_size=image_size)
         return student, _card(student.spec, card.arch, card.training, card.compression)
     teacher = open_embedder(model, device=device, precision="fp32")
     from ..models.torch_embedder import TorchEmbedder
 
-    assert isinstance(teacher, TorchEmbedder)  # kind_of said so
+    assert isinstance(teacher, TorchEmbedder)  # see kind_of
+    side = teacher.spec.preprocess.size
+    if image_size not in (None, side):
+        raise MismatchError(
+            f"{model} takes images of {side} px, not of {image_size} px. Leave --image-size away, "
+            "or choose another teacher."
+        )
     named = teacher.spec.teacher
     return teacher, _card(teacher.spec, teacher.spec.name if named is None else named.model_name)
 
@@ -310,10 +320,34 @@ def _card(
     )
 
 
-def _choose_pictures(
+def _choose_pictures(student: str, images: Path | None, card: OnnxCard) -> _Checks:
+    """Images to compare on: those given, the student's samples, or synthetic ones.
+
+    Raises:
+        InputError: none of those given can be read, or there are only synthetic ones, and an INT8
+            file for ONNX Runtime needs others.
+    """
+    int8 = card.compression is not None and card.compression.int8 is not None
+    count = INT8_PICTURES if int8 else CHECK_PICTURES
+    checks = _given_pictures(student, images, card.preprocess, count)
+    if checks is not None:
+        return checks
+    if int8 and card.target == "onnxruntime":
+        raise InputError(
+            f"{student}: an INT8 file for ONNX Runtime needs pictures to take ranges from, and "
+            f"this student has no {SAMPLES}. Add --images FOLDER with some of those it will see."
+        )
+    from ..images.synthetic import smooth_pixels
+
+    message("No pictures at hand to compare on: synthetic ones are used. --images gives real ones.")
+    made_up = smooth_pixels(CHECK_PICTURES, card.preprocess.size)
+    return _Checks(made_up, f"{CHECK_PICTURES} synthetic pictures (--images gives real ones)")
+
+
+def _given_pictures(
     student: str, images: Path | None, preprocess: Preprocess, count: int
-) -> _Checks:
-    """Pictures to compare on: those given, the student's samples, or made-up ones."""
+) -> _Checks | None:
+    """The first that can be read of `images`, or the student's samples; None without any."""
     if images is not None:
         items = list_images(images)[:NOT_ENOUGH_READABLE]
         loaded = (load_one(item, preprocess).pixels for item in items)
@@ -327,12 +361,7 @@ def _choose_pictures(
     if samples is not None and len(samples) and samples.shape[1:3] == (side, side):
         chosen = samples[:count]
         return _Checks(chosen, f"{len(chosen)} of the student's training pictures")
-    from ..images.synthetic import smooth_pixels
-
-    message("No pictures at hand to compare on: synthetic ones are used. --images gives real ones.")
-    made_up = smooth_pixels(CHECK_PICTURES, side)
-    where = f"{CHECK_PICTURES} synthetic pictures (--images gives real ones)"
-    return _Checks(made_up, where, real=False)
+    return None
 
 
 def _write(

@@ -98,20 +98,20 @@ def lint(file: Path, /, *, target: Target) -> LintResult:
     with describing(file):
         report = lint_model(model, target, card)
     return LintResult(
-        file,
-        target,
-        "" if card is None else card.target,
-        not report.of("error"),
-        report.opset,
-        report.ir_version,
-        file.stat().st_size / 1e6,
-        report.findings,
-        report.macs,
-        report.int8_macs_share,
-        report.two_four_weights_share,
-        report.two_four_macs_share,
-        report.engaging_macs_share,
-        report.layers,
+        file=file,
+        target=target,
+        made_for="" if card is None else card.target,
+        ready=not report.of("error"),
+        opset=report.opset,
+        ir_version=report.ir_version,
+        size_mb=file.stat().st_size / 1e6,
+        findings=report.findings,
+        macs=report.macs,
+        int8_share=report.int8_macs_share,
+        two_four_weights_share=report.two_four_weights_share,
+        two_four_share=report.two_four_macs_share,
+        engaging_share=report.engaging_macs_share,
+        layers=report.layers,
     )
 
 

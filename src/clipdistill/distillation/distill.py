@@ -237,61 +237,30 @@ def distill(
         OutputError: `out` cannot be written, or holds a student made with other settings.
         TrainingError: the loss is no longer finite.
     """
-    from accelerate.utils import broadcast_object_list
-
-    from ..models.compression import Compressed, rebuild
     from ..models.student import check_arch
-    from .fine_tuning import begin, check_start
-    from .trainer import Trainer
-    from .validation import Validator
+    from .fine_tuning import check_start, start_card
 
     images, embeddings, out = Path(images), Path(embeddings), Path(out)
     start = time.monotonic()
     check_arch(arch)
     options.check()
-    items = _chosen(list_images(images), options.only)
-    pairs = _with_views(_pair(items, load_embeddings(embeddings)), options.views, embeddings)
-    if options.output_dim is not None and options.output_dim != pairs.teacher.dim:
-        raise MismatchError(
-            f"--output-dim {options.output_dim}, but {embeddings} holds {pairs.teacher.dim}-d "
-            "embeddings. Leave --output-dim away; it is found by itself."
-        )
+    pairs = _load_pairs(images, embeddings, options)
     text = _load_class_list(options.prompts, pairs.teacher, embeddings, options.device)
-    card = _new_card(arch, pairs, options)
+    parent = None if options.init_checkpoint is None else start_card(options.init_checkpoint)
+    card = _new_card(arch, pairs, parent, options)
     earlier = _check_output(out, card)
     if is_student(out):
         message(f"{out} is finished already.")
         return _result(out, load_card(out), pairs, {}, True, time.monotonic() - start)
     if earlier is None:
-        check_start(options, card)
-    ensure_folder(out)
+        check_start(options, card, parent)
     accelerator = _accelerator(options)
-    if earlier is not None and earlier.compression is not None:
-        network = rebuild(card.arch, card.dim, card.preprocess.size, earlier.compression)
-    else:
-        network = _initial_network(card, options)
+    network = _network(card, earlier, options)
+    ensure_folder(out)
     cache = _pixel_cache(pairs, card, embeddings, options)
-    # How much fits is a question of the free disk: all processes go by the first one's answer.
-    cache.cached = broadcast_object_list([cache.cached])[0]
-    if accelerator.is_main_process:
-        cache.build()
-    accelerator.wait_for_everyone()
-    if not accelerator.is_main_process:
-        cache.build()
+    _decode(cache, accelerator)
     data = _split(pairs, cache, text, options, accelerator.num_processes)
-
-    begun = Compressed(network)
-    before: list[dict[str, Any]] = []
-    if earlier is not None:
-        card = replace(card, compression=earlier.compression)
-    elif options.compresses:
-        validator = Validator(accelerator, data, card.preprocess, options.batch_size)
-        begun, before = begin(network, card, data, validator, options)
-        card = replace(card, compression=begun.compression)
-    state = Trainer(
-        accelerator, network, data, card, out, options, masks=begun.masks, before=before
-    ).run()
-    card = _finished_card(card, state, data, network)
+    card = _train(accelerator, network, data, card, options, out=out, earlier=earlier)
     if accelerator.is_main_process:
         save_samples(out, cache.gather(data.train[:SAMPLE_IMAGES])[0])
         save_card(out, card)
@@ -317,6 +286,23 @@ def _chosen(items: list[ImageItem], only: Path | None) -> list[ImageItem]:
     if len(chosen) < len(wanted):
         message(f"{len(wanted) - len(chosen)} images that {only} names are not there.")
     return chosen
+
+
+def _load_pairs(images: Path, embeddings: Path, options: DistillOptions) -> _Pairs:
+    """The images that are chosen, with the embeddings and the views that shall be replayed.
+
+    Raises:
+        InputError: there are too few, or fewer views than `options` names.
+        MismatchError: the embeddings are not of the dimension that `options` names.
+    """
+    items = _chosen(list_images(images), options.only)
+    pairs = _with_views(_pair(items, load_embeddings(embeddings)), options.views, embeddings)
+    if options.output_dim is not None and options.output_dim != pairs.teacher.dim:
+        raise MismatchError(
+            f"--output-dim {options.output_dim}, but {embeddings} holds {pairs.teacher.dim}-d "
+            "embeddings. Leave --output-dim away; it is found by itself."
+        )
+    return pairs
 
 
 def _pair(items: Sequence[ImageItem], embeddings: Embeddings) -> _Pairs:
@@ -390,18 +376,24 @@ def _load_class_list(
     return text
 
 
-def _new_card(arch: str, pairs: _Pairs, options: DistillOptions) -> StudentCard:
+def _new_card(
+    arch: str, pairs: _Pairs, parent: StudentCard | None, options: DistillOptions
+) -> StudentCard:
+    """The card of a student before its training; its input is that of `parent`, if any."""
     from ..models.student import default_preprocess
-    from .fine_tuning import start_card
 
     known = pairs.teacher.fingerprint is not None
     geometry = pairs.teacher.preprocess if known else None
     preprocess = default_preprocess(arch, options.image_size, geometry)
-    parent = None if options.init_checkpoint is None else start_card(options.init_checkpoint)
     if parent is not None:
         preprocess = parent.preprocess.at_size(options.image_size or parent.preprocess.size)
-        if options.image_size is None:
-            message(f"The input is that of {options.init_checkpoint}: {preprocess.geometry}.")
+    if options.init_checkpoint is not None and options.image_size is None:
+        message(
+            f"{options.init_checkpoint} does not record its image size: {preprocess.size} px, the "
+            f"default of {arch}, is used. --image-size gives another."
+            if parent is None
+            else f"The input is that of {options.init_checkpoint}: {preprocess.geometry}."
+        )
     return StudentCard(
         arch=arch,
         dim=pairs.teacher.dim,
@@ -488,6 +480,17 @@ def _accelerator(options: DistillOptions) -> Accelerator:
     )
 
 
+def _network(
+    card: StudentCard, earlier: StudentCard | None, options: DistillOptions
+) -> torch.nn.Module:
+    """The network to train: as `earlier`, whose training is resumed, or with initial weights."""
+    if earlier is not None and earlier.compression is not None:
+        from ..models.compression import rebuild
+
+        return rebuild(card.arch, card.dim, card.preprocess.size, earlier.compression)
+    return _initial_network(card, options)
+
+
 def _initial_network(card: StudentCard, options: DistillOptions) -> torch.nn.Module:
     """Build the student and give it its initial weights, the same for the same seed."""
     import torch
@@ -499,7 +502,7 @@ def _initial_network(card: StudentCard, options: DistillOptions) -> torch.nn.Mod
         card.arch,
         card.dim,
         image_size=card.preprocess.size,
-        pretrained=options.pretrained,
+        pretrained=options.pretrained and options.init_checkpoint is None,  # which replaces all
         ask_hub=True,
     )
     check_size(network, card.arch, card.preprocess.size)
@@ -529,6 +532,19 @@ def _pixel_cache(
     )
 
 
+def _decode(cache: PixelCache, accelerator: Accelerator) -> None:
+    """Fill the cache: the first process decodes, the others then read what it wrote."""
+    from accelerate.utils import broadcast_object_list
+
+    # The free disk decides how much fits: all processes use the first one's answer.
+    cache.cached = broadcast_object_list([cache.cached])[0]
+    if accelerator.is_main_process:
+        cache.build()
+    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process:
+        cache.build()
+
+
 def _split(
     pairs: _Pairs,
     cache: PixelCache,
@@ -556,6 +572,36 @@ def _split(
             )
         )
     return TrainingData(cache, pairs.targets, train, val, text, pairs.views)
+
+
+def _train(
+    accelerator: Accelerator,
+    network: torch.nn.Module,
+    data: TrainingData,
+    card: StudentCard,
+    options: DistillOptions,
+    *,
+    out: Path,
+    earlier: StudentCard | None,
+) -> StudentCard:
+    """Prune and calibrate where `options` say so, train; returns the finished card."""
+    from ..models.compression import Compressed
+    from .fine_tuning import begin
+    from .trainer import Trainer
+    from .validation import Validator
+
+    begun = Compressed(network)
+    before: list[dict[str, Any]] = []
+    if earlier is not None:
+        card = replace(card, compression=earlier.compression)
+    elif options.compresses:
+        validator = Validator(accelerator, data, card.preprocess, options.batch_size)
+        begun, before = begin(network, card, data, validator, options)
+        card = replace(card, compression=begun.compression)
+    trainer = Trainer(
+        accelerator, network, data, card, out, options, masks=begun.masks, before=before
+    )
+    return _finished_card(card, trainer.run(), data, network)
 
 
 def _finished_card(

@@ -18,7 +18,7 @@ from ..core.errors import InputError, MismatchError
 from ..core.files import describing
 from ..core.progress import message, track
 from ..formats.cards import Compression, Quantization, StudentCard
-from ..formats.student import CHECKPOINT, is_student, load_card, load_checkpoint
+from ..formats.student import CHECKPOINT, WEIGHTS, is_student, load_card, load_checkpoint
 from ..images.preprocess import Preprocess
 from ..models.compression import Compressed, add_int8, add_sparsity, rebuild
 from ..models.compression.sparsity import found_sparsity, masks_of
@@ -30,12 +30,13 @@ AMAX = "_quantizer._amax"
 """Ending of the names of a quantiser's range in a state dict."""
 
 
-def check_start(options: DistillOptions, card: StudentCard) -> None:
-    """Check that the training that is asked for can begin where it is to begin.
+def check_start(options: DistillOptions, card: StudentCard, found: StudentCard | None) -> None:
+    """Check that a training can start from `options.init_checkpoint`.
 
     Args:
         options: how to train.
         card: what is to be trained.
+        found: the card of what it starts from, if there is one (see `start_card`).
 
     Raises:
         InputError: it is quantised already, or this student cannot be INT8.
@@ -45,7 +46,6 @@ def check_start(options: DistillOptions, card: StudentCard) -> None:
     source = options.init_checkpoint
     if source is None:
         return
-    found = start_card(source)
     if found is not None and found.arch != card.arch:
         raise MismatchError(
             f"--init-checkpoint {source} is a {found.arch}, not a {card.arch}: a checkpoint of "
@@ -57,20 +57,35 @@ def check_start(options: DistillOptions, card: StudentCard) -> None:
     if compression is not None and not options.compresses:
         message(f"{source} is 2:4 sparse; trained without --sparse or --qat it becomes dense.")
     if options.qat:
-        dry = Compression(int8=Quantization("", 0, False, (), (), (), (), 0))
+        dry = Compression(
+            int8=Quantization(
+                method="",
+                calibration_images=0,
+                trained=False,
+                layers=(),
+                residuals=(),
+                folded=(),
+                skipped=(),
+                quantizers=0,
+            )
+        )
         rebuild(card.arch, card.dim, card.preprocess.size, dry, check=False)
 
 
 def start_card(source: Path) -> StudentCard | None:
-    """The card of a student's folder or checkpoint; None where it has none.
+    """The card of a student's folder, weights or checkpoint; None where it has none.
 
     Raises:
-        InputError: quantised weights without a card.
+        InputError: it does not exist, or has quantised weights without a card.
     """
     if source.is_dir() and is_student(source):
         return load_card(source)
+    if source.name == WEIGHTS and is_student(source.parent):
+        return load_card(source.parent)
     path = source / CHECKPOINT if source.is_dir() else source
     if path.suffix == ".safetensors" or not path.is_file():
+        if not source.exists():
+            raise InputError(f"{source}: no such checkpoint.")
         return None
     saved = load_checkpoint(path)
     model = saved.get("model")

@@ -141,7 +141,9 @@ class DistillOptions(TrainingOptions):
             a name a line.
         output_dim: length of the embedding; found from the embeddings, checked when given.
         init_checkpoint: start from this student folder or checkpoint (weights only, fresh
-            optimizer).
+            optimizer), whose preprocessing is kept; --pretrained then has no effect.
+        image_size: side of the student's input in pixels; default: that of --init-checkpoint, else
+            the model's own.
         sparse: 2:4 sparsity: half of the weights of every layer that sparse tensor cores can use
             become zero and stay so. Needs --init-checkpoint.
         sparse_from: which weights stay: magnitude, the two largest of any four.

@@ -36,6 +36,7 @@ from .options import CALIBRATION
 if TYPE_CHECKING:
     import torch
 
+    from ..models.compression import Compressed
     from ..models.torch_embedder import TorchEmbedder
 
 HELD_OUT, MOST_HELD_OUT = 0.2, 500
@@ -176,42 +177,27 @@ def quantize(
     Raises:
         InputError: no such student, it is quantised already, it cannot be INT8, or there are too
             few images.
-        MismatchError: text or embeddings are another teacher's.
+        MismatchError: text or embeddings are another teacher's, or the student is of another
+            architecture or image size than was given.
         OutputError: `out` holds another student.
         MissingExtraError: ModelOpt is not installed.
     """
-    from ..models.compression import Compressed, add_int8
-    from ..models.student import load_student
-    from .fine_tuning import already_quantized
-
     start = time.monotonic()
     student, images, out = Path(student), Path(images), Path(out)
     if calibration_images < 1 or batch_size < 1:
         raise InputError("--calibration-images and --batch-size should be 1 or more.")
-    card, embedder = load_student(
-        student, arch=arch, image_size=image_size, device=device, precision="fp32"
-    )
-    if card.compression is not None and card.compression.int8 is not None:
-        raise InputError(already_quantized(student))
+    card, embedder = _open(student, arch, image_size, device)
     _check_out(out, student)
     workers = default_workers() if num_workers is None else num_workers
     shown, held = _choose(list_images(images), calibration_images, seed)
     measured = _load(held, card, workers)
     references = _references(embedder, measured, text, embeddings)
-    shown_pictures = _load(shown, card, workers)
-    if not len(shown_pictures.items) or not len(measured.items):
+    calibrating = _load(shown, card, workers)
+    if not len(calibrating.items) or not len(measured.items):
         raise InputError(f"{images}: too few of its images can be read to calibrate and measure.")
 
     before = _embed(embedder, measured.pixels, batch_size)
-    sparse = None if card.compression is None else card.compression.sparse
-    done = add_int8(
-        Compressed(embedder.module, Compression(sparse=sparse)),
-        card.preprocess.size,
-        card.arch,
-        _batches(embedder, shown_pictures.pixels, batch_size),
-        len(shown_pictures.items),
-        calibration,
-    )
+    done = _calibrate(embedder, card, calibrating.pixels, calibration, batch_size)
     after = _embed(embedder, measured.pixels, batch_size)
     states = tuple(
         _measure(state, vectors, before, references)
@@ -219,7 +205,7 @@ def quantize(
     )
     settings = {
         "from": embedder.spec.name,
-        "calibration_images": len(shown_pictures.items),
+        "calibration_images": len(calibrating.items),
         "calibration": calibration,
         "held_out": len(measured.items),
         "cosine": states[1].cosine,
@@ -227,7 +213,7 @@ def quantize(
     new = replace(
         card, compression=done.compression, training={**card.training, "quantized": settings}
     )
-    _save(out, new, done.network, shown_pictures.pixels[:SAMPLE_IMAGES])
+    _save(out, new, done.network, calibrating.pixels[:SAMPLE_IMAGES])
     return QuantizeResult(
         out=out,
         arch=card.arch,
@@ -235,9 +221,30 @@ def quantize(
         held_out=len(measured.items),
         states=states,
         worst_cosine=float(metrics.cosines(after, before).min()),
-        failures=(*shown_pictures.failures, *measured.failures),
+        failures=(*calibrating.failures, *measured.failures),
         seconds=time.monotonic() - start,
     )
+
+
+def _open(
+    student: Path, arch: str | None, image_size: int | None, device: str
+) -> tuple[StudentCard, TorchEmbedder]:
+    """Load the student.
+
+    Raises:
+        InputError: there is none, or it is quantised already.
+        MismatchError: it is of another architecture or image size than was given.
+    """
+    from ..models.student import check_description, load_student
+    from .fine_tuning import already_quantized
+
+    card, embedder = load_student(
+        student, arch=arch, image_size=image_size, device=device, precision="fp32"
+    )
+    check_description(card, student, arch=arch, image_size=image_size)
+    if card.compression is not None and card.compression.int8 is not None:
+        raise InputError(already_quantized(student))
+    return card, embedder
 
 
 def _check_out(out: Path, student: Path) -> None:
@@ -321,6 +328,27 @@ def _references(
         )
     vectors = np.asarray(stored.vectors[[found[keys[row]] for row in rows]])
     return _References(vectors, rows, classes)
+
+
+def _calibrate(
+    embedder: TorchEmbedder,
+    card: StudentCard,
+    pixels: NDArray[np.uint8],
+    calibration: Calibration,
+    batch_size: int,
+) -> Compressed:
+    """Make the embedder's network INT8 in place, its ranges taken from `pixels`."""
+    from ..models.compression import Compressed, add_int8
+
+    sparse = None if card.compression is None else card.compression.sparse
+    return add_int8(
+        Compressed(embedder.module, Compression(sparse=sparse)),
+        card.preprocess.size,
+        card.arch,
+        _batches(embedder, pixels, batch_size),
+        len(pixels),
+        calibration,
+    )
 
 
 def _batches(

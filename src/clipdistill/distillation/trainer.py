@@ -275,8 +275,8 @@ class Trainer:
         return TrainingError(
             f"{what} is no longer finite in epoch {self.state.epoch + 1}, step {self.state.step} "
             f"(learning rate {rate:.2g}, criterion {self.options.criterion}). {where} Try a lower "
-            "--lr, --grad-clip 1 or --precision fp32, with another output folder and "
-            "--init-checkpoint to start from what was learnt."
+            "--lr. --grad-clip 1 and --precision fp32 can help as well. Use another output folder; "
+            "--init-checkpoint starts from what was learnt."
         )
 
     def _finish_epoch(self, rate: float, lr: float) -> None:

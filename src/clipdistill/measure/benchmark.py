@@ -112,16 +112,16 @@ class _Entry:
         about = self.about
         teacher = None if about["teacher"] is None else TeacherCard.from_json(about["teacher"])
         return EmbedderSpec(
-            self.model,
-            about["runtime"],
-            about["role"],
-            teacher,
-            about["dim"],
-            self.preprocess,
-            about["size_bytes"],
-            about["arch"],
-            about["precision"],
-            about["device"],
+            name=self.model,
+            runtime=about["runtime"],
+            role=about["role"],
+            teacher=teacher,
+            dim=about["dim"],
+            preprocess=self.preprocess,
+            size_bytes=about["size_bytes"],
+            arch=about["arch"],
+            precision=about["precision"],
+            device=about["device"],
         )
 
     def note(self, **known: Any) -> None:
@@ -179,18 +179,18 @@ def benchmark(
         if labelled is not None:
             _add_accuracy(opened, classes, shelf, labelled)
     result = BenchmarkResult(
-        tuple(entry.row for entry in entries),
-        reference,
-        tuple(_conclusions(opened)),
-        shelf.count.get("images", 0),
-        shelf.count.get("labelled", 0),
-        batches,
-        options.rounds,
-        options.threads,
-        machine(),
-        tuple(shelf.failures.values()),
-        options.out,
-        options.plot,
+        rows=tuple(entry.row for entry in entries),
+        reference=reference,
+        conclusions=tuple(_conclusions(opened)),
+        images=shelf.count.get("images", 0),
+        labelled=shelf.count.get("labelled", 0),
+        batches=batches,
+        rounds=options.rounds,
+        threads=options.threads,
+        machine=machine(),
+        failures=tuple(shelf.failures.values()),
+        out=options.out,
+        plot=options.plot,
     )
     _write(result)
     return result
@@ -392,13 +392,13 @@ def _conclusions(entries: Sequence[_Entry]) -> list[str]:
     return conclusions(
         [
             Timed(
-                name,
-                (entry.about["arch"], entry.about["role"], entry.preprocess.size),
-                entry.runtime,
-                entry.about["device"],
-                entry.about["precision"],
-                entry.about["sparse"],
-                entry.row.round_ms,
+                name=name,
+                network=(entry.about["arch"], entry.about["role"], entry.preprocess.size),
+                runtime=entry.runtime,
+                device=entry.about["device"],
+                precision=entry.about["precision"],
+                sparse=entry.about["sparse"],
+                rounds=entry.row.round_ms,
             )
             for name, entry in zip(names, measured, strict=True)
         ]

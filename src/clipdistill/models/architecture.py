@@ -79,9 +79,9 @@ def build_student(
         if pretrained or arch.startswith("hf-hub:"):
             raise ModelNotFoundError(
                 f"Student {arch}: its pretrained weights could not be fetched ({first}). Tried the "
-                "model hub and the local hub cache. Without a network: copy the weights here and "
-                "give --student-weights FILE (.safetensors or .pth), or give --no-pretrained to "
-                "start from random weights, which costs accuracy."
+                "model hub and the local hub cache. Without a network, copy the weights here and "
+                "give --student-weights FILE (.safetensors or .pth). Without pretrained weights "
+                "(--no-pretrained) the student starts from random ones, which costs accuracy."
             ) from error
         raise InputError(f"Student {arch} cannot be built at {image_size} px: {first}") from error
 

@@ -128,12 +128,21 @@ def open_embedder(
         from .runtimes.tensorrt import open_engine
 
         return open_engine(Path(name), device=device)
-    return _open_torch(name, kind, arch, image_size, device, precision, threads)
+    return _open_torch(
+        name,
+        kind,
+        arch=arch,
+        image_size=image_size,
+        device=device,
+        precision=precision,
+        threads=threads,
+    )
 
 
 def _open_torch(
     model: str,
     kind: Kind,
+    *,
     arch: str | None,
     image_size: int | None,
     device: str,

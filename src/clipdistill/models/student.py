@@ -15,6 +15,7 @@ import torch
 
 from ..core.errors import FormatError, InputError, MismatchError
 from ..core.files import describing
+from ..core.progress import message
 from ..formats.cards import Compression, StudentCard
 from ..formats.student import WEIGHTS, as_weights, load_card, load_checkpoint, load_weights
 from ..images.preprocess import Preprocess
@@ -27,6 +28,7 @@ from .torch_embedder import Precision, TorchEmbedder, resolve_device
 __all__ = [
     "build_student",
     "check_arch",
+    "check_description",
     "check_flags",
     "check_size",
     "default_preprocess",
@@ -34,6 +36,9 @@ __all__ = [
     "load_state",
     "load_student",
 ]
+
+OLDER_SIZE = 224
+"""Side of the input in pixels of the older scripts' students, unless they were given another."""
 
 
 def load_backbone_weights(network: torch.nn.Module, path: Path) -> int:
@@ -123,18 +128,23 @@ def load_student(
         state = _model_state(checkpoint, path)
         card = _checkpoint_card(checkpoint, state, path, arch, image_size)
         source = path
+        if "card" not in checkpoint and image_size is None:
+            message(
+                f"{path} does not record its image size: {OLDER_SIZE} px is used. --image-size "
+                "gives another."
+            )
     network = rebuild(card.arch, card.dim, card.preprocess.size, card.compression)
     load_state(network, state, source)
     if card.compression is not None and card.compression.int8 is not None and precision == "auto":
         precision = "fp32"  # a second rounding would change the quantised values
     spec = EmbedderSpec(
-        str(path),
-        "torch",
-        "student",
-        card.teacher,
-        card.dim,
-        card.preprocess,
-        sum(value.numel() * value.element_size() for value in state.values()),
+        name=str(path),
+        runtime="torch",
+        role="student",
+        teacher=card.teacher,
+        dim=card.dim,
+        preprocess=card.preprocess,
+        size_bytes=sum(value.numel() * value.element_size() for value in state.values()),
     )
     return card, TorchEmbedder(spec, network, resolve_device(device), precision)
 
@@ -172,7 +182,7 @@ def _checkpoint_card(
         )
     check_arch(arch)
     # As the older predict script: torchvision's Resize (bilinear), CenterCrop, ImageNet's mean.
-    preprocess = Preprocess(image_size or 224, interpolation="bilinear")
+    preprocess = Preprocess(image_size or OLDER_SIZE, interpolation="bilinear")
     dim = _output_dim(arch, state, path)
     card = StudentCard(arch, dim, preprocess, teacher=None)
     network = build_student(arch, dim, image_size=preprocess.size)
@@ -181,17 +191,56 @@ def _checkpoint_card(
     return card if sparse is None else replace(card, compression=Compression(sparse=sparse))
 
 
-def check_flags(
-    path: Path, *, use_asp: bool, use_qat: bool, arch: str, image_size: int | None = None
+def check_description(
+    card: StudentCard,
+    path: Path,
+    *,
+    arch: str | None = None,
+    image_size: int | None = None,
+    output_dim: int | None = None,
 ) -> None:
-    """Check that the older commands' flags describe the student or checkpoint.
+    """Check that what was given of a student is true.
 
     Args:
-        path: student folder or checkpoint, as for `load_student`.
-        use_asp: whether --use_asp (2:4 sparse) was given.
-        use_qat: whether --use_qat (INT8) was given.
-        arch: timm's model name, as for `load_student`.
-        image_size: side of the input in pixels, as for `load_student`.
+        card: of the student.
+        path: its folder or checkpoint, for messages.
+        arch: timm's name; None: not given.
+        image_size: side of the input in pixels; None: not given.
+        output_dim: length of its embeddings; None: not given.
+
+    Raises:
+        MismatchError: the card records another value.
+    """
+    size, dim = card.preprocess.size, card.dim
+    wrong = ""
+    if arch not in (None, card.arch):
+        wrong = f"{path} is a {card.arch}, not a {arch}. Leave --arch away"
+    elif image_size not in (None, size):
+        wrong = f"{path} takes images of {size} px, not of {image_size} px. Leave --image-size away"
+    elif output_dim not in (None, dim):
+        wrong = f"{path} gives {dim}-d embeddings, not {output_dim}-d. Leave --output-dim away"
+    if wrong:
+        raise MismatchError(f"{wrong}, or give another checkpoint.")
+
+
+def check_flags(
+    path: Path,
+    *,
+    use_asp: bool,
+    use_qat: bool,
+    arch: str,
+    image_size: int | None = None,
+    output_dim: int | None = None,
+) -> None:
+    """Check that the older commands' options describe a student or checkpoint as it is.
+
+    Args:
+        path: as in `load_student`.
+        use_asp: whether it should be 2:4 sparse.
+        use_qat: whether it should be INT8.
+        arch: timm's name.
+        image_size: side of the input in pixels; None: not given.
+        output_dim: length of its embeddings; None: not given.
 
     Raises:
         MismatchError: flags and weights disagree; the message names both.
@@ -201,6 +250,7 @@ def check_flags(
     else:
         checkpoint = load_checkpoint(path)
         card = _checkpoint_card(checkpoint, _model_state(checkpoint, path), path, arch, image_size)
+    check_description(card, path, arch=arch, image_size=image_size, output_dim=output_dim)
     done = card.compression or Compression()
     for flag, given, what, found in (
         ("--use_asp", use_asp, "2:4 sparse", done.sparse is not None),

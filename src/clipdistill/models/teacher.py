@@ -123,9 +123,25 @@ def load_teacher(
         None if bias is None else float(bias.detach()),
     )
     license = license_of(model_name, pretrained)
-    card = TeacherCard(model_name, pretrained, fingerprint(model), dim, logits, preprocess, license)
+    card = TeacherCard(
+        model_name=model_name,
+        pretrained=pretrained,
+        fingerprint=fingerprint(model),
+        dim=dim,
+        logits=logits,
+        preprocess=preprocess,
+        license=license,
+    )
     size = sum(value.numel() * value.element_size() for value in model.visual.state_dict().values())
-    spec = EmbedderSpec(str(card), "torch", "teacher", card, dim, preprocess, size)
+    spec = EmbedderSpec(
+        name=str(card),
+        runtime="torch",
+        role="teacher",
+        teacher=card,
+        dim=dim,
+        preprocess=preprocess,
+        size_bytes=size,
+    )
     images = TorchEmbedder(spec, _ImageTower(model.eval()), target, precision)
     return Teacher(card, images, model, tokenizer)
 

@@ -34,7 +34,16 @@ def test_hits_are_as_the_service_ranks_them(path):
 
 
 def test_every_parameter_is_sent_by_its_name():
-    settings = KnnSettings("other", 70, True, False, False, False, 9, 0.25)
+    settings = KnnSettings(
+        indice_name="other",
+        num_result_ids=70,
+        use_mclip=True,
+        deduplicate=False,
+        use_safety_model=False,
+        use_violence_detector=False,
+        aesthetic_score=9,
+        aesthetic_weight=0.25,
+    )
     with fake_knn().running() as fake:
         assert len(list(source(fake, settings)("a cat", 5))) == 5
     assert fake.asked[-1].body == {

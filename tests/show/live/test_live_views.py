@@ -20,15 +20,15 @@ from clipdistill.show.live.threads import Answer
 from clipdistill.show.live.window import Window, has_display
 
 STATUS = Status(
-    "camera 0",
-    "runs/classifier.onnx",
-    "onnxruntime",
-    12.3,
-    320,
-    4,
-    1,
-    Speed(29.8, 0.0012, 0.0021, 0.0083),
-    "",
+    source="camera 0",
+    model="runs/classifier.onnx",
+    runtime="onnxruntime",
+    seconds=12.3,
+    shown=320,
+    dropped=4,
+    broken=1,
+    speed=Speed(29.8, 0.0012, 0.0021, 0.0083),
+    note="",
 )
 RANKED = (("dog", 0.7), ("a very long label, as prompts sometimes are", 0.2), ("柴犬", 0.1))
 DOG, UNKNOWN = Prediction("dog", RANKED), Prediction("unknown", RANKED)

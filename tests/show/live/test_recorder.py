@@ -19,7 +19,17 @@ from clipdistill.show.live.threads import Answer
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV (extra demo) is not installed")
 
-STATUS = Status("clip", "model", "onnxruntime", 1.0, 1, 0, 0, Speed(29.8, 0.001, 0.002, 0.003), "")
+STATUS = Status(
+    source="clip",
+    model="model",
+    runtime="onnxruntime",
+    seconds=1.0,
+    shown=1,
+    dropped=0,
+    broken=0,
+    speed=Speed(29.8, 0.001, 0.002, 0.003),
+    note="",
+)
 PREDICTION = Prediction("dog", (("dog", 0.7), ("cat", 0.2), ("a bird of a rare kind", 0.1)))
 
 

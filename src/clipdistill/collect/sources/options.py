@@ -22,8 +22,8 @@ WHICH_SOURCE = """Give --source. There is no default, because each source has ot
   knn        a service with clip-retrieval's protocol (--url), such as: clipdistill serve"""
 NO_PUBLIC_KNN = (
     "--source knn needs --url: LAION's public service (knn.laion.ai) has been gone since December "
-    "2023, and no other has replaced it. Use --source commons, openverse or parquet, or the "
-    "address of your own `clipdistill serve POOL`."
+    "2023, and no other has replaced it. Start your own with `clipdistill serve POOL`. Or use "
+    "--source commons, openverse or parquet."
 )
 NOT_IDENTITY = (
     "num_images",

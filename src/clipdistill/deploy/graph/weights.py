@@ -92,15 +92,15 @@ def _layer(graph: Graph, node: Any, shapes: Shapes) -> Layer | None:
     groups = int(attribute(node, "group", 1)) if node.op_type == "Conv" else 1
     kinds = {"float32": "fp32", "float16": "fp16"}
     return Layer(
-        node.name,
-        node.op_type,
-        name,
-        tuple(weight.shape),
-        groups,
-        _macs(node, weight.shape, shapes),
-        kinds.get(weight.dtype.name, weight.dtype.name),
-        groups == 1 and is_two_four(weight, inputs),
-        obstacle(weight.shape[inputs], weight.shape[outputs], groups),
+        node=node.name,
+        kind=node.op_type,
+        weight=name,
+        shape=tuple(weight.shape),
+        groups=groups,
+        macs=_macs(node, weight.shape, shapes),
+        precision=kinds.get(weight.dtype.name, weight.dtype.name),
+        two_four=groups == 1 and is_two_four(weight, inputs),
+        obstacle=obstacle(weight.shape[inputs], weight.shape[outputs], groups),
     )
 
 

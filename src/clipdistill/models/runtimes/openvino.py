@@ -52,16 +52,16 @@ class OpenVinoEmbedder(CardedEmbedder):
         self._request = compiled.create_infer_request()
         self._compiled = compiled
         spec = EmbedderSpec(
-            str(path),
-            "openvino",
-            card.role,
-            card.teacher,
-            card.dim,
-            card.preprocess,
-            size,
-            card.arch,
-            facts.precision,
-            place.lower(),
+            name=str(path),
+            runtime="openvino",
+            role=card.role,
+            teacher=card.teacher,
+            dim=card.dim,
+            preprocess=card.preprocess,
+            size_bytes=size,
+            arch=card.arch,
+            precision=facts.precision,
+            device=place.lower(),
         )
         super().__init__(spec, card)
 

@@ -63,16 +63,16 @@ class OnnxEmbedder(CardedEmbedder):
             path, card, _shapes(self._session.get_inputs()), _shapes(self._session.get_outputs())
         )
         spec = EmbedderSpec(
-            str(path),
-            "onnxruntime",
-            card.role,
-            card.teacher,
-            card.dim,
-            card.preprocess,
-            size,
-            card.arch,
-            facts.precision,
-            "cpu" if device == "auto" else device,
+            name=str(path),
+            runtime="onnxruntime",
+            role=card.role,
+            teacher=card.teacher,
+            dim=card.dim,
+            preprocess=card.preprocess,
+            size_bytes=size,
+            arch=card.arch,
+            precision=facts.precision,
+            device="cpu" if device == "auto" else device,
         )
         super().__init__(spec, card)
 

@@ -60,16 +60,16 @@ class TensorrtEmbedder(CardedEmbedder):
         self.engine_card = card
         onnx = card.onnx
         spec = EmbedderSpec(
-            str(path),
-            "tensorrt",
-            onnx.role,
-            onnx.teacher,
-            onnx.dim,
-            onnx.preprocess,
-            len(data),
-            onnx.arch,
-            card.precision,
-            card.gpu.name,
+            name=str(path),
+            runtime="tensorrt",
+            role=onnx.role,
+            teacher=onnx.teacher,
+            dim=onnx.dim,
+            preprocess=onnx.preprocess,
+            size_bytes=len(data),
+            arch=onnx.arch,
+            precision=card.precision,
+            device=card.gpu.name,
         )
         super().__init__(spec, onnx)
 
