@@ -199,7 +199,7 @@ def test_momentum_is_of_sgd(data, tmp_path) -> None:
         (("--use_asp",), "--init_checkpoint"),
         (("--batch_size", 1), "--batch_size 1: expected 2 or more"),
         (("--lr", 1e30), "Try a lower --lr. Use another output folder; --init_checkpoint starts"),
-        (("--init_checkpoint", "none.pth"), "none.pth: there is no such checkpoint"),
+        (("--init_checkpoint", "none.pth"), "none.pth: no such checkpoint"),
     ],
 )
 def test_messages_name_the_options_of_the_script(data, tmp_path, args, expected) -> None:
