@@ -25,6 +25,7 @@ from .deploy.engine import TrtexecResult as TrtexecResult
 from .deploy.export import ExportResult as ExportResult
 from .deploy.lint import LintResult as LintResult
 from .deploy.relabel import RelabelResult as RelabelResult
+from .distillation.adapt import AdaptResult as AdaptResult
 from .distillation.distill import DistillResult as DistillResult
 from .distillation.embed import EmbedResult as EmbedResult
 from .distillation.embed_text import EmbedTextResult as EmbedTextResult
@@ -60,6 +61,7 @@ def run(
     num_images: int = 200,
     teacher: str = 'ViT-B-32-256/datacomp_s34b_b86k',
     template: str | Sequence[str] = ...,
+    adapt: bool = True,
     student: str = 'resnet18',
     sparse: bool = False,
     qat: bool = False,
@@ -220,6 +222,17 @@ def embed_text(
     device: str = 'auto',
     precision: Literal['auto', 'fp32', 'bf16', 'fp16'] = 'auto',
 ) -> EmbedTextResult: ...
+def adapt(
+    text: str | Path,
+    embeddings: str | Path,
+    out: str | Path,
+    *,
+    student: str | Path | None = None,
+    images: str | Path | None = None,
+    batch_size: int = 64,
+    num_workers: int | None = None,
+    device: str = 'auto',
+) -> AdaptResult: ...
 def pool_search(
     pool: str | Path,
     *texts: str,

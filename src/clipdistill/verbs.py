@@ -128,6 +128,16 @@ VERBS = (
         ),
     ),
     Verb(
+        "adapt",
+        "clipdistill.distillation.adapt:adapt",
+        "Learn class vectors from an unlabelled pool.",
+        (
+            "clipdistill adapt runs/text.npy runs/embeddings runs/adapted.npy",
+            "clipdistill adapt runs/text.npy runs/emb out.npy --student runs/s --images photos",
+        ),
+        ("student", "images", "device"),
+    ),
+    Verb(
         "pool search",
         "clipdistill.collect.pool_search:pool_search",
         "Find the images of a pool that fit words or images best.",

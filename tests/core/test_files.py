@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import clipdistill.core.files as files_module
 from clipdistill.core.errors import FormatError, InputError, OutputError
 from clipdistill.core.files import (
     TEMPORARY_PREFIX,
@@ -379,3 +380,25 @@ def test_read_array_of_a_damaged_file(tmp_path_factory, cut, hit, value, mapped)
 def test_sha256(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_of(tmp_path / "x").startswith("ba7816bf8f01cfea")
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(files_module, "_cleaned", set())
+    host = files_module._host()
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    left = tmp_path / f".clipdistill-tmp-{host}-{dead}-3.npy"
+    kept = [
+        tmp_path / f".clipdistill-tmp-{host}-{os.getpid()}-999999.npy",  # a live process
+        tmp_path / f".clipdistill-tmp-00000000-{dead}-3.npy",  # of another machine
+        tmp_path / ".clipdistill-tmp-something-else",
+    ]
+    for path in (left, *kept):
+        path.touch()
+    write_bytes(tmp_path / "a", b"1")
+    assert not left.exists()
+    assert all(path.exists() for path in kept)

@@ -40,7 +40,10 @@ AFTER_DENSE = {
     "benchmark",
     "report",
 }
-AFTER_TEXT = {"embed-text", "baseline", *AFTER_DENSE} - {"distill", "distill sparse-int8"}
+AFTER_TEXT = {"embed-text", "class vectors", "baseline", *AFTER_DENSE} - {
+    "distill",
+    "distill sparse-int8",
+}
 MEASURED = {"evaluate", "benchmark", "report"}
 
 
@@ -135,7 +138,7 @@ CHANGES = {
     ),
     "teacher": (
         {"teacher": "ViT-L-14/openai"},
-        AFTER_DENSE | {"embed", "embed labelled", "embed-text", "baseline"},
+        AFTER_DENSE | {"embed", "embed labelled", "embed-text", "class vectors", "baseline"},
     ),
     "template": ({"template": ("a photo of {}",)}, AFTER_TEXT),
     "target": ({"target": "tensorrt"}, {"classifier", "calibrate", "evaluate", "report"}),
@@ -150,7 +153,8 @@ CHANGES = {
         {"fine_tuning_lr": 0.01},
         AFTER_DENSE - {"distill", "export dense cpu", "export dense trt"},
     ),
-    "views": ({"views": 2}, AFTER_DENSE | {"embed", "baseline"}),
+    "views": ({"views": 2}, AFTER_DENSE | {"embed", "class vectors", "baseline"}),
+    "adapt": ({"adapt": False}, AFTER_TEXT - {"embed-text"}),
     "compare": (
         {"compare": True},
         {f"distill {name}" for name in ("sparse", "int8")}
@@ -184,7 +188,7 @@ def test_comments_in_the_prompts_change_nothing() -> None:
 def test_more_pictures_go_all_the_way() -> None:
     before = finished(steps_of(a_run(UNLABELLED)))
     again = planned(a_run(UNLABELLED, pictures=420), before)
-    assert running(again) == {"embed", "baseline", "hold out", *AFTER_DENSE}
+    assert running(again) == {"embed", "class vectors", "baseline", "hold out", *AFTER_DENSE}
     assert reasons(again)["embed"] == "400 pictures became 420 pictures"
     assert reasons(again)["distill"] == "embed and hold out run first"
 
@@ -287,12 +291,13 @@ def test_an_interrupted_step_goes_on_unless_its_settings_changed(tmp_path: Path)
     now = a_run(UNLABELLED, out=tmp_path)
     recorder = Recorder(now.folder, now.options)
     results: dict[str, str] = {}
-    for step in steps_of(now)[:4]:
+    steps = steps_of(now)
+    number = [step.name for step in steps].index("distill")
+    for step in steps[:number]:
         recorder.begin(step, results)
         recorder.finish(step.name, 1.0, "", step.outputs)
         results[step.name] = recorder.record.known()[step.name].result
-    step = steps_of(now)[4]
-    assert step.name == "distill"
+    step = steps[number]
     recorder.begin(step, results)
     recorder.interrupted(step.name, 5.0)
     actions = {one.step.name: one.action for one in planned(now, load_run(now.folder))}

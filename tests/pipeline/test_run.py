@@ -13,6 +13,7 @@ from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -22,7 +23,7 @@ from clipdistill.core.files import locked
 from clipdistill.core.progress import Silent, reporting
 from clipdistill.core.results import Table
 from clipdistill.formats.embeddings import load_embeddings
-from clipdistill.formats.measurements import Baseline, load_measurement
+from clipdistill.formats.measurements import Baseline, find_measurement, load_measurement
 from clipdistill.formats.run import RunFolder, load_run
 from clipdistill.formats.text import load_text
 from clipdistill.pipeline.options import RunOptions
@@ -246,6 +247,27 @@ def test_other_prompts_give_other_labels_and_train_nobody(
     assert plan["distill"] == "done, kept"
     shown = predict(str(copied / "classifier.onnx"), str(next((unlabelled / "cat").glob("*.jpg"))))
     assert shown.classes == 2
+
+
+def test_class_vectors_are_learnt_from_the_images_and_no_adapt_undoes_it(
+    copied: Path, world: Path, options: RunOptions
+) -> None:
+    folder = RunFolder(copied)
+    learnt = load_text(folder.text)
+    assert learnt.adaptation is not None
+    baseline = find_measurement(folder.baseline, Baseline)
+    assert baseline is not None
+    assert (baseline.text_accuracy is None) == bool(learnt.adaptation.kept_text)
+    before = stamps(copied)
+    result, _ = told(world, copied, replace(options, adapt=False))
+    plain = load_text(folder.text)
+    assert plain.adaptation is None
+    assert np.allclose(plain.vectors, learnt.adaptation.text)
+    assert "distill" not in result.done
+    assert stamps(copied)["student/model.safetensors"] == before["student/model.safetensors"]
+    again, _ = told(world, copied, options)
+    assert "class vectors" in again.done
+    assert np.array_equal(load_text(folder.text).vectors, learnt.vectors)
 
 
 def test_a_student_of_other_settings_is_moved_away_not_deleted(

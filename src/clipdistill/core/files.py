@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import itertools
 import json
 import os
+import platform
+import re
 import tokenize
 import zipfile
 from collections.abc import Iterator
@@ -70,7 +73,43 @@ def ensure_folder(folder: Path) -> Path:
 def _temporary(path: Path) -> Path:
     """A unique name beside `path`, short however long the name of `path` is."""
     # The suffix is kept, because numpy and tensorboard depend on it.
-    return path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{next(_counter)}{path.suffix}")
+    name = f"{TEMPORARY_PREFIX}{_host()}-{os.getpid()}-{next(_counter)}{path.suffix}"
+    return path.with_name(name)
+
+
+@functools.cache
+def _host() -> str:
+    """This machine in eight letters: a process number says nothing on another one."""
+    return hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+
+
+_cleaned: set[Path] = set()
+
+
+def _remove_dead(folder: Path) -> None:
+    """Delete temporary files of killed processes of this machine, once per folder and process."""
+    if folder in _cleaned:
+        return
+    _cleaned.add(folder)
+    mine = re.compile(re.escape(f"{TEMPORARY_PREFIX}{_host()}-") + r"(\d{1,10})-\d+\D")
+    for path in folder.glob(f"{TEMPORARY_PREFIX}{_host()}-*"):
+        found = mine.match(f"{path.name}.")
+        if found and not _alive(int(found[1])):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _alive(process: int) -> bool:
+    """Whether a process of this machine runs; True where that cannot be found out."""
+    if os.name != "posix":  # elsewhere `os.kill` ends it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def sync_folder(folder: Path) -> None:
@@ -96,6 +135,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_dead(path.parent)
             yield temporary
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())

@@ -59,6 +59,19 @@ def normalized(vectors: NDArray[np.floating]) -> Floats:
     return unit
 
 
+def halfway(text: Floats, means: Floats) -> Floats:
+    """Class vectors (C, D) between text vectors and the means of images, both of unit length.
+
+    Half text and half images: with less text, a pool that is half junk takes the classes with it.
+    """
+    return normalized(text + means)
+
+
+def moved_along(text: Floats, shift: Floats) -> Floats:
+    """Class vectors (C, D) of labels without images, given what others moved by: `shift` (D,)."""
+    return halfway(text, normalized(text + shift))
+
+
 def probabilities(embeddings: Floats, text: Floats, logits: LogitScale) -> Floats:
     """Compute zero-shot probabilities.
 

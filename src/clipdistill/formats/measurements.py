@@ -222,6 +222,8 @@ class Baseline(Versioned):
         images: number of unlabelled images.
         labelled_images: number of labelled images.
         accuracy: zero-shot top-1 accuracy, 0 to 1; None without labels.
+        text_accuracy: accuracy with the class vectors of the text, where `adapt` changed them.
+        changed: share of the unlabelled images whose label `adapt` changed, 0 to 1.
         confidence: mean probability of the best label.
         margin: mean difference of the probabilities of the two best labels.
         counts: label -> number of images with this best label.
@@ -244,6 +246,8 @@ class Baseline(Versioned):
     per_class: dict[str, float]
     overlapping: tuple[tuple[str, str, float], ...]
     empty: tuple[str, ...]
+    text_accuracy: float | None = None
+    changed: float | None = None
 
 
 NAMES = {

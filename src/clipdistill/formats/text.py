@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..core.files import (
     write_json,
 )
 from ..core.results import from_json
-from ..core.zeroshot import Calibration, LogitScale, normalized
+from ..core.zeroshot import Calibration, LogitScale, moved_along, normalized
 from ..images.preprocess import Preprocess
 from .cards import TeacherCard
 
@@ -29,6 +30,89 @@ FORMAT = "clipdistill.text_embeddings"
 VERSION = 1
 ALIKE = 0.98
 """Cosine of two labels' embeddings above which a teacher hardly separates them."""
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """Record of the class vectors that `adapt` fitted to a pool of images.
+
+    Attributes:
+        text: float32 (C, D) of unit length, the class vectors of the text.
+        shift: float32 (D,), the movement from texts to images that the classes have in common;
+            zero where the class vectors of the text were kept.
+        pool: embeddings of the pool.
+        teacher: name of the teacher that made them.
+        method: name of the method.
+        rounds: number of rounds.
+        images: number of images of the pool nearest to each class vector, in label order.
+        refused: labels that are nearest to no image; their class vectors have only the shift.
+        left_out: number of rows of the pool that were NaN, infinite or zero.
+        changed: share of the images whose label changed, 0 to 1.
+        kept_text: reason why the class vectors of the text were kept; empty where they were not.
+        student: student whose embeddings were used as well; empty: only the teacher's.
+    """
+
+    text: NDArray[np.float32]
+    shift: NDArray[np.float32]
+    pool: str
+    teacher: str
+    method: str
+    rounds: int
+    images: tuple[int, ...]
+    refused: tuple[str, ...]
+    left_out: int
+    changed: float
+    kept_text: str = ""
+    student: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; arrays as base64 of float32, little-endian."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            **values,
+            "text": _to_base64(self.text),
+            "shift": _to_base64(self.shift),
+            "images": list(self.images),
+            "refused": list(self.refused),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, shape: tuple[int, int]) -> Adaptation | None:
+        """Invert `to_json` for class vectors of `shape`; None gives None.
+
+        Raises:
+            KeyError, TypeError, ValueError: a field is missing or wrong.
+        """
+        if value is None:
+            return None
+        result = cls(
+            text=normalized(_from_base64(value["text"], shape)),
+            shift=_from_base64(value["shift"], shape[1:]),
+            pool=str(value["pool"]),
+            teacher=str(value["teacher"]),
+            method=str(value["method"]),
+            rounds=int(value["rounds"]),
+            images=tuple(int(count) for count in value["images"]),
+            refused=tuple(str(label) for label in value["refused"]),
+            left_out=int(value["left_out"]),
+            changed=float(value["changed"]),
+            kept_text=str(value["kept_text"]),
+            student=str(value["student"]),
+        )
+        if len(result.images) != shape[0] or not 0 <= result.changed <= 1:
+            raise ValueError(f"an adaptation of {len(result.images)} classes")
+        return result
+
+
+def _to_base64(values: NDArray[np.float32]) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode("ascii")
+
+
+def _from_base64(text: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    values = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").reshape(shape)
+    if not np.isfinite(values).all():
+        raise ValueError("an adaptation that is not finite")
+    return values.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -43,6 +127,7 @@ class TextEmbeddings:
         teacher: teacher whose text tower made the vectors.
         calibration: calibration of a student, from `evaluate --calibrate`; None: the teacher's own
             logit scale.
+        adaptation: record of `adapt`, which fitted the vectors to a pool; None: they are the text's.
     """
 
     vectors: NDArray[np.float32]
@@ -51,6 +136,7 @@ class TextEmbeddings:
     templates: tuple[str, ...]
     teacher: TeacherCard
     calibration: Calibration | None = None
+    adaptation: Adaptation | None = None
 
     @property
     def logits(self) -> LogitScale:
@@ -79,6 +165,16 @@ class TextEmbeddings:
         found = [(self.labels[i], self.labels[j], float(cosines[i, j])) for i, j in pairs]
         return tuple(sorted(found, key=lambda pair: -pair[2]))
 
+    def beside(self, text: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Shift class vectors (n, D) of other labels, so that they fit the vectors of these labels.
+
+        Class vectors that were fitted to images are nearer to all images than those of a text, so
+        the class vector of a label that is added later needs the same shift.
+        """
+        if self.adaptation is None:
+            return text
+        return moved_along(text, self.adaptation.shift)
+
     def to_json(self) -> dict[str, Any]:
         """Return everything but the vectors, as plain JSON values."""
         values: dict[str, Any] = {
@@ -89,6 +185,8 @@ class TextEmbeddings:
         }
         if self.calibration is not None:
             values["calibration"] = asdict(self.calibration)
+        if self.adaptation is not None:
+            values["adaptation"] = self.adaptation.to_json()
         return values
 
     @classmethod
@@ -106,6 +204,7 @@ class TextEmbeddings:
                 templates=tuple(str(template) for template in value["templates"]),
                 teacher=TeacherCard.from_json(value["teacher"]),
                 calibration=_calibration(value.get("calibration")),
+                adaptation=Adaptation.from_json(value.get("adaptation"), vectors.shape),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"text embeddings cannot be read: {error!r}") from error

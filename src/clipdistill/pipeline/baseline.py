@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +59,11 @@ def measure(
     accuracy, per_class, images = (
         (None, {}, 0) if labelled is None else _accuracy(labelled, labelled_embeddings, classes)
     )
+    learnt = classes.adaptation if classes.adaptation and not classes.adaptation.kept_text else None
+    text_accuracy = None
+    if labelled is not None and learnt is not None:
+        plain = replace(classes, vectors=learnt.text)
+        text_accuracy, _, _ = _accuracy(labelled, labelled_embeddings, plain)
     return Baseline(
         teacher=str(stored.teacher),
         labelled=labelled is not None,
@@ -71,6 +76,8 @@ def measure(
         per_class=per_class,
         overlapping=_overlapping(classes, best),
         empty=tuple(np.array(classes.labels, dtype=object)[counts == 0].tolist()),
+        text_accuracy=text_accuracy,
+        changed=None if learnt is None else learnt.changed,
     )
 
 
@@ -143,11 +150,19 @@ def sentence(baseline: Baseline) -> str:
         f"on {baseline.images} images its best label has a mean probability of "
         f"{percent(baseline.confidence)}, {100 * baseline.margin:.1f} points above the second"
     )
+    learnt = ""
+    if baseline.text_accuracy is not None:
+        learnt = (
+            " with class vectors learnt from the images "
+            f"({percent(baseline.text_accuracy)} with those of the text)"
+        )
+    elif baseline.changed is not None:
+        learnt = f"{percent(baseline.changed)} of the images get another label than by text alone; "
     if baseline.accuracy is None:
-        return f"The teacher's baseline: {sure}."
+        return f"The teacher's baseline: {learnt}{sure}."
     return (
         f"The teacher's baseline: {percent(baseline.accuracy)} accuracy on "
-        f"{baseline.labelled_images} labelled images; {sure}."
+        f"{baseline.labelled_images} labelled images{learnt}; {sure}."
     )
 
 

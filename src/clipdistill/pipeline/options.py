@@ -48,6 +48,8 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
         teacher: NAME/PRETRAINED of open_clip, hf-hub:ORG/REPO or local-dir:FOLDER.
         template: text with {} for the prompt, such as "a photo of {}"; repeatable; or openai or
             simple, for a set.
+        adapt: learn class vectors from the images before training (see the verb adapt);
+            --no-adapt keeps those of the text.
         student: timm's name of the network to train.
         lr: peak learning rate of the dense student; default: 2e-3.
         views: views per image for the teacher to embed and the student to train on as well: seeded
@@ -75,6 +77,7 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
     num_images: Annotated[int, Parameter(name=("--num-images", "-n"))] = 200
     teacher: str = DEFAULT_TEACHER
     template: tuple[str, ...] = ()
+    adapt: bool = True
     student: str = "resnet18"
     sparse: bool = False
     qat: bool = False

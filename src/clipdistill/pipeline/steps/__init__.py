@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from ..context import RunContext
 from .collecting import download, search
-from .embedding import baseline, embed, embed_labelled, embed_text
+from .embedding import baseline, class_vectors, embed, embed_labelled, embed_text
 from .exporting import classifier, export
 from .measuring import benchmark, calibrate, evaluate, report
 from .step import Step
@@ -23,6 +23,7 @@ ORDER: tuple[Callable[[RunContext], list[Step]], ...] = (
     embed,
     embed_text,
     embed_labelled,
+    class_vectors,
     baseline,
     hold_out,
     distill,

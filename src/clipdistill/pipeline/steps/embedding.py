@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ...core.progress import message, show_table
@@ -147,6 +148,49 @@ def embed_text(context: RunContext) -> list[Step]:
     ]
 
 
+CLASS_VECTORS = "class vectors"
+"""Name of the step after which the class list is final."""
+
+
+def class_vectors(context: RunContext) -> list[Step]:
+    """Learn class vectors from the images, or with --no-adapt take those of the text."""
+    folder, wanted = context.folder, context.options.adapt
+
+    def run() -> None:
+        if not wanted:
+            restore_text(folder.text)
+            return
+        from ...distillation.adapt import adapt
+
+        for line in adapt(folder.text, folder.embeddings, folder.text).summary():
+            if isinstance(line, str):
+                message(line)
+
+    learn = command("adapt", folder.text, folder.embeddings, folder.text)
+    return [
+        Step(
+            name=CLASS_VECTORS,
+            about="learn class vectors from the images" if wanted else "take the text's vectors",
+            run=run,
+            settings={"adapt": wanted},
+            after=("embed", "embed-text"),
+            markers=(context.below(folder.text),),
+            command=learn if wanted else "",
+            changes=("embed-text",),
+        )
+    ]
+
+
+def restore_text(path: Path) -> None:
+    """Undo an `adapt` of text embeddings, if there was one."""
+    from ...formats.text import load_text, save_text
+
+    text = load_text(path)
+    if text.adaptation is not None:
+        plain = replace(text, vectors=text.adaptation.text, adaptation=None, calibration=None)
+        save_text(path, plain)
+
+
 def baseline(context: RunContext) -> list[Step]:
     """Measure the teacher before anything is trained."""
     folder, labelled = context.folder, context.options.labelled
@@ -164,7 +208,7 @@ def baseline(context: RunContext) -> list[Step]:
             name="baseline",
             about="measure the teacher's own zero-shot result",
             run=run,
-            after=("embed", "embed-text", *more),
+            after=("embed", CLASS_VECTORS, *more),
             outputs=(context.below(folder.baseline),),
         )
     ]

@@ -16,6 +16,7 @@ from ...formats.run import EXPORTS
 from ..context import RunContext
 from ..options import StudentName
 from .command import command
+from .embedding import CLASS_VECTORS
 from .step import Estimate, Step
 from .training import FLOAT_BYTES, distill_step
 
@@ -71,7 +72,7 @@ def _export(context: RunContext, name: StudentName, target: Target) -> Step:
         about=f"export the {name} student with labels for {FOR_PEOPLE[target]}",
         run=run,
         estimate=lambda probe: Estimate(seconds, FLOAT_BYTES * probe.parameters),
-        after=(distill_step(name), "embed-text"),
+        after=(distill_step(name), CLASS_VECTORS),
         outputs=(context.below(path),),
         command=command("export", student, path, text=folder.text, target=flag),
     )

@@ -19,6 +19,7 @@ from ...measure.calibration import LEAST_IMAGES
 from ...measure.evaluate import evaluate as measure_models
 from ..context import RunContext
 from .command import command
+from .embedding import CLASS_VECTORS
 from .exporting import RUNTIME_FOR, export_step, exports
 from .step import Estimate, Step, student_seconds, teacher_seconds
 from .training import held_out
@@ -54,7 +55,7 @@ def calibrate(context: RunContext) -> list[Step]:
             run=run,
             estimate=lambda probe: _evaluation_cost(context, probe, 1),
             inputs={"labelled": context.inputs.digests["labelled"]},
-            after=("classifier", "embed-text", *held_out(context)),
+            after=("classifier", CLASS_VECTORS, *held_out(context)),
             command=command("evaluate", *models, **flags),
             changes=("classifier", "embed-text"),
         )

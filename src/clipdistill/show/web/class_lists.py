@@ -92,6 +92,7 @@ class ClassLists:
             vectors=np.stack([vectors[label] for label in labels]),
             labels=labels,
             prompts=tuple(prompts.get(label, (label,)) for label in labels),
+            adaptation=None,
         )
         student, teacher = self.own.student, self.own.teacher
         return Models(student.with_text(text), None if teacher is None else teacher.with_text(text))
@@ -106,7 +107,7 @@ class ClassLists:
                 raise InputError("New classes need a text encoder, and there is none here.")
             encoded = self._encode(new)
             self.own.student.embedder.spec.check_space(encoded.teacher, "the new classes")
-            fresh = dict(zip(new, encoded.vectors, strict=True))
+            fresh = dict(zip(new, own.beside(encoded.vectors), strict=True))
             known |= fresh
             self._vectors |= fresh
             _forget(self._vectors, NAMES_KEPT)
