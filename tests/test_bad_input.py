@@ -302,7 +302,7 @@ def test_a_malicious_student_checkpoint(here):
         lambda: load_student(here / "student/checkpoint.pth"),
         r"checkpoint\.pth: refused",
         "run code",
-        "Only use checkpoints made by",
+        "Give a checkpoint of",
     )
 
 
@@ -312,10 +312,10 @@ def test_a_malicious_student_checkpoint(here):
 @pytest.mark.parametrize(
     ("data", "kind", "says"),
     [
-        (b"", errors.InputError, ["no prompts in it", "Write one a line"]),
+        (b"", errors.InputError, ["no prompts in it", "Write one per line"]),
         (b"# only comments\n", errors.InputError, ["no prompts in it"]),
         ("café".encode("latin-1"), errors.FormatError, ["UTF-8", "0xe9", "iconv"]),
-        (None, errors.InputError, ["no readable prompts file", "Expected a text file"]),
+        (None, errors.InputError, ["prompts file cannot be read", "Expected a text file"]),
     ],
 )
 def test_prompt_files(here, tiny_teacher_name, data, kind, says):

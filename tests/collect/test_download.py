@@ -331,7 +331,7 @@ def test_two_downloads_into_one_folder_do_not_mix(tmp_path: Path) -> None:
         (b"", InputError, "the list has no URLs"),
         (b"\n \n", InputError, "the list has no URLs"),
         (b"http://a/\xff\n", FormatError, "UTF-8"),
-        (None, InputError, "no readable list"),
+        (None, InputError, "cannot be read"),
     ],
 )
 def test_lists_that_cannot_be_used(

@@ -350,7 +350,7 @@ def test_options_that_cannot_work(prompts, urls, changed, said):
 
 
 def test_bad_files(knn, prompts, urls, tmp_path):
-    with pytest.raises(InputError, match="no readable prompts file"):
+    with pytest.raises(InputError, match="prompts file cannot be read"):
         search(tmp_path / "none.txt", urls, options(knn))
     with pytest.raises(InputError, match=r"name the list of URLs, such as .*urls\.txt"):
         search(prompts, urls.with_suffix(".parquet"), options(knn))
@@ -436,7 +436,7 @@ def test_pools(prompts, urls, tmp_path, tiny_teacher, other_teacher):
         device="cpu",
         model_name=other_teacher.card.model_name,
     )
-    with pytest.raises(MismatchError, match="do not live in the same embedding space"):
+    with pytest.raises(MismatchError, match="not in the same embedding space"):
         search(prompts, tmp_path / "u.txt", wrong)
 
 

@@ -9,14 +9,14 @@ from collections.abc import Callable
 import pytest
 
 import clipdistill
+from clipdistill.core import lines, reporters
 from clipdistill.core import progress as channel
-from clipdistill.core import reporters
 
 
 @pytest.fixture
 def clock(monkeypatch) -> Callable[[float], None]:
     now = [100.0]
-    monkeypatch.setattr(reporters.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(lines.time, "monotonic", lambda: now[0])
 
     def pass_by(seconds: float) -> None:
         now[0] += seconds

@@ -590,7 +590,7 @@ def test_missing_things(tmp_path, data):
     with pytest.raises(InputError, match="nowhere: no such folder"):
         distill("test_resnet", tmp_path / "nowhere", data.embeddings, tmp_path / "s", FAST)
     with pytest.raises(
-        InputError, match=r"nowhere: no such folder of embeddings.*clipdistill embed"
+        InputError, match=r"nowhere: there is no such folder of embeddings.*clipdistill embed"
     ):
         distill("test_resnet", data.images, tmp_path / "nowhere", tmp_path / "s", FAST)
     with pytest.raises(ModelNotFoundError, match=r"'resnet81'\. Did you mean .*resnet18"):

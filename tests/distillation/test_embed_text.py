@@ -116,9 +116,9 @@ def test_bad_prompt_files_leave_earlier_results_alone(run, prompts, tmp_path):
     (tmp_path / "empty.txt").write_text("# nothing\n")
     with pytest.raises(FormatError, match=r"latin\.txt.*iconv"):
         run(tmp_path / "latin.txt")
-    with pytest.raises(InputError, match=r"empty\.txt: no prompts"):
+    with pytest.raises(InputError, match=r"empty\.txt: there are no prompts"):
         run(tmp_path / "empty.txt")
-    with pytest.raises(InputError, match=r"missing\.txt: no readable prompts"):
+    with pytest.raises(InputError, match=r"missing\.txt: the prompts file cannot be read"):
         run(tmp_path / "missing.txt")
     assert before == ((tmp_path / "text.npy").read_bytes(), (tmp_path / "text.json").read_bytes())
 

@@ -109,7 +109,7 @@ def test_wrong_views_are_refused_with_a_sentence(photos, stored, tiny_teacher_na
     with pytest.raises(InputError, match=r"--views 5: .* holds 3 views per image.*embed --views 5"):
         train(photos, stored, tmp_path / "s", views=5)
     for options, message in (
-        ({"views": 2}, r"3 views per image \(seed 0\), but this run would write 2 views"),
+        ({"views": 2}, r"3 views per image \(seed 0\), but this command would write 2 views"),
         ({"views": 3, "view_seed": 1}, r"seed 1"),
         ({}, "would write no views"),
     ):

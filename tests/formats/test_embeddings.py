@@ -160,7 +160,7 @@ def test_another_teacher_is_refused_and_nothing_is_touched(tmp_path, layout, oth
 def test_another_layout_or_precision_is_refused(tmp_path):
     filled(tmp_path)
     for changed in (header("npy"), header(dtype="float16")):
-        with pytest.raises(MismatchError, match="Use the same options or another folder"):
+        with pytest.raises(MismatchError, match="Use the same options, or another"):
             EmbeddingStore(tmp_path, changed)
 
 
@@ -171,7 +171,7 @@ def test_a_file_in_the_way_of_the_folder(tmp_path):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere: no such folder .* clipdistill embed"):
+    with pytest.raises(InputError, match=r"nowhere: there is no such folder .* clipdistill embed"):
         load_embeddings(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"no embeddings in it. .* clipdistill embed"):
         load_embeddings(tmp_path)
@@ -381,7 +381,9 @@ def test_the_end_of_a_stored_path_has_to_be_the_only_one(tmp_path):
 
 def test_ours_are_not_added_to_a_foreign_folder(tmp_path):
     clip_retrieval_folder(tmp_path, Path("/data"), [3])
-    with pytest.raises(MismatchError, match=r"do not say which teacher.*another output"):
+    with pytest.raises(
+        MismatchError, match=r"without a card that names their teacher.*another output"
+    ):
         EmbeddingStore(tmp_path, header())
 
 
@@ -412,7 +414,7 @@ def test_ours_are_not_added_to_the_older_scripts_folder(tmp_path):
     (tmp_path / "sub").mkdir()
     np.save(tmp_path / "sub/a.npy", vectors(1)[0])
     for layout in LAYOUTS:
-        with pytest.raises(MismatchError, match="do not say which teacher"):
+        with pytest.raises(MismatchError, match="without a card that names their teacher"):
             EmbeddingStore(tmp_path, header(layout))
 
 

@@ -1,4 +1,4 @@
-"""Names of files are spelled in formats/ only: whoever needs one takes it from there."""
+"""Only formats/ contains names of files; other modules import them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import clipdistill
 from clipdistill.formats import cards, embeddings, ledger, selection, student
-from clipdistill.formats.run import RunFolder
+from clipdistill.formats.run import RunFolder, _Inside
 
 SOURCES = Path(clipdistill.__file__).parent
 EXAMPLES = {"verbs.py"}
@@ -17,7 +17,7 @@ EXAMPLES = {"verbs.py"}
 OF_A_RUN = [
     getattr(RunFolder(Path()), name).name
     for name, one in vars(RunFolder).items()
-    if isinstance(one, property)
+    if isinstance(one, _Inside)
 ]
 NAMES = {
     name

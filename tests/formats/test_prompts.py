@@ -73,14 +73,14 @@ def test_utf_16_is_not_utf_8(tmp_path):
 @pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n", "\ufeff", " \t \n"])
 def test_no_prompts(tmp_path, text):
     (tmp_path / "p.txt").write_text(text, "utf-8")
-    with pytest.raises(InputError, match=r"p\.txt: no prompts in it. Write one a line"):
+    with pytest.raises(InputError, match=r"p\.txt: there are no prompts in it. Write one per line"):
         load_prompts(tmp_path / "p.txt")
 
 
 @pytest.mark.parametrize("name", ["missing.txt", ".", "file/deeper"])
 def test_no_such_file(tmp_path, name):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="no readable prompts file"):
+    with pytest.raises(InputError, match="prompts file cannot be read"):
         load_prompts(tmp_path / name)
 
 

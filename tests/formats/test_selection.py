@@ -61,7 +61,7 @@ def test_lists_edited_by_hand(tmp_path):
 
 
 def test_what_is_no_selection(tmp_path):
-    with pytest.raises(InputError, match="no readable list"):
+    with pytest.raises(InputError, match="cannot be read"):
         load_selection(tmp_path / "missing")
     (tmp_path / "empty.txt").write_text("\n\n")
     with pytest.raises(InputError, match="no images"):

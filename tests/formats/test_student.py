@@ -48,7 +48,7 @@ def test_no_student_and_an_unfinished_one(tmp_path):
     with pytest.raises(InputError, match=r"no student here. Make one with: clipdistill distill"):
         load_card(tmp_path)
     (tmp_path / "checkpoint.pth").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"training has not finished. Run the same"):
+    with pytest.raises(InputError, match=r"this student has not finished. Run the same"):
         load_card(tmp_path)
 
 
@@ -75,7 +75,7 @@ def test_missing_weights(tmp_path, make_student):
     (folder / "model.safetensors").unlink()
     with pytest.raises(InputError, match="weights are missing"):
         load_card(folder)
-    with pytest.raises(InputError, match="no such weights"):
+    with pytest.raises(InputError, match="no such file of weights"):
         load_weights(folder / "model.safetensors")
 
 
@@ -203,7 +203,7 @@ def test_a_checkpoint_of_random_bytes(tmp_path_factory, data):
 @pytest.mark.parametrize("value", [[1, 2], torch.zeros(3), "x", None])
 def test_a_checkpoint_that_is_no_dictionary(tmp_path, value):
     torch.save(value, tmp_path / "x.pth")
-    with pytest.raises(FormatError, match="expected a checkpoint dictionary"):
+    with pytest.raises(FormatError, match="expected a dictionary of tensors"):
         load_checkpoint(tmp_path / "x.pth")
 
 

@@ -39,7 +39,7 @@ def test_round_trip_under_any_of_its_names(tmp_path, name):
 
 
 def test_missing(tmp_path):
-    with pytest.raises(InputError, match=r"t\.npy: no such text embeddings. .* embed-text"):
+    with pytest.raises(InputError, match=r"t\.npy: there are no such text .* embed-text"):
         load_text(tmp_path / "t.npy")
 
 
@@ -92,7 +92,7 @@ def test_labels_and_rows_have_to_agree(tmp_path):
     path = save_text(tmp_path / "t.npy", text("a", "b"))
     card = json.loads(path.with_suffix(".json").read_text())
     path.with_suffix(".json").write_text(json.dumps({**card, "labels": ["a"]}))
-    with pytest.raises(FormatError, match="1 labels of 8 dimensions expected"):
+    with pytest.raises(FormatError, match="expected 1 labels of 8 dimensions"):
         load_text(path)
 
 
@@ -106,7 +106,7 @@ def test_a_bare_array_of_the_older_scripts(tmp_path):
     assert found.teacher.dim == DIM
     assert found.teacher.logits == LogitScale(100.0)
     assert load_text(tmp_path / "t.npy").labels == ("0", "1", "2")
-    with pytest.raises(MismatchError, match="holds 3 text embeddings, but 2 prompts"):
+    with pytest.raises(MismatchError, match="has 3 text embeddings, but 2 prompts"):
         load_text(tmp_path / "t.npy", ("x", "y"))
 
 

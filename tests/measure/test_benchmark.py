@@ -120,7 +120,7 @@ def test_summary_markdown_json_and_plot(measured: BenchmarkResult) -> None:
     text = "\n".join(part for part in measured.summary() if isinstance(part, str))
     assert "damaged.onnx in onnxruntime" in text
     assert "2 rounds in turns, 1 threads each" in text
-    assert "Preprocessing comes on top" in text
+    assert "Preprocessing takes another" in text
     page = measured.out.read_text()
     lines = [line for line in page.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(measured.rows)
@@ -162,7 +162,7 @@ class FakeRacer:
     def time(self, batch: int, runs: int) -> list[float]:
         self.diary.append((self.name, batch, runs))
         if len(self.diary) > self.dies_at:
-            raise ClipDistillError("its process died")
+            raise ClipDistillError("its process ended")
         return [self.seconds * batch] * runs
 
 
@@ -196,7 +196,7 @@ def test_one_that_dies_does_not_stop_the_race() -> None:
     racers = [FakeRacer(name, 0.01, diary) for name in "ab"]
     racers[1].dies_at = 4
     first, second = race(racers, (1,), rounds=3)
-    assert (first.failure, second.failure) == ("", "its process died")
+    assert (first.failure, second.failure) == ("", "its process ended")
     assert len(first.seconds[1]) == 3
     assert np.isnan(second.median(8)) or second.seconds[1]
 
@@ -215,13 +215,13 @@ def raced(name: str, ms: float, precision="fp32", sparse=0.0, runtime="onnxrunti
     )
 
 
-def test_slower_than_fp32_is_said() -> None:
+def test_slower_than_fp32_is_a_conclusion() -> None:
     (line,) = conclusions([raced("a.onnx", 10), raced("b.onnx", 25, "int8")])
     assert line.startswith("b.onnx in onnxruntime is SLOWER than FP32 (a.onnx)")
     assert "25.00 against 10.00 ms, 2.50x the time" in line
     assert "--target onnxruntime" in line
     (line,) = conclusions([raced("a.onnx", 10), raced("b.onnx", 10.1, "int8")])
-    assert "as fast as FP32 (a.onnx): nothing gained" in line
+    assert "as fast as FP32 (a.onnx): it saves no time" in line
     assert conclusions([raced("a.onnx", 10), raced("b.onnx", 4, "int8")]) == []
     (line,) = conclusions(
         [
@@ -229,7 +229,7 @@ def test_slower_than_fp32_is_said() -> None:
             raced("b", 14, "int8", runtime="torch"),
         ]
     )
-    assert "torch only imitates INT8" in line
+    assert "PyTorch only simulates INT8" in line
 
 
 def test_only_the_same_network_and_runtime_are_compared() -> None:
@@ -246,20 +246,20 @@ def test_only_the_same_network_and_runtime_are_compared() -> None:
     assert conclusions(models) == []
 
 
-def test_what_sparsity_did_is_said() -> None:
+def test_the_effect_of_sparsity_is_a_conclusion() -> None:
     dense = raced("dense.onnx", 10)
     (line,) = conclusions([dense, raced("sparse.onnx", 10.2, sparse=0.9)])
-    assert "2:4 sparsity did NOTHING for speed on this device" in line
+    assert "2:4 sparsity had NO effect on speed on this device" in line
     (line,) = conclusions([dense, raced("sparse.onnx", 14, sparse=0.9)])
     assert "2:4 sparsity made it SLOWER" in line
     (line,) = conclusions([dense, raced("sparse.onnx", 8, sparse=0.9)])
-    assert "did NOTHING" in line  # a processor's kernels know no 2:4, whatever the clock says
+    assert "had NO effect" in line  # no kernel for processors uses 2:4, whatever was measured
     assert "no kernel for processors" in line
     on_gpu = [replace(one, device="cuda") for one in (dense, raced("s.onnx", 8, sparse=0.9))]
     (line,) = conclusions(on_gpu)
     assert "2:4 sparsity made it 1.25x as fast" in line
     (line,) = conclusions([raced("sparse.onnx", 8, sparse=0.9)])
-    assert "cannot be told" in line
+    assert "effect of sparsity is unknown" in line
     both = [dense, raced("int8.onnx", 4, "int8"), raced("both.onnx", 4, "int8", sparse=0.9)]
     (line,) = conclusions(both)  # INT8 and sparse is compared with INT8, not with FP32
     assert "both.onnx" in line
@@ -280,9 +280,9 @@ def test_rounds_that_disagree_prove_nothing() -> None:
 
     dense = timed("dense.onnx", (10, 10, 10, 10, 10), 0.0)
     (line,) = conclusions([dense, timed("sparse.onnx", (8, 8, 11, 8, 12), 0.9)])
-    assert "did NOTHING" in line
+    assert "had NO effect" in line
     (line,) = conclusions([dense, timed("sparse.onnx", (13, 9, 12, 12, 9), 0.9)])
-    assert "did NOTHING" in line
+    assert "had NO effect" in line
 
 
 def test_models_are_named_by_as_much_of_their_path_as_tells_them_apart() -> None:
@@ -326,7 +326,7 @@ def test_a_process_that_dies_is_explained(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(sys, "executable", _script(code, monkeypatch))
     with children(["x"], None) as (child,), pytest.raises(ClipDistillError) as caught:
         child.ask("open", model="x")
-    assert str(caught.value) == "its process died (exit code 3: no more memory)"
+    assert str(caught.value) == "its process ended (exit code 3: no more memory)"
 
 
 def _script(code: str, monkeypatch: pytest.MonkeyPatch) -> str:

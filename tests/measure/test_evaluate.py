@@ -228,7 +228,7 @@ def test_embeddings_of_other_pictures(
 ) -> None:
     pictures(tmp_path / "others", 2)
     stored = store_embeddings(tmp_path / "embeddings", tiny_teacher, tmp_path / "others")
-    with pytest.raises(MismatchError, match="none of the 19 images"):
+    with pytest.raises(MismatchError, match="embeddings of the 19 images, found none"):
         evaluate(str(tiny_classifier), labelled=labelled, embeddings=stored)
 
 

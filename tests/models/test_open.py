@@ -296,7 +296,7 @@ def test_unfinished_and_damaged_students(tiny_student: Path, tmp_path: Path) -> 
     shutil.copytree(tiny_student, folder)
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:-100])
-    with pytest.raises(FormatError, match="damaged or replaced"):
+    with pytest.raises(FormatError, match="damaged or was replaced"):
         open_embedder(str(folder))
     (folder / "student.json").unlink()
     torch.save({"model": {}}, folder / "checkpoint.pth")

@@ -89,14 +89,14 @@ def test_what_a_reader_looks_for_is_there(whole: RunFolder) -> None:
         "INT8 student",
         "3.0 times faster in ONNX Runtime",
         "Accuracy against latency",
-        "Every class",
-        "What is taken for what",
+        "All classes",
+        "Confusion matrix",
         "Wrong:",
-        "least certain",
-        "Calibration error before",
+        "Lowest probability of the student",
+        "Error before calibration",
         "Cosine with the teacher",
-        "Loss in training",
-        "Pictures a prompt",
+        "Training loss",
+        "Images per prompt",
         "Author 3",
         "CC BY 4.0",
         "failed, http",
@@ -108,7 +108,7 @@ def test_what_a_reader_looks_for_is_there(whole: RunFolder) -> None:
         "2026-11-24 13:02 UTC",
         "a processor, 2 cores",
         "evaluation.json",
-        "no picture of heart",
+        "no image the label heart",
         "it went away",
     ):
         assert words in page.words, words
@@ -119,7 +119,7 @@ def test_what_a_reader_looks_for_is_there(whole: RunFolder) -> None:
     assert len(charts) == 6 == len(page.all("svg"))
     assert page.heads[0] == 1
     assert all(later <= earlier + 1 for earlier, later in itertools.pairwise(page.heads))
-    assert page.words.count("To add it:") == 0
+    assert page.words.count("To add this:") == 0
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -176,7 +176,7 @@ def test_a_run_of_many_classes_stays_small_and_readable(tmp_path: Path) -> None:
     assert result.size_bytes < 3_000_000
     page = Page(result.out.read_text(encoding="utf-8"))
     assert "weakest of 200 classes" in page.words
-    assert "What is taken for what" not in page.words  # nobody reads 40,000 cells
+    assert "Confusion matrix" not in page.words  # nobody reads 40,000 cells
     assert "Most often confused" in page.words
     assert "class number 199" in page.words
 
@@ -225,10 +225,10 @@ def test_only_web_addresses_become_links(tmp_path: Path) -> None:
 def test_without_labels_the_teacher_is_the_measure(tmp_path: Path) -> None:
     folder = assemble(tmp_path / "run", labelled=False)
     page = page_of(folder)
-    assert "Accuracy is not known" in page.words
+    assert "Accuracy is unknown" in page.words
     assert "--labelled FOLDER" in page.words
     assert "Agreement with the teacher against latency" in page.words
-    assert "measured by the teacher's labels" in page.words
+    assert "compared with the teacher's labels" in page.words
     assert "Teacher and student differ" in page.words
     assert "Its accuracy is unknown" in report(folder.out, format="markdown").out.read_text()
 
@@ -238,8 +238,8 @@ def test_without_labels_the_teacher_is_the_measure(tmp_path: Path) -> None:
     [
         (("benchmark",), "benchmark RUN/student"),
         (("predictions",), "--predictions RUN/predictions.json"),
-        (("baseline",), "How well the teacher itself separates the classes was not measured"),
-        (("evaluation", "predictions", "benchmark"), "Nothing has been measured yet"),
+        (("baseline",), "The teacher's baseline has not been measured"),
+        (("evaluation", "predictions", "benchmark"), "The models have not been evaluated"),
         (("text",), "clipdistill embed-text RUN/prompts.txt RUN/text.npy"),
     ],
 )
@@ -263,10 +263,11 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     make_text(folder, KINDS_OF_FOUR, calibrated=False)
     make_student(folder, "dense")
     page = page_of(folder)
-    assert "A resnet18 at 64 px that tells dog, cat, fish and bird apart" in page.words
+    assert "A resnet18 at 64 px for dog, cat, fish and bird" in page.words
     assert "--sparse --qat" in page.words
     assert "not calibrated" in page.words
-    assert "Nothing has been measured yet." in report(tmp_path, format="markdown").out.read_text()
+    card = report(tmp_path, format="markdown").out.read_text()
+    assert "The models have not been measured." in card
 
 
 def test_every_command_that_is_proposed_exists(tmp_path: Path) -> None:
@@ -287,7 +288,7 @@ def test_pictures_that_are_gone_leave_a_note(tmp_path: Path) -> None:
         path.unlink()
     page = page_of(folder)
     assert not page.all("img")
-    assert "picture not found" in page.words
+    assert "image not found" in page.words
 
 
 def test_a_run_that_was_moved_shows_its_pictures(tmp_path: Path) -> None:
@@ -321,7 +322,7 @@ def test_the_classifier_says_which_student_it_is(
     shutil.copy(tiny_classifier, folder.classifier)  # a dense one, whatever the settings say
     assert "A resnet18 at 64 px" in page_of(folder).words
     card = report(folder.out, format="markdown").out.read_text()
-    assert 'clipdistill.predict("classifier.onnx", "picture.jpg")' in card
+    assert 'clipdistill.predict("classifier.onnx", "image.jpg")' in card
 
 
 def test_speed_is_claimed_only_where_the_rounds_agree(whole: RunFolder, tmp_path: Path) -> None:
@@ -355,7 +356,7 @@ def test_the_model_card(whole: RunFolder) -> None:
     ]
     assert "| **INT8 student** |" in card
     assert "[CC BY 4.0](<https://creativecommons.org/licenses/by/4.0/>) (20)" in card
-    assert "pretrained weights, whose licence is unknown here" in card
+    assert "pretrained weights of unknown licence" in card
 
 
 @pytest.mark.parametrize("name", ["evaluation", "benchmark", "baseline", "predictions"])
@@ -398,10 +399,10 @@ def test_a_run_of_an_older_version_is_shown(tmp_path: Path) -> None:
         write_json(path.with_name(f"{former}.json"), value)
         path.unlink()
     then = page_of(folder).words
-    assert "How well the teacher itself separates the classes was not measured" not in then
+    assert "The teacher's baseline has not been measured" not in then
     assert then[: then.rindex("Files")] == now[: now.rindex("Files")]
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"run\.json: there is no record.*clipdistill run"):
+    with pytest.raises(InputError, match=r"run\.json: the record of the run is missing"):
         report(tmp_path)

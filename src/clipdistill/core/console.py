@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .lines import PATIENCE, PlainReporter, Task
 from .progress import Step
-from .reporters import PATIENCE, PlainReporter, Task
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -181,6 +181,32 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     return value
 
 
+def read_text(path: Path, what: str, expected: str) -> str:
+    """Read UTF-8 text, with or without a byte order mark.
+
+    Args:
+        path: the file.
+        what: name of the file in messages ("the prompts").
+        expected: description of the file in messages.
+
+    Raises:
+        InputError: there is no such file.
+        FormatError: it is not UTF-8 text.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(
+            f"{path}: {what} cannot be read ({error.strerror or error}). Expected {expected}."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise FormatError(
+            f"{path}: {what} should be UTF-8 text, but byte {error.start} "
+            f"(0x{error.object[error.start]:02x}) is not. Convert the file, for example with: "
+            f"iconv -f latin1 -t utf-8 {path}"
+        ) from error
+
+
 @contextlib.contextmanager
 def describing(path: Path) -> Iterator[None]:
     """Add the file's name to a `FormatError` that is raised while its content is parsed."""

@@ -10,27 +10,21 @@ import contextlib
 import functools
 import html
 import sys
-import time
 from collections.abc import Callable
 from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import progress as channel
+from .console import ConsoleReporter
 from .errors import InputError, did_you_mean
+from .lines import PATIENCE, PlainReporter, Task
 from .progress import Reporter, Silent, Step
-from .wording import clock, rate
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from .results import Table
+    pass
 
 Kind = Literal["auto", "plain", "bar", "none"]
-PATIENCE = 2.0
-"""Seconds before a task is shown; shorter tasks are not shown."""
-EVERY = 10.0
-"""Seconds between two lines of a task."""
 REDRAW = 0.25
 """Seconds between two states of a notebook's bar."""
 
@@ -87,8 +81,6 @@ def _reporter(kind: Kind | Reporter = "auto") -> Reporter:
     if kind in ("auto", "bar") and in_notebook():
         return NotebookReporter()
     if kind == "bar":
-        from .console import ConsoleReporter
-
         return ConsoleReporter()
     if kind in ("auto", "plain"):
         return PlainReporter()
@@ -103,84 +95,6 @@ def in_notebook() -> bool:
     """Whether this process is a Jupyter kernel."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return type(shell).__name__ == "ZMQInteractiveShell"
-
-
-class Task:
-    """The state of a task: `done` of `total` units, of which an earlier run finished `before`."""
-
-    def __init__(self, name: str, total: int | None, unit: str, before: int) -> None:
-        self.name, self.total, self.unit = name, total, unit
-        self.before = self.done = before
-        self.note = ""
-        self.start = time.monotonic()
-
-    def advance(self, n: int, note: str) -> None:
-        """Count `n` finished units; `note` replaces the text at the end."""
-        self.done += n
-        self.note = note or self.note
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self.start
-
-    def _rate(self) -> float:
-        return (self.done - self.before) / max(self.seconds, 1e-9)
-
-    def status(self) -> str:
-        """Describe a running task: "320/9500, 297 images/s, 0:01, 0:31 left, 2 failed"."""
-        parts = [f"{self.done}/{self.total}" if self.total is not None else f"{self.done}"]
-        moved = self.done > self.before
-        if moved:
-            parts.append(f"{rate(self._rate())} {self.unit}/s")
-        parts.append(clock(self.seconds))
-        if moved and self.total is not None:
-            parts.append(f"{clock((self.total - self.done) / self._rate())} left")
-        return ", ".join([*parts, self.note] if self.note else parts)
-
-    def finished(self) -> str:
-        """Describe a finished task: "embedding: 9500 images in 0:32, 297 images/s"."""
-        text = (
-            f"{self.name}: {self.done - self.before} {self.unit} in {clock(self.seconds)}, "
-            f"{rate(self._rate())} {self.unit}/s"
-        )
-        return f"{text}, {self.note}" if self.note else text
-
-
-class PlainReporter:
-    """Writes a line on stderr after `PATIENCE`, then every `EVERY` seconds, and one at the end."""
-
-    def start(
-        self, task: str, total: int | None, unit: str, done: int
-    ) -> tuple[Step, Callable[[], None]]:
-        """See `progress.Reporter.start`."""
-        state = Task(task, total, unit, done)
-        due = PATIENCE
-
-        def step(n: int = 1, note: str = "") -> None:
-            nonlocal due
-            state.advance(n, note)
-            if state.seconds >= due:
-                self.message(f"{task}: {state.status()}")
-                due = state.seconds + EVERY
-
-        def end() -> None:
-            if state.seconds >= PATIENCE:
-                self.message(state.finished())
-
-        return step, end
-
-    def message(self, text: str) -> None:
-        """See `progress.Reporter.message`."""
-        print(text, file=sys.stderr, flush=True)
-
-    def table(self, table: Table) -> None:
-        """See `progress.Reporter.table`."""
-        self.message(table.text())
-
-    def screen(self) -> Console | None:
-        """See `progress.Reporter.screen`."""
-        return None
 
 
 class NotebookReporter(PlainReporter):

@@ -1,4 +1,4 @@
-"""Every on-disk format, one file each.  No other module spells a file name.
+"""Every on-disk format, one module each.  No other module contains a file name.
 
-The layouts are described for people in `docs/formats.md`.
+`docs/formats.md` describes the layouts.
 """

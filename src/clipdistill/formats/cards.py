@@ -1,4 +1,4 @@
-"""The cards that travel with artefacts: which teacher, which student, which preprocessing."""
+"""The cards of artefacts: teacher, student, preprocessing."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from ..core.zeroshot import LogitScale
 from ..images.preprocess import Preprocess
 
 LONGEST_LICENSE = 64
-"""Characters of a licence's identifier; what an untrusted file has more is cut off."""
+"""Most characters of a licence's identifier; the rest of an untrusted text is cut off."""
 
 
 def _check_dim(dim: int) -> None:
     if not 1 <= dim <= 1 << 20:
-        raise FormatError(f"the dimension of an embedding should be 1 or more, found {dim}")
+        raise FormatError(f"the dimension of an embedding should be 1 to 1,048,576, found {dim}")
 
 
 TEACHER_CONFIG, TEACHER_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
-"""Files of a teacher's folder, in open_clip's own format."""
+"""Files of a teacher's folder, in open_clip's format."""
 MODEL_CARD = "README.md"
-"""A page about a model, as Hugging Face has it."""
+"""Model card in the format of Hugging Face."""
 
 
 @dataclass(frozen=True)
 class TeacherCard:
-    """Who made an embedding space.
+    """The teacher that defines an embedding space.
 
     Attributes:
         model_name: open_clip's name, "hf-hub:..." or "local-dir:...".
         pretrained: open_clip's weights tag or file; empty for hf-hub and local-dir.
-        fingerprint: hex digest of the weights; None when unknown (files of the older scripts).
-        dim: length of an embedding.
+        fingerprint: hexadecimal digest of the weights; None when unknown (files of the older
+            scripts).
+        dim: dimension of an embedding.
         logits: the teacher's own logit scale and bias.
-        preprocess: what its image tower expects.
-        license: of its weights, an SPDX-like identifier; empty when unknown.
+        preprocess: preprocessing that its image tower expects.
+        license: licence of its weights, an SPDX-like identifier; empty when unknown.
     """
 
     model_name: str
@@ -59,23 +60,24 @@ class TeacherCard:
         return f"{self.model_name}{weights} ({self.dim}-d)"
 
     def check_same(self, other: TeacherCard, here: object, there: object) -> None:
-        """Check that two artefacts share one embedding space.
+        """Check that two artefacts are of the same embedding space.
 
-        Unknown fingerprints (the older scripts' files) are compared by dimension alone.
+        Where a fingerprint is unknown (files of the older scripts), only the dimensions are
+        compared.
 
         Raises:
-            MismatchError: they do not; `here` and `there` name the two artefacts.
+            MismatchError: they are of different spaces; `here` and `there` name the artefacts.
         """
         known = self.fingerprint is not None and other.fingerprint is not None
         if self.dim != other.dim or (known and self.fingerprint != other.fingerprint):
             raise MismatchError(
-                f"{here} was made with teacher {self}, but {there} with {other}: "
-                "they do not live in the same embedding space. Make both with the same teacher "
-                "(--model-name and --pretrained)."
+                f"{here} was made with teacher {self}, but {there} with {other}: they are not in "
+                "the same embedding space. Make both with the same teacher (--model-name and "
+                "--pretrained)."
             )
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; "license" only where it is known."""
+        """Return plain JSON values; "license" only where it is known."""
         known = {"license": self.license} if self.license else {}
         return known | {
             "model_name": self.model_name,
@@ -89,7 +91,7 @@ class TeacherCard:
 
     @classmethod
     def from_json(cls, value: Any) -> TeacherCard:
-        """The inverse of `to_json`.
+        """Invert `to_json`.
 
         Raises:
             FormatError: a field is missing or of the wrong type.
@@ -113,14 +115,14 @@ class TeacherCard:
 
 @dataclass(frozen=True)
 class Sparsity:
-    """How a student's weights were made 2:4: of any four consecutive input channels, two are zero.
+    """2:4 sparsity of a student: of any four consecutive input channels, two weights are zero.
 
     Attributes:
-        method: how the weights that stay were chosen: "magnitude".
-        layers: names of the modules whose stored weights are 2:4.
-        skipped: (name, reason) of the convolutions and linear layers that are not.
-        weights_share: share of the network's weights that lie in `layers` (half of those are zero).
-        macs_share: share of its multiplications that `layers` do: where hardware can gain at all.
+        method: choice of the weights that stay: "magnitude".
+        layers: names of the modules that have 2:4 weights.
+        skipped: (name, reason) of the other convolutions and linear layers.
+        weights_share: share of the network's weights in `layers`, 0 to 1; half of them are zero.
+        macs_share: share of its multiplications in `layers`, 0 to 1; only these can become faster.
     """
 
     method: str
@@ -132,17 +134,17 @@ class Sparsity:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a student was made INT8.
+    """INT8 quantisation of a student.
 
     Attributes:
-        method: calibration of the activations: "max", "percentile" or "entropy".
-        calibration_images: pictures it was calibrated on.
-        trained: whether it was trained with quantisers in it afterwards (QAT).
+        method: INT8 calibration of the activations: "max", "percentile" or "entropy".
+        calibration_images: number of images of the INT8 calibration.
+        trained: whether the student was trained with its quantisers afterwards (QAT).
         layers: names of the modules whose weight and input are quantised.
-        residuals: names of the quantisers of the shortcuts, one a residual add.
+        residuals: names of the quantisers of the shortcuts, one per residual add.
         folded: names of the batch norms that were folded into the layer before them.
         skipped: (name, reason) of the layers that stay in floating point.
-        quantizers: enabled quantisers: two a layer and one a residual add.
+        quantizers: number of enabled quantisers: two per layer and one per residual add.
     """
 
     method: str
@@ -157,24 +159,24 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Compression:
-    """How a student was compressed.
+    """Compression of a student.
 
     Attributes:
-        sparse: its 2:4 sparsity; None when dense.
-        int8: its quantisation; None when in floating point.
+        sparse: its 2:4 sparsity; None for a dense student.
+        int8: its quantisation; None for a student in floating point.
     """
 
     sparse: Sparsity | None = None
     int8: Quantization | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return plain JSON values."""
         value: dict[str, Any] = asdict(self)
         return value
 
     @classmethod
     def from_json(cls, value: Any) -> Compression:
-        """The inverse of `to_json`.
+        """Invert `to_json`.
 
         Raises:
             FormatError: a field is missing or of the wrong type.
@@ -187,15 +189,15 @@ class Compression:
 
 @dataclass(frozen=True)
 class StudentCard:
-    """What a student is: enough to build it, feed it and know where it came from.
+    """Network, preprocessing and origin of a student.
 
     Attributes:
         arch: timm's model name.
-        dim: length of its embedding, the teacher's.
-        preprocess: what it expects.
-        teacher: whose embeddings it learnt; None for a bare checkpoint of the older scripts.
-        training: the settings and what came out of them, for people and for resuming.
-        compression: what was done to the network besides training; None: a plain timm network.
+        dim: dimension of its embedding, the teacher's.
+        preprocess: preprocessing that it expects.
+        teacher: teacher that it was trained with; None for a checkpoint of the older scripts.
+        training: settings and results of the training, to be shown and for resuming.
+        compression: compression of the network; None: a plain timm network.
     """
 
     arch: str
@@ -209,7 +211,7 @@ class StudentCard:
         _check_dim(self.dim)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; "compression" only where there is one."""
+        """Return plain JSON values; "compression" only where there is one."""
         value = {
             "arch": self.arch,
             "dim": self.dim,
@@ -223,7 +225,7 @@ class StudentCard:
 
     @classmethod
     def from_json(cls, value: Any) -> StudentCard:
-        """The inverse of `to_json`.
+        """Invert `to_json`.
 
         Raises:
             FormatError: a field is missing or of the wrong type.
@@ -243,5 +245,5 @@ class StudentCard:
 
 
 Calibration = Literal["max", "percentile", "entropy"]
-"""How the range of an activation is found: its largest magnitude, the 99.99th percentile of them,
-or the range with the least Kullback-Leibler divergence."""
+"""Methods of INT8 calibration.  The range of an activation is its largest magnitude, the 99.99th
+percentile of its magnitudes, or the range with the least Kullback-Leibler divergence."""

@@ -1,20 +1,20 @@
-"""An ONNX file of ours: the network, and in its metadata everything needed to use it.
+"""ONNX files of `export`: the network, and in its metadata everything needed to use it.
 
-    input          "input"          float32 (N, 3, S, S), normalised as the card says
-    outputs        "probabilities"  float32 (N, C), classifiers only, and then first
+    input          "input"          float32 (N, 3, S, S), preprocessed as in the card
+    outputs        "probabilities"  float32 (N, C), the first output, of classifiers only
                    "embeddings"     float32 (N, D), unit length
 
     clipdistill.format           "clipdistill.onnx"
     clipdistill.version          "1"
     clipdistill.card             json: role, arch, dim, preprocess, teacher, training, target,
                                  precision, compression
-    clipdistill.labels           json, classifiers only: labels, prompts, templates, teacher, and
-                                 the calibration if there is one
+    clipdistill.labels           json, of classifiers only: labels, prompts, templates, teacher,
+                                 and the calibration if there is one
     clipdistill.text_embeddings  base64 of float32 little-endian (C, D), unit length
     clipdistill.temperature      logit = temperature * cosine + logit_bias
     clipdistill.logit_bias       only where the teacher is a sigmoid model (SigLIP)
 
-Reading needs no onnx package: ONNX Runtime hands the metadata over as a dictionary.
+Reading does not need the onnx package: ONNX Runtime gives the metadata as a dictionary.
 """
 
 from __future__ import annotations
@@ -43,37 +43,37 @@ VERSION = 1
 PREFIX = "clipdistill."
 
 Target = Literal["onnxruntime", "tensorrt"]
-"""Which runtime a file was made for; OpenVINO likes what TensorRT likes."""
+"""Runtime that a file was made for; files for TensorRT suit OpenVINO as well."""
 FilePrecision = Literal["fp32", "fp16", "int8", "int8+fp16"]
-"""What a file computes in: of the layers in INT8, the rest in FP32 unless FP16 is named."""
+"""Precision of a file; layers that are not in INT8 compute in FP32, unless FP16 is named."""
 
 INPUT = "input"
 EMBEDDINGS = "embeddings"
 PROBABILITIES = "probabilities"
 
 MAX_FILE_BYTES = 2**31 - 1
-"""Protobuf's limit for one message, so also that of an ONNX file without external data."""
+"""Protobuf's limit for one message, and so for an ONNX file without external data."""
 MAX_JSON = 64 << 20
-"""Characters of a json entry; 20,000 classes with 80 prompts each stay far below."""
+"""Most characters of a json entry; 20,000 classes with 80 prompts each need far fewer."""
 MAX_TEXT_VALUES = 1 << 26
-"""Numbers in the text matrix (256 MiB): 100,000 classes of 640 dimensions still fit."""
+"""Most numbers in the text matrix (256 MiB): 100,000 classes of 640 dimensions fit."""
 
 
 @dataclass(frozen=True)
 class OnnxCard:
-    """What an ONNX file is.
+    """Description of an ONNX file.
 
     Attributes:
         role: "student" or "teacher".
         arch: timm's name of the student, or the teacher's model name.
-        dim: length of an embedding.
-        preprocess: what its input expects.
-        teacher: whose embedding space it speaks; None when unknown.
-        training: the student's training summary, for people.
-        text: the classes of a classifier; None for a bare embedder.
-        target: the runtime it was made for.
-        precision: what it computes in.
-        compression: what was done to the student besides training; None: nothing.
+        dim: dimension of an embedding.
+        preprocess: preprocessing that its input expects.
+        teacher: teacher that defines its embedding space; None when unknown.
+        training: summary of the student's training, to be shown.
+        text: classes of a classifier; None for a file that only gives embeddings.
+        target: runtime that it was made for.
+        precision: precision that it computes in.
+        compression: compression of the student; None: none.
     """
 
     role: str
@@ -88,7 +88,7 @@ class OnnxCard:
     compression: Compression | None = None
 
     def to_metadata(self) -> dict[str, str]:
-        """As the key-value texts of an ONNX file."""
+        """Return the key-value texts for an ONNX file."""
         card = {
             "role": self.role,
             "arch": self.arch,
@@ -114,10 +114,11 @@ class OnnxCard:
 
     @classmethod
     def from_metadata(cls, path: Path, metadata: Mapping[str, str]) -> OnnxCard:
-        """The inverse of `to_metadata`; `path` names the file in messages.
+        """Invert `to_metadata`; `path` names the file in messages.
 
         Raises:
-            FormatError: the file is not one of ours, too new, or its metadata is damaged.
+            FormatError: `export` did not write the file, it is of a newer version, or its metadata
+                is damaged.
         """
         values = {
             key.removeprefix(PREFIX): value
@@ -136,7 +137,7 @@ class OnnxCard:
                 teacher=None if teacher is None else TeacherCard.from_json(teacher),
                 training=dict(card["training"]),
                 text=_text(path, values) if "labels" in values else None,
-                # Files of clipdistill 0.1 say nothing of these: all were FP32.
+                # Files of clipdistill 0.1 do not have these: all were FP32.
                 target=card.get("target", "onnxruntime"),
                 precision=card.get("precision", "fp32"),
                 compression=None if compression is None else Compression.from_json(compression),
@@ -155,10 +156,10 @@ class OnnxCard:
 
 
 def check_output(out: Path, ending: str = ".onnx") -> None:
-    """Check the output of a command that makes an `.onnx` file or an engine, before any work.
+    """Check the output path of a command that makes an `.onnx` file or an engine.
 
     Raises:
-        InputError: it does not end in `ending` (arguments in another order?).
+        InputError: it does not end in `ending`, perhaps because the arguments are out of order.
         OutputError: it cannot be written.
     """
     if out.suffix.lower() != ending:
@@ -168,14 +169,17 @@ def check_output(out: Path, ending: str = ".onnx") -> None:
         )
     ensure_folder(out.parent)
     if out.is_dir():
-        raise OutputError(f"{out} should become a file, but a folder of that name is in the way.")
+        raise OutputError(
+            f"{out} should be a file, but a folder of that name is in the way. Choose another "
+            "output, or move that folder."
+        )
 
 
 def _check_kind(path: Path, values: Mapping[str, str]) -> None:
     if values.get("format") != FORMAT:
         raise FormatError(
-            f"{path}: this ONNX file does not say how its input is prepared and what it gives. "
-            "Expected one made by `clipdistill export`."
+            f"{path}: this ONNX file has no clipdistill metadata (preprocessing, classes). Give a "
+            "file that `clipdistill export` made."
         )
     version = values.get("version", "")
     if not version.isdecimal() or len(version) > 9 or int(version) > VERSION:
@@ -216,9 +220,11 @@ def _text(path: Path, values: Mapping[str, str]) -> TextEmbeddings:
     if len(text.prompts) != len(text.labels) or not text.labels:
         raise _damaged(path, f"{len(text.labels)} labels, {len(text.prompts)} lists of prompts")
     bias = values.get("logit_bias")
-    told = LogitScale(float(values["temperature"]), None if bias is None else float(bias))
-    if told != text.logits or not math.isfinite(told.scale):
-        raise _damaged(path, f"temperature {told.scale} and bias {told.bias} are not its classes'")
+    found = LogitScale(float(values["temperature"]), None if bias is None else float(bias))
+    if found != text.logits or not math.isfinite(found.scale):
+        raise _damaged(
+            path, f"temperature {found.scale} and bias {found.bias} differ from those of its labels"
+        )
     return text
 
 

@@ -1,18 +1,18 @@
-"""Image embeddings: clip-retrieval's layout with a card, or one `.npy` an image.
+"""Image embeddings: clip-retrieval's layout with a card, or one `.npy` per image.
 
     OUT/img_emb/img_emb_0.npy          float16 or float32 (n, D)      layout "clip-retrieval"
-    OUT/<image name>.npy               float32 (D,) an image          layout "npy"
-    OUT/metadata/metadata_0.parquet    a row an embedding, same order
+    OUT/<image name>.npy               float32 (D,) per image         layout "npy"
+    OUT/metadata/metadata_0.parquet    one row per embedding, in the same order
     OUT/views/                         several views of each image, see `views`
-    OUT/failures.jsonl                 a line an image that could not be used
-    OUT/meta.json                      teacher, layout, counts; written last: "complete"
+    OUT/failures.jsonl                 one line per image that could not be used
+    OUT/meta.json                      teacher, layout, counts; written last: the store is complete
 
-Rows are only ever appended, a shard at a time: vectors first, then their parquet, whose schema
-carries the teacher's card, so a run that was killed can be resumed (and never mixed with another
-teacher) before `meta.json` exists.  Layout "npy" begins with a shard of no rows, so that its first
-vectors never lie there without a card.  A later row of the same image replaces an earlier one.
+Rows are only appended, one shard at a time: vectors first, then their parquet, whose schema has the
+teacher's card.  So a run that was killed before `meta.json` can be resumed, but not with another
+teacher.  Layout "npy" begins with a shard of no rows, so that a card exists before its first
+vector.  A later row of the same image replaces an earlier one.
 
-clip-retrieval pads its numbers ("img_emb_00.npy") and stores whole paths; both are understood.
+Files of clip-retrieval, with padded numbers ("img_emb_00.npy") and whole paths, can be read, too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import FormatError, InputError, MismatchError, MissingExtraError
+from ..core.errors import FormatError, InputError, MismatchError
 from ..core.files import (
     atomic_path,
     check_format,
@@ -43,6 +43,7 @@ from ..core.zeroshot import LogitScale, normalized
 from ..images.preprocess import Preprocess
 from ..images.views import ViewSpec
 from .cards import TeacherCard
+from .parquet import arrow, write_rows
 from .views import VIEWS, Views, read_views, write_views
 
 if TYPE_CHECKING:
@@ -58,20 +59,22 @@ FAILURES = "failures.jsonl"
 VECTORS = "img_emb"
 ROWS = "metadata"
 VECTORS_NAME, ROWS_NAME = r"img_emb_(\d+)\.npy", r"metadata_(\d+)\.parquet"
-"""Of the files of shard number N; clip-retrieval pads N with zeros."""
+"""Names of the files of a shard, with its number; clip-retrieval pads it with zeros."""
+PURPOSE = "Reading and writing embeddings"
+REMEDY = "Delete it and run `clipdistill embed` again: only its images are embedded again."
 CACHE = "pixels"
-"""Folder beside the vectors where `distill` keeps decoded pixels (see `images.pixels`)."""
+"""Folder beside the vectors in which `distill` keeps decoded pixels (see `images.pixels`)."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One embedded image: where it is and what its bytes were.
+    """One embedded image.
 
     Attributes:
-        image_path: the image's key below the images folder.
+        image_path: key of the image below the images folder.
         content: `images.sources.content_id` of its bytes; empty when unknown.
-        size: its bytes.
-        mtime_ns: when it was last changed, nanoseconds.
+        size: size of the file in bytes; 0 when unknown.
+        mtime_ns: time of the file's last change in nanoseconds; 0 when unknown.
     """
 
     image_path: str
@@ -93,11 +96,11 @@ class Header:
     """What all rows of a store share.
 
     Attributes:
-        teacher: who made the vectors.
-        layout: how they lie on disk.
+        teacher: the teacher that made the vectors.
+        layout: layout of the files.
         dtype: precision of stored vectors (always "float32" in layout "npy").
-        normalized: whether rows have unit length (False: the tower's raw output).
-        views: of each image, stored beside its embedding; None without.
+        normalized: whether rows have unit length (False: the raw output of the image tower).
+        views: the views stored of each image; None without views.
     """
 
     teacher: TeacherCard
@@ -107,7 +110,7 @@ class Header:
     views: ViewSpec | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; "views" only where there are some."""
+        """Return plain JSON values; "views" only where there are some."""
         views = {} if self.views is None else {"views": asdict(self.views)}
         return views | {
             "format": FORMAT,
@@ -120,15 +123,19 @@ class Header:
 
     @classmethod
     def from_json(cls, path: Path, value: dict[str, Any]) -> Header:
-        """The inverse of `to_json`; `path` names the file in messages.
+        """Invert `to_json`; `path` names the file in messages.
 
         Raises:
-            FormatError: not embeddings, too new, or a field is wrong.
+            FormatError: it is of another kind or a newer version, or a field is wrong.
         """
         check_format(path, value, FORMAT, VERSION)
         layout, dtype = value.get("layout"), value.get("dtype")
         if layout not in ("clip-retrieval", "npy") or dtype not in ("float16", "float32"):
-            raise FormatError(f"{path}: unknown layout {layout!r} or dtype {dtype!r}.")
+            raise FormatError(
+                f"{path}: expected layout clip-retrieval or npy and dtype float16 or float32, "
+                f"found {layout!r} and {dtype!r}. Delete the folder and run `clipdistill embed` "
+                "again."
+            )
         with describing(path):
             teacher = TeacherCard.from_json(value.get("teacher"))
             views = _view_spec(value.get("views"))
@@ -141,7 +148,7 @@ def _view_spec(value: Any) -> ViewSpec | None:
     try:
         return ViewSpec(int(value["count"]), int(value["seed"]))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise FormatError(f"its views cannot be read: {error!r}") from error
+        raise FormatError(f"the description of the views cannot be read: {error!r}") from error
 
 
 @dataclass(frozen=True)
@@ -149,12 +156,12 @@ class Embeddings:
     """Embeddings that were read.
 
     Attributes:
-        root: the folder.
+        root: folder of the store.
         header: teacher and layout.
-        rows: one an image, no image twice.
+        rows: one per image, no image twice.
         vectors: float16 or float32 (N, D); memory-mapped where a store has one shard.
-        shards: (number, rows) of each shard; empty for a bare folder.
-        order: int (N,), row of each image in the shards one after the other.
+        shards: (number, rows) of each shard; empty for a folder without a card.
+        order: int (N,), row of each image in the concatenated shards.
     """
 
     root: Path
@@ -166,18 +173,18 @@ class Embeddings:
 
     @property
     def teacher(self) -> TeacherCard:
-        """Who made the vectors."""
+        """The teacher that made the vectors."""
         return self.header.teacher
 
     def by_image(self) -> dict[str, int]:
-        """Image key -> row number."""
+        """Return the row number of each image key."""
         return {row.image_path: index for index, row in enumerate(self.rows)}
 
     def views(self) -> Views | None:
         """Open the stored views; None where there are none.
 
         Raises:
-            FormatError: a file of theirs is missing or damaged.
+            FormatError: one of their files is missing or damaged.
         """
         if self.header.views is None or self.order is None:
             return None
@@ -186,13 +193,13 @@ class Embeddings:
 
 
 class EmbeddingStore:
-    """Appends embeddings to a folder; one store, one teacher.
+    """Appends embeddings of one teacher to a folder.
 
-    Opening an existing folder loads its rows (not its vectors).
+    Opening an existing folder loads its rows, not its vectors.
 
     Raises:
-        MismatchError: the folder holds embeddings of another teacher, layout or precision, or
-            embeddings that do not say whose they are.
+        MismatchError: the folder has embeddings of another teacher, layout or precision, or
+            embeddings without a card.
         FormatError: the folder's card cannot be read.
         OutputError: the folder cannot be written to.
     """
@@ -203,10 +210,10 @@ class EmbeddingStore:
         found = read_header(root)
         if found is not None:
             self._check_same(found)
-        elif shard_numbers(root) or _has_vectors(root):
+        elif shard_numbers(root) or any(_bare_vectors(root)):
             raise MismatchError(
-                f"{root} holds embeddings that do not say which teacher made them. "
-                "Choose another output folder."
+                f"{root} has embeddings without a card that names their teacher. Choose another "
+                "output folder."
             )
         self.shards = shard_numbers(root)
         self.rows = [_read_rows(root, shard) for shard in self.shards]
@@ -215,20 +222,20 @@ class EmbeddingStore:
         self.header.teacher.check_same(found.teacher, "This run", self.root)
         if self.header.views != found.views:
             raise MismatchError(
-                f"{self.root} holds embeddings with {_described(found.views)}, but this run would "
-                f"write {_described(self.header.views)}. Use the same --views and --view-seed, or "
-                "another folder."
+                f"{self.root} has embeddings with {_described(found.views)}, but this command "
+                f"would write {_described(self.header.views)}. Use the same --views and "
+                "--view-seed, or another output folder."
             )
         mine = (self.header.layout, self.header.dtype, self.header.normalized)
         theirs = (found.layout, found.dtype, found.normalized)
         if mine != theirs:
             raise MismatchError(
-                f"{self.root} holds embeddings of layout, precision, normalized = {theirs}, "
-                f"but this run would write {mine}. Use the same options or another folder."
+                f"{self.root} has embeddings of layout, precision, normalized = {theirs}, but this "
+                f"command would write {mine}. Use the same options, or another output folder."
             )
 
     def all_rows(self) -> list[Row]:
-        """Every stored row, in order of writing (an image that changed stands twice)."""
+        """Return every stored row in order of writing; an image that changed has two."""
         return [row for shard in self.rows for row in shard]
 
     def append(
@@ -237,13 +244,13 @@ class EmbeddingStore:
         vectors: NDArray[np.floating],
         views: tuple[NDArray[np.floating], NDArray[np.float32]] | None = None,
     ) -> None:
-        """Write one shard: `vectors` (n, D) float, a row each; complete when this returns.
+        """Write one shard; it is complete when this returns.
 
         Args:
             rows: n images.
-            vectors: float (n, D).
-            views: with a header that has views, their embeddings (n, K, D) and parameters
-                (n, K, 8).
+            vectors: float (n, D), one per row.
+            views: embeddings (n, K, D) and parameters (n, K, 8) of the views, if the header has
+                views.
         """
         number = self.shards[-1] + 1 if self.shards else 0
         if self.header.layout == "npy":
@@ -268,7 +275,7 @@ class EmbeddingStore:
         self.rows.append(list(rows))
 
     def finish(self, failures: Iterable[Failure]) -> None:
-        """Write the failures and, last, `meta.json`: the store is complete."""
+        """Write the failures and, last, `meta.json`, which marks a complete store."""
         failures = list(failures)
         lines = [json.dumps(asdict(failure), ensure_ascii=False) for failure in failures]
         text = "".join(line + "\n" for line in lines)
@@ -286,10 +293,10 @@ def _described(views: ViewSpec | None) -> str:
 
 
 def read_failures(root: Path) -> tuple[Failure, ...]:
-    """The images that a finished store could not use; none while there is no such file.
+    """Read the images that a finished store could not use; none without such a file.
 
     Raises:
-        FormatError: a line is something else.
+        FormatError: a line is damaged.
     """
     path = root / FAILURES
     if not path.is_file():
@@ -308,10 +315,10 @@ def read_failures(root: Path) -> tuple[Failure, ...]:
 
 
 def read_header(root: Path) -> Header | None:
-    """Return the header of a store, complete or not; None when the folder holds none.
+    """Return the header of a store, complete or not; None when the folder has no card.
 
     Raises:
-        FormatError: there is a card, but it cannot be read.
+        FormatError: the card cannot be read.
     """
     if (root / META).is_file():
         return Header.from_json(root / META, read_json(root / META, "the embeddings' card"))
@@ -330,17 +337,20 @@ def _stored_header(path: Path, schema: pyarrow.Schema) -> Header | None:
     try:
         value = json.loads(stored)
     except ValueError as error:
-        raise FormatError(f"{path}: its clipdistill card is not JSON ({error}).") from error
+        raise FormatError(
+            f"{path}: the card of the embeddings is not JSON ({error}). {REMEDY}"
+        ) from error
     if not isinstance(value, dict):
-        raise FormatError(f"{path}: its clipdistill card is not a JSON object.")
+        raise FormatError(f"{path}: the card of the embeddings is not a JSON object. {REMEDY}")
     return Header.from_json(path, value)
 
 
 def load_embeddings(root: Path) -> Embeddings:
-    """Load a store of either layout, or a bare folder of `.npy` files (the older scripts').
+    """Load a store of either layout, or a folder of `.npy` files without a card, as the older
+    scripts wrote it.
 
     Raises:
-        InputError: no such folder, or no embeddings in it.
+        InputError: there is no such folder, or no embeddings in it.
         FormatError: a shard is truncated, does not fit its rows or the teacher's dimension, or
             holds values that are not finite.
     """
@@ -356,7 +366,9 @@ def load_embeddings(root: Path) -> Embeddings:
 
 def _load_any(root: Path) -> Embeddings:
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder of embeddings. Make it with: clipdistill embed")
+        raise InputError(
+            f"{root}: there is no such folder of embeddings. Make it with: clipdistill embed"
+        )
     header = read_header(root)
     numbers = shard_numbers(root)
     if not numbers:
@@ -364,35 +376,32 @@ def _load_any(root: Path) -> Embeddings:
     rows = [_read_rows(root, number) for number in numbers]
     if not any(rows):
         raise InputError(
-            f"{root}: no embeddings in it yet. Run the same `clipdistill embed` again to go on."
+            f"{root}: there are no embeddings in it yet. Run the same `clipdistill embed` command "
+            "again to resume."
         )
     if header is None:
         header = _foreign_header(_load_shard(root, numbers[0], rows[0], None))
-    if header.layout == "npy":
-        flat = _latest([row for shard in rows for row in shard])
-        kept = [flat[index] for index in sorted(flat)]
-        names = [row.image_path for row in kept]
-        return Embeddings(root, header, kept, _stack(root, names, header.teacher.dim))
     dim = header.teacher.dim
-    shards = [_load_shard(root, n, shard, dim) for n, shard in zip(numbers, rows, strict=True)]
     every = [row for shard in rows for row in shard]
-    latest = _latest(every)
+    keep = _latest(every)
+    kept = [every[index] for index in keep]
+    if header.layout == "npy":
+        return Embeddings(root, header, kept, _stack(root, [row.image_path for row in kept], dim))
+    shards = [_load_shard(root, n, shard, dim) for n, shard in zip(numbers, rows, strict=True)]
     vectors = shards[0] if len(shards) == 1 else np.concatenate(shards)
     sizes = tuple((n, len(shard)) for n, shard in zip(numbers, rows, strict=True))
-    if len(latest) == len(every):
-        return Embeddings(root, header, every, vectors, sizes, np.arange(len(every)))
-    keep = sorted(latest)
-    kept = [every[index] for index in keep]
-    return Embeddings(root, header, kept, vectors[keep], sizes, np.array(keep, dtype=np.intp))
+    if len(keep) < len(every):  # indexing would load a memory-mapped shard
+        vectors = vectors[keep]
+    return Embeddings(root, header, kept, vectors, sizes, np.array(keep, dtype=np.intp))
 
 
 def shard_numbers(root: Path) -> list[int]:
-    """Numbers of the complete shards, ascending."""
+    """Return the numbers of the complete shards, ascending."""
     return sorted(_numbered(root / ROWS, ROWS_NAME))
 
 
 def shard_files(root: Path) -> list[tuple[Path, Path]]:
-    """The complete shards in order: (vectors `.npy`, rows `.parquet`); the first may be missing."""
+    """Return (`.npy`, `.parquet`) of the complete shards; the `.npy` may be missing."""
     vectors = _numbered(root / VECTORS, VECTORS_NAME)
     rows = _numbered(root / ROWS, ROWS_NAME)
     missing = root / VECTORS
@@ -400,70 +409,52 @@ def shard_files(root: Path) -> list[tuple[Path, Path]]:
 
 
 def _numbered(folder: Path, pattern: str) -> dict[int, Path]:
-    """Number -> file, for the files of a folder; clip-retrieval pads its numbers with zeros."""
     files = sorted(folder.iterdir(), reverse=True) if folder.is_dir() else ()
     matches = ((re.fullmatch(pattern, path.name), path) for path in files)
     return {int(match[1]): path for match, path in matches if match}
 
 
-def _has_vectors(root: Path) -> bool:
-    """Whether per-image vectors lie in a folder that has no card."""
-    return any(_is_vector(root, path) for path in root.rglob("*.npy"))
-
-
-def _is_vector(root: Path, path: Path) -> bool:
-    """Whether a `.npy` below a folder without a card is an image's vector, not a file of ours."""
+def _bare_vectors(root: Path) -> Iterator[Path]:
+    """Every `.npy` of one image in a folder without a card."""
     ours = (VECTORS, CACHE, VIEWS)
-    return path.relative_to(root).parts[0] not in ours and not path.name.startswith(".")
+    for path in root.rglob("*.npy"):
+        if path.relative_to(root).parts[0] not in ours and not path.name.startswith("."):
+            yield path
 
 
 def npy_path(root: Path, image_path: str) -> Path:
-    """Where layout "npy" keeps an image's vector: its own name with the ending `.npy`."""
+    """Return the file of an image's vector in layout "npy": its key with the ending `.npy`."""
     return root / Path(image_path).with_suffix(".npy")
 
 
-def _latest(rows: Sequence[Row]) -> dict[int, Row]:
-    """Row number -> row, the last one of each image."""
-    last = {row.image_path: index for index, row in enumerate(rows)}
-    return {index: rows[index] for index in last.values()}
+def _latest(rows: Sequence[Row]) -> list[int]:
+    """Numbers of the last row of each image, ascending."""
+    return sorted({row.image_path: index for index, row in enumerate(rows)}.values())
 
 
 def _rows_path(root: Path, number: int) -> Path:
     plain = root / ROWS / f"metadata_{number}.parquet"
-    if plain.exists():
-        return plain
-    return _numbered(root / ROWS, ROWS_NAME).get(number, plain)
+    return plain if plain.exists() else _numbered(root / ROWS, ROWS_NAME).get(number, plain)
 
 
 def _vectors_path(root: Path, number: int) -> Path:
     plain = root / VECTORS / f"img_emb_{number}.npy"
-    if plain.exists():
-        return plain
-    return _numbered(root / VECTORS, VECTORS_NAME).get(number, plain)
+    return plain if plain.exists() else _numbered(root / VECTORS, VECTORS_NAME).get(number, plain)
 
 
 def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
     """Open a shard's parquet without reading its rows; read from it inside `reading_parquet`."""
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "web", "Reading and writing embeddings") from error
     with reading_parquet(path):
-        return pyarrow.parquet.ParquetFile(path)
+        return arrow(PURPOSE).parquet.ParquetFile(path)
 
 
 @contextlib.contextmanager
 def reading_parquet(path: Path) -> Iterator[None]:
-    """Turn pyarrow's complaints about `path` into a `FormatError`."""
-    import pyarrow
-
+    """Turn pyarrow's errors about `path` into a `FormatError`."""
     try:
         yield
-    except (pyarrow.ArrowException, OSError) as error:
-        raise FormatError(
-            f"{path}: not a readable parquet file ({error}). Delete it and run "
-            "`clipdistill embed` again: only its images are embedded anew."
-        ) from error
+    except (arrow(PURPOSE).ArrowException, OSError) as error:
+        raise FormatError(f"{path}: not a readable parquet file ({error}). {REMEDY}") from error
 
 
 def _parquet(path: Path) -> pyarrow.Table:
@@ -475,29 +466,25 @@ def _read_rows(root: Path, number: int) -> list[Row]:
     path = _rows_path(root, number)
     table = _parquet(path)
     if "image_path" not in table.column_names:
-        raise FormatError(f"{path}: expected a column image_path, found {table.column_names}.")
+        raise FormatError(
+            f"{path}: expected a column image_path, found {table.column_names}. {REMEDY}"
+        )
     if _stored_header(path, table.schema) is None:
-        # Files of clip-retrieval itself know only the path; their other columns mean other things.
+        # Of clip-retrieval's own files only the path is used; their other columns differ.
         names = table.column("image_path").to_pylist()
         return [Row(str(name), "", 0, 0) for name in names]
     columns = [field.name for field in fields(Row)]
     if not set(columns) <= set(table.column_names):
-        raise FormatError(f"{path}: expected the columns {columns}, found {table.column_names}.")
+        raise FormatError(
+            f"{path}: expected the columns {columns}, found {table.column_names}. {REMEDY}"
+        )
     return [Row(**row) for row in table.select(columns).to_pylist()]
 
 
 def _write_rows(root: Path, number: int, rows: Sequence[Row], header: Header) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    types = {"str": pyarrow.string(), "int": pyarrow.int64()}
-    schema = pyarrow.schema([(field.name, types[str(field.type)]) for field in fields(Row)])
-    table = pyarrow.Table.from_pylist([asdict(row) for row in rows], schema=schema)
     card = json.dumps(header.to_json(), ensure_ascii=False).encode()
     with atomic_path(_rows_path(root, number)) as temporary:
-        pyarrow.parquet.write_table(
-            table.replace_schema_metadata({b"clipdistill": card}), temporary
-        )
+        write_rows(temporary, Row, rows, PURPOSE, {b"clipdistill": card})
 
 
 def _load_shard(
@@ -519,7 +506,7 @@ def _load_shard(
 
 
 def _stack(root: Path, keys: Sequence[str], dim: int | None) -> NDArray[np.float32]:
-    """Read per-image vectors to (N, dim); a dim of None is that of the first."""
+    """Read per-image vectors to (N, dim); None: the dimension of the first vector."""
     vectors: list[NDArray[np.float32]] = []
     for key in keys:
         path = npy_path(root, key)
@@ -534,14 +521,14 @@ def _stack(root: Path, keys: Sequence[str], dim: int | None) -> NDArray[np.float
         if vector.shape != (dim,) or vector.dtype.kind != "f":
             raise FormatError(
                 f"{path}: expected one vector of {dim or 'some'} floats, found {vector.dtype} "
-                f"{vector.shape}. Expected a folder with one embedding a file."
+                f"{vector.shape}. Give a folder in which every .npy has one embedding."
             )
         vectors.append(np.asarray(vector, dtype=np.float32))
     return np.stack(vectors)
 
 
 def _first_not_finite(vectors: NDArray[np.floating], block: int = 65536) -> int | None:
-    """The first row of (N, D) with a NaN or infinite value; reads mapped vectors in blocks."""
+    """Find the first row of (N, D) with a NaN or infinite value, in blocks of rows."""
     for start in range(0, len(vectors), block):
         wrong = np.flatnonzero(~np.isfinite(vectors[start : start + block]).all(axis=1))
         if len(wrong):
@@ -550,17 +537,19 @@ def _first_not_finite(vectors: NDArray[np.floating], block: int = 65536) -> int 
 
 
 def _foreign_header(vectors: NDArray[np.floating]) -> Header:
-    """For vectors that carry no card: clip-retrieval's own, or the older scripts'."""
+    """Header of vectors without a card: clip-retrieval's own, or the older scripts'."""
     teacher = TeacherCard("unknown", "", None, vectors.shape[1], LogitScale(), Preprocess(224))
     unit = bool(np.allclose(np.linalg.norm(vectors[:256].astype(np.float32), axis=1), 1, atol=2e-3))
     return Header(teacher, "clip-retrieval", "float32", unit)
 
 
 def _load_bare(root: Path) -> Embeddings:
-    """A folder of per-image vectors without a card; the keys have no image ending."""
-    paths = sorted(path for path in root.rglob("*.npy") if _is_vector(root, path))
+    """Load a folder of per-image vectors without a card; the keys have no image ending."""
+    paths = sorted(_bare_vectors(root))
     if not paths:
-        raise InputError(f"{root}: no embeddings in it. Make them with: clipdistill embed")
+        raise InputError(
+            f"{root}: there are no embeddings in it. Make them with: clipdistill embed"
+        )
     keys = [path.relative_to(root).as_posix() for path in paths]
     vectors = _stack(root, keys, None)
     header = replace(_foreign_header(vectors), layout="npy")
@@ -568,10 +557,10 @@ def _load_bare(root: Path) -> Embeddings:
 
 
 def match_rows(embeddings: Embeddings, keys: Sequence[str]) -> dict[str, int]:
-    """Image key -> row number, for those of `keys` that are embedded.
+    """Return the row numbers of those of `keys` that are embedded.
 
-    Bare folders are matched by the name without ending, as the older scripts did;
-    clip-retrieval's own by the end of the path that it stored.
+    Folders without a card are matched by the name without ending, as in the older scripts, and
+    clip-retrieval's own files by the end of the stored path.
     """
     known = embeddings.by_image()
     if embeddings.teacher.fingerprint is not None:
@@ -590,7 +579,7 @@ def match_rows(embeddings: Embeddings, keys: Sequence[str]) -> dict[str, int]:
 
 
 def _match_ends(known: dict[str, int], keys: Sequence[str]) -> dict[str, int]:
-    """Match keys with the rows whose stored path ends with them, where just one does."""
+    """Match each key with the row whose stored path ends with it, where there is only one."""
     ends: dict[str, list[int]] = {key: [] for key in keys}
     for stored, index in known.items():
         parts = Path(stored).parts
@@ -604,5 +593,5 @@ def _match_ends(known: dict[str, int], keys: Sequence[str]) -> dict[str, int]:
 
 
 def unit_vectors(embeddings: Embeddings) -> NDArray[np.float32]:
-    """All vectors as float32 (N, D) of unit length."""
+    """Return all vectors as float32 (N, D) of unit length."""
     return normalized(embeddings.vectors)

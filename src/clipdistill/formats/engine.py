@@ -1,8 +1,8 @@
-"""A TensorRT engine: `NAME.engine`, TensorRT's own bytes, and beside it `NAME.engine.json`.
+"""TensorRT engines: `NAME.engine`, TensorRT's own bytes, and beside it `NAME.engine.json`.
 
-The engine says nothing of itself, and TensorRT trusts its bytes.  So the json carries the card of
-the ONNX file it was built from, and the SHA-256 of the engine: one is never loaded without the
-other.  The json is written last.
+An engine does not describe itself, and TensorRT does not check its bytes.  So the json has the card
+of the ONNX file that the engine was built from, and the SHA-256 of the engine: neither file is
+loaded without the other.  The json is written last.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from ..core.errors import FormatError, InputError
 from ..core.files import check_format, read_json, write_bytes, write_json, writing
+from ..core.results import from_json
 from .classifier import OnnxCard
 
 FORMAT = "clipdistill.engine"
@@ -21,7 +22,7 @@ VERSION = 1
 
 ENGINE = ".engine"
 MAX_CARD_BYTES = 512 << 20
-"""A json of this size would hold 100,000 classes of 640 dimensions."""
+"""Size of a json with 100,000 classes of 640 dimensions."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Gpu:
     """A GPU.
 
     Attributes:
-        name: as its driver says.
-        capability: its compute capability, such as "8.7".
+        name: name from the driver.
+        capability: compute capability, such as "8.7".
     """
 
     name: str
@@ -39,14 +40,14 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Engaged:
-    """What TensorRT chose, read from its own log and its engine's inspector.
+    """Choices of TensorRT, read from its log and from the inspector of the engine.
 
     Attributes:
-        layers: of the engine, after fusion.
+        layers: number of the engine's layers, after fusion.
         int8: names of the layers that compute in INT8.
         sparse: names of the layers that use 2:4 sparse tactics.
-        eligible: how many layers' weights TensorRT found to be 2:4; None when it did not say.
-        detailed: whether the inspector told tactics; where it did not, `int8` is unknown.
+        eligible: number of layers whose weights TensorRT found to be 2:4; None when unknown.
+        detailed: whether the inspector listed tactics; otherwise `int8` is unknown.
     """
 
     layers: int
@@ -58,21 +59,21 @@ class Engaged:
 
 @dataclass(frozen=True)
 class EngineCard:
-    """What an engine is.
+    """Description of an engine.
 
     Attributes:
-        onnx: the card of the ONNX file.
-        precision: of that file's network: "fp32", "fp16", "int8", "int8+fp16".
-        tensorrt: version that built it, and the only one that loads it.
-        gpu: that it was built on.
-        any_gpu: whether it runs on other GPUs too (Ampere and newer, no Jetson).
-        batch: least, best and most pictures at once.
-        strongly_typed: whether the file alone decided the precisions.
+        onnx: card of the ONNX file.
+        precision: precision of that file: "fp32", "fp16", "int8", "int8+fp16".
+        tensorrt: version of TensorRT that built the engine, and the only one that loads it.
+        gpu: GPU that it was built on.
+        any_gpu: whether it also runs on other GPUs (Ampere and newer, no Jetson).
+        batch: least, best and most images per batch.
+        strongly_typed: whether only the file decided the precisions.
         sparse: whether sparse tactics were allowed.
-        stored_sparse: share of the ONNX file's weights that are 2:4.
-        engaged: what TensorRT made of it.
-        onnx_sha256: of the ONNX file.
-        engine_sha256: of the engine.
+        stored_sparse: share of the ONNX file's weights that are 2:4, 0 to 1.
+        engaged: choices of TensorRT.
+        onnx_sha256: SHA-256 of the ONNX file, hexadecimal.
+        engine_sha256: SHA-256 of the engine, hexadecimal.
     """
 
     onnx: OnnxCard
@@ -90,7 +91,7 @@ class EngineCard:
 
 
 def card_path(engine: Path) -> Path:
-    """Where the card of an engine lies."""
+    """Return the path of an engine's card."""
     return engine.with_name(engine.name + ".json")
 
 
@@ -101,7 +102,7 @@ def save_engine(path: Path, data: bytes, card: EngineCard) -> None:
         OutputError: they cannot be written.
     """
     with writing(path):
-        card_path(path).unlink(missing_ok=True)  # the old card is not the new engine's
+        card_path(path).unlink(missing_ok=True)  # the old card does not describe the new engine
     write_bytes(path, data)
     write_json(card_path(path), {"format": FORMAT, "version": VERSION, **_to_json(card)})
 
@@ -115,13 +116,15 @@ def load_engine(path: Path) -> tuple[bytes, EngineCard]:
     """
     card = load_engine_card(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such engine. Build one with: clipdistill engine")
+        raise InputError(f"{path}: there is no such engine. Build one with: clipdistill engine")
     data = path.read_bytes()
-    if sha256(data).hexdigest() != card.engine_sha256:  # of what is loaded, not of what lies there
+    if (
+        sha256(data).hexdigest() != card.engine_sha256
+    ):  # of the loaded bytes, since the file may change
         raise FormatError(
-            f"{path} is not the engine that {card_path(path)} describes: damaged or replaced. "
-            "TensorRT would trust its bytes, so it is not loaded. Copy both files again, or build "
-            "it again: clipdistill engine"
+            f"{path} is not the engine that {card_path(path)} describes: it is damaged or was "
+            "replaced. It is not loaded, because TensorRT does not check it. Copy both files "
+            "again, or build the engine again with: clipdistill engine"
         )
     return data, card
 
@@ -130,24 +133,31 @@ def load_engine_card(path: Path) -> EngineCard:
     """Load the card of the engine `path`.
 
     Raises:
-        InputError: there is none.
-        FormatError: it is damaged, foreign or newer.
+        InputError: there is no card.
+        FormatError: it is damaged, of another kind or of a newer version.
     """
     where = card_path(path)
     if not where.is_file():
         raise InputError(
-            f"{where}: an engine is used only with its card, and there is none. "
-            + ("Copy both files" if path.is_file() else "Build one with: clipdistill engine")
+            f"{where}: the card of the engine is missing. "
+            + (
+                "Copy both files."
+                if path.is_file()
+                else "Build the engine with: clipdistill engine"
+            )
         )
     if where.stat().st_size > MAX_CARD_BYTES:
-        raise FormatError(f"{where}: a card of {where.stat().st_size:,} bytes is no card.")
+        raise FormatError(
+            f"{where}: expected the engine's card, at most {MAX_CARD_BYTES:,} bytes, found "
+            f"{where.stat().st_size:,} bytes. Build the engine again with: clipdistill engine"
+        )
     value = read_json(where, "the engine's card")
     check_format(where, value, FORMAT, VERSION)
     try:
         return _from_json(where, value)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise FormatError(
-            f"{where}: the engine's card cannot be read: {error!r}. Build the engine again: "
+            f"{where}: the engine's card cannot be read: {error!r}. Build the engine again with: "
             "clipdistill engine"
         ) from error
 
@@ -167,29 +177,21 @@ def _to_json(card: EngineCard) -> dict[str, Any]:
 
 
 def _from_json(where: Path, value: dict[str, Any]) -> EngineCard:
-    gpu, engaged = value["gpu"], value["engaged"]
     least, best, most = (int(number) for number in value["batch"])
     if not 1 <= least <= best <= most:
         raise ValueError(f"batch {value['batch']}")
     metadata = {str(key): str(text) for key, text in value["onnx"].items()}
-    eligible = engaged["eligible"]
     return EngineCard(
         onnx=OnnxCard.from_metadata(where, metadata),
         precision=str(value["precision"]),
         tensorrt=str(value["tensorrt"]),
-        gpu=Gpu(str(gpu["name"]), str(gpu["capability"])),
+        gpu=from_json(Gpu, value["gpu"]),
         any_gpu=bool(value["any_gpu"]),
         batch=(least, best, most),
         strongly_typed=bool(value["strongly_typed"]),
         sparse=bool(value["sparse"]),
         stored_sparse=float(value["stored_sparse"]),
-        engaged=Engaged(
-            int(engaged["layers"]),
-            tuple(str(name) for name in engaged["int8"]),
-            tuple(str(name) for name in engaged["sparse"]),
-            None if eligible is None else int(eligible),
-            bool(engaged["detailed"]),
-        ),
+        engaged=from_json(Engaged, value["engaged"]),
         onnx_sha256=str(value["onnx_sha256"]),
         engine_sha256=str(value["engine_sha256"]),
     )

@@ -1,9 +1,9 @@
-"""The ledger of a download: `index.parquet`, a row a URL, and the journal that grows into it.
+"""The ledger of a download: `index.parquet`, one row per URL, and its journal `index.jsonl`.
 
-While a download runs, and after one that was killed, `index.jsonl` holds the newest rows, a line
-each; the later line of a URL counts, and every line counts before `index.parquet`.  A picture's
-line is written before the picture gets its name, so that no file lies there unaccounted for.  A run
-that ends merges the journal into the parquet, sorted by file name, and deletes it.
+While a download runs, and after one that was killed, the journal holds the newest rows, one per
+line.  Its last line about a URL counts, and it counts before `index.parquet`.  An image's line is
+written before the image gets its name, so that every file in the folder has a row.  At its end a
+download merges the journal into `index.parquet`, sorted by file name, and deletes it.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
-from ..core.errors import FormatError, MissingExtraError
+from ..core.errors import FormatError
 from ..core.files import atomic_path, writing
+from .parquet import arrow, write_rows
 
 INDEX = "index.parquet"
 JOURNAL = "index.jsonl"
 
 OK, DUPLICATE, FAILED, REFUSED = "ok", "duplicate", "failed", "refused"
-"""The statuses: stored; the same bytes as another URL's file; could not be had (see reason);
-must not be had (address, robots)."""
+"""The statuses: the image is stored; its bytes are those of another URL's file; it cannot be
+downloaded (see the reason); it must not be downloaded (its address, robots.txt)."""
 
+PURPOSE = "The ledger of a download"
 LONGEST_LINE = 1 << 24
-"""Bytes; far above what a row takes."""
-_INTEGERS = ("http_status", "bytes", "width", "height")
+"""Bytes, far more than a row has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,19 @@ class LedgerRow:
     """What became of one URL.
 
     Attributes:
-        url: as it was given.
-        file: the picture's name in the folder; of a duplicate, the file that has its bytes.
+        url: the URL as it was given.
+        file: name of the image in the folder; of a duplicate, the file that has its bytes.
         status: ok, duplicate, failed or refused.
-        reason: why not, "kind: detail"; empty when ok.
-        http_status: of the last answer; 0 when there was none.
-        bytes: of the stored file.
-        width: of the stored file, pixels.
-        height: likewise.
-        sha256: of the stored file, hex.
-        prompt: what found it.
-        license: short name.
-        license_url: where the licence can be read.
-        attribution: whom to name.
+        reason: why there is no image, as "kind: detail"; empty when ok.
+        http_status: status of the last answer; 0 when there was none.
+        bytes: size of the stored file.
+        width: width of the stored image in pixels.
+        height: height of the stored image in pixels.
+        sha256: SHA-256 of the stored file, hexadecimal.
+        prompt: prompt that found the URL.
+        license: short name of the licence; empty when unknown.
+        license_url: address of the licence's text; empty when unknown.
+        attribution: author to name; empty when unknown.
     """
 
     url: str
@@ -67,24 +67,25 @@ class LedgerRow:
 
     @property
     def transient(self) -> bool:
-        """Whether another day may bring another answer: time-outs, connections, 429, 5xx."""
+        """Whether a later download may succeed: time-outs, connections, 429, 5xx."""
         return self.status == FAILED and is_passing(self.reason, self.http_status)
 
 
 def is_passing(reason: str, http_status: int) -> bool:
-    """Whether a reason may be gone at another time."""
+    """Whether a failure may be gone at another time."""
     kind = reason.partition(":")[0]
     again = http_status in (408, 425, 429) or http_status >= 500
     return kind in ("timeout", "connection", "dns", "host") or (kind == "http" and again)
 
 
 def stem_of(url: str) -> str:
-    """The file name of a URL's picture, without ending: uuid5(NAMESPACE_URL, url)."""
+    """Return the file name of a URL's image, without ending: uuid5(NAMESPACE_URL, url)."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, url))
 
 
 def read_ledger(folder: Path) -> list[LedgerRow]:
-    """Every URL's row: of the index, and of the journal of a run that goes on or was killed.
+    """Read every URL's row, from the index and from the journal of a download that runs or was
+    killed.
 
     Raises:
         FormatError: the index or the journal is damaged.
@@ -103,10 +104,7 @@ class Ledger:
     """A folder's ledger, open for writing by one process.
 
     Args:
-        folder: where the pictures are; must exist.
-
-    Raises:
-        FormatError: the ledger that is there is damaged.
+        folder: folder of the images; must exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -117,7 +115,7 @@ class Ledger:
             self._cut_torn_line()
 
     def _cut_torn_line(self) -> None:
-        """Cut off the half line that a kill in the middle of a write left."""
+        """Cut off the incomplete last line of a process that was killed while it wrote."""
         path = self.folder / JOURNAL
         with open(path, "rb") as handle:
             start = max(0, handle.seek(0, os.SEEK_END) - LONGEST_LINE)
@@ -128,12 +126,13 @@ class Ledger:
             os.truncate(path, start + whole)
 
     def add(self, rows: Iterable[LedgerRow]) -> None:
-        """Append rows to the journal; they are safe from a kill when this returns.
+        """Append rows to the journal; when this returns, a kill does not lose them.
 
         Raises:
             OutputError: the disk is full, or the folder is gone.
         """
-        lines = b"".join(_line(row) for row in rows)
+        # ASCII, so that lone surrogates and line separators in a URL cannot break a line.
+        lines = b"".join(json.dumps(asdict(row)).encode() + b"\n" for row in rows)
         with writing(self.folder / JOURNAL):
             while lines:
                 lines = lines[self._file.write(lines) :]
@@ -153,17 +152,16 @@ class Ledger:
         self.close()
         rows = sorted(read_ledger(self.folder), key=lambda row: stem_of(row.url))
         with atomic_path(self.folder / INDEX) as temporary:
-            _write_index(temporary, rows)
+            write_rows(temporary, LedgerRow, rows, PURPOSE)
         (self.folder / JOURNAL).unlink()
 
 
-def _line(row: LedgerRow) -> bytes:
-    # ASCII, so that lone surrogates and line separators in a URL cannot break a line.
-    return json.dumps(asdict(row)).encode() + b"\n"
-
-
 def read_journal(folder: Path) -> Iterator[LedgerRow]:
-    """The journal, oldest line first; the later line of a URL counts."""
+    """Read the journal, the oldest line first; the last line about a URL counts.
+
+    Raises:
+        FormatError: a line is damaged.
+    """
     path = folder / JOURNAL
     if not path.is_file():
         return
@@ -177,65 +175,36 @@ def read_journal(folder: Path) -> Iterator[LedgerRow]:
                 yield LedgerRow(**{k: v for k, v in value.items() if k in names})
             except (ValueError, TypeError, AttributeError) as error:
                 raise FormatError(
-                    f"{path}, line {number}: expected a JSON object of a download ({error}). "
-                    "Delete that line and run the same download again."
+                    f"{path}, line {number}: expected a JSON object about a URL ({error}). "
+                    "Delete that line and run the same `clipdistill download` command again."
                 ) from error
 
 
 def read_index(folder: Path) -> Iterator[LedgerRow]:
-    """The index that the last run that ended wrote."""
+    """Read the index that the last finished download wrote.
+
+    Raises:
+        FormatError: it is damaged.
+        MissingExtraError: pyarrow is not installed.
+    """
     path = folder / INDEX
     if not path.is_file():
         return
-    arrow = _arrow()
+    pyarrow = arrow(PURPOSE)
     try:
-        file = arrow.parquet.ParquetFile(path)
+        file = pyarrow.parquet.ParquetFile(path)
         names = [f.name for f in fields(LedgerRow) if f.name in file.schema_arrow.names]
         if "url" not in names or "status" not in names:
-            raise FormatError(f"{path}: expected the columns url and status of a download.")
+            raise FormatError(
+                f"{path}: expected the columns url and status, found "
+                f"{', '.join(file.schema_arrow.names)}. Move it to another folder and run the same "
+                "`clipdistill download` command again: the images are kept."
+            )
         for batch in file.iter_batches(columns=names):
             for row in batch.to_pylist():
                 yield LedgerRow(**{k: v for k, v in row.items() if v is not None})
-    except (arrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise FormatError(
-            f"{path}: not a readable ledger ({error}). Move it away and run the download again: "
-            "pictures that are there are kept."
+            f"{path}: the ledger of a download cannot be read ({error}). Move it to another folder "
+            "and run the same `clipdistill download` command again: the images are kept."
         ) from error
-
-
-def _write_index(path: Path, rows: Iterable[LedgerRow]) -> None:
-    arrow = _arrow()
-    kinds = {name: arrow.int64() for name in _INTEGERS}
-    schema = arrow.schema([(f.name, kinds.get(f.name, arrow.string())) for f in fields(LedgerRow)])
-    with arrow.parquet.ParquetWriter(path, schema) as writer:
-        for some in _chunks(rows, 65536):
-            records = [_storable(row) for row in some]
-            writer.write_table(arrow.Table.from_pylist(records, schema=schema))
-
-
-def _storable(row: LedgerRow) -> dict[str, Any]:
-    """A row for parquet, whose texts are UTF-8: lone surrogates are escaped."""
-    return {
-        name: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
-        for name, value in asdict(row).items()
-    }
-
-
-def _chunks(rows: Iterable[LedgerRow], size: int) -> Iterator[list[LedgerRow]]:
-    some: list[LedgerRow] = []
-    for row in rows:
-        some.append(row)
-        if len(some) == size:
-            yield some
-            some = []
-    if some:
-        yield some
-
-
-def _arrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "web", "The ledger of a download") from error
-    return pyarrow

@@ -1,9 +1,10 @@
 """Measurements: `evaluation.json`, `benchmark.json` and `baseline.json` in a run's folder.
 
 Each is the JSON of one dataclass below, with `format` and `version` first.  `evaluate --json` and
-`benchmark --json` print the same, except that `evaluation.json` has `confusion_entries` in place of
-`confusion`: of 1,000 classes, a list of [true class, predicted class, count] is a hundredth of the
-matrix.  Both are read, and so are files without `format`, which older versions wrote.
+`benchmark --json` print the same JSON, except that `evaluation.json` has `confusion_entries` in
+place of `confusion`: with 1,000 classes, a list of [true class, predicted class, count] has a
+hundredth of the matrix's size.  Both are read, and so are files without `format`, which older
+versions wrote.
 """
 
 from __future__ import annotations
@@ -22,34 +23,34 @@ from ..core.zeroshot import Calibration
 from .embeddings import Failure
 from .run import present
 
-AGAIN = "To make it again, delete it and repeat the `clipdistill run` command of this folder."
+AGAIN = "Delete it and run the same `clipdistill run` command again."
 
 
 @dataclass(frozen=True)
 class ModelEvaluation:
-    """What `evaluate` measured of one model.
+    """Result of `evaluate` for one model.
 
     Measures that do not apply are None: accuracies without labels, agreement and cosine without a
     reference.
 
     Attributes:
-        model: its name.
+        model: name of the model.
         runtime: "torch", "onnxruntime", "openvino" or "tensorrt".
         role: "teacher" or "student".
-        accuracy: zero-shot top-1, a share.
-        top5: zero-shot top-5, a share.
-        agreement: share of images whose best label is the reference's.
+        accuracy: zero-shot top-1 accuracy, 0 to 1.
+        top5: zero-shot top-5 accuracy, 0 to 1.
+        agreement: share of images whose best label is the reference's, 0 to 1.
         cosine: mean cosine with the reference's embeddings.
         confidence: mean probability of the best label.
-        size_mb: weights, in 10^6 bytes.
-        latency_ms: median of 20 embeddings of one image at batch size 1, from resized pixels
-            (decoding and the choice of a label are not in it).
-        images: how many were measured.
+        size_mb: size of the weights in 10^6 bytes.
+        latency_ms: median milliseconds of 20 embeddings of one image at batch size 1, from resized
+            pixels, without decoding and without the choice of a label.
+        images: number of images that were measured.
         per_class: label -> accuracy; None for classes without images.
-        counts: label -> how many images it was given to.
+        counts: label -> number of images with this best label.
         confusion: images by true class (row) and predicted class (column), in label order; empty
             without labels.
-        labels: in order.
+        labels: all labels, in order.
 
     Raises:
         ValueError: the confusion is not a square over the labels.
@@ -79,17 +80,17 @@ class ModelEvaluation:
 
 @dataclass(frozen=True)
 class Evaluation(Versioned):
-    """What `evaluate` measured.
+    """Result of `evaluate`.
 
     Attributes:
         rows: one per model, in the order given; at least one.
         reference: the teacher that agreement and cosine compare with; None without one.
         labelled: whether the images had labels.
-        images: how many were found.
+        images: number of images that were found.
         empty_folders: class folders without images.
         failures: images that could not be used, each with its reason.
-        calibration: what was fitted; None unless it was wanted.
-        calibrated: the files it was stored in.
+        calibration: the fitted calibration; None without --calibrate.
+        calibrated: files in which the calibration was stored.
 
     Raises:
         ValueError: there are no rows.
@@ -119,31 +120,32 @@ class Evaluation(Versioned):
 
 @dataclass(frozen=True)
 class BenchmarkRow:
-    """What `benchmark` measured of one model in one runtime.
+    """Result of `benchmark` for one model in one runtime.
 
-    Measures that do not apply, or were not reached, are None.
+    Measures that do not apply, or that were not reached, are None.
 
     Attributes:
-        model: as it was given, without a runtime.
-        runtime: that ran it.
-        device: it ran on.
+        model: model as it was given, without a runtime.
+        runtime: runtime that it ran in.
+        device: device that it ran on.
         role: "teacher" or "student".
-        arch: of the network.
+        arch: name of the network.
         precision: "fp32", "fp16", "int8" ...
-        sparse: share of its weights that are 2:4.
-        size_mb: of its weights, in 10^6 bytes.
-        latency_ms: median of one image, ready for the network.
-        latency_p90_ms: nine in ten were faster.
-        throughput: batch -> images per second.
-        peak_mb: largest resident set of its process, runtime and Python included, before it
-            embedded the folders; a GPU's own memory is not in it.
-        preprocess_ms: of one image: read, decode, resize, crop, normalise; one thread.
-        accuracy: zero-shot top-1, a share.
-        agreement: share of images whose best label is the reference's.
+        sparse: share of its weights that are 2:4, 0 to 1.
+        size_mb: size of its weights in 10^6 bytes.
+        latency_ms: median milliseconds of one image, from preprocessed pixels.
+        latency_p90_ms: 90th percentile of the same, in milliseconds.
+        throughput: batch size -> images per second.
+        peak_mb: largest resident set of its process in 10^6 bytes, with runtime and Python, before
+            it embedded the folders; memory of a GPU is not included.
+        preprocess_ms: milliseconds to read, decode, resize, crop and normalise one image on one
+            thread.
+        accuracy: zero-shot top-1 accuracy, 0 to 1.
+        agreement: share of images whose best label is the reference's, 0 to 1.
         cosine: mean cosine with the reference's embeddings.
-        images: on which agreement and cosine were measured.
-        round_ms: milliseconds of one image, a median per round.
-        reason: why it was not measured, or not to the end; empty when it was.
+        images: number of images on which agreement and cosine were measured.
+        round_ms: median milliseconds of one image, one value per round.
+        reason: why it was not measured completely; empty when it was.
     """
 
     model: str
@@ -168,27 +170,27 @@ class BenchmarkRow:
 
     @property
     def kind(self) -> str:
-        """What its weights are, such as "int8 2:4"; empty when unknown."""
+        """Precision and sparsity, such as "int8 2:4"; empty when unknown."""
         return f"{self.precision} {'2:4' if is_sparse(self.sparse) else ''}".strip()
 
 
 @dataclass(frozen=True)
 class Benchmark(Versioned):
-    """What `benchmark` measured.
+    """Result of `benchmark`.
 
     Attributes:
         rows: one per model and runtime.
         reference: the model that agreement and cosine compare with.
-        conclusions: what is slower than FP32, and what sparsity did, in sentences.
-        images: on which agreement and cosine were measured.
-        labelled: on which accuracy was.
-        batches: images at once.
-        rounds: how often every model was timed.
-        threads: each could use; None: its own choice.
-        machine: where, in one line.
+        conclusions: sentences about what is slower than FP32, and about the effect of sparsity.
+        images: number of images on which agreement and cosine were measured.
+        labelled: number of images on which accuracy was measured.
+        batches: batch sizes.
+        rounds: number of rounds in which every model was timed.
+        threads: threads that each model could use; None: the runtime's own number.
+        machine: description of the machine, in one line.
         failures: images that could not be used, each with its reason.
-        out: the markdown file, if one was written.
-        plot: the chart, if one was drawn.
+        out: markdown file, if one was written.
+        plot: chart, if one was drawn.
     """
 
     FORMAT: ClassVar[str] = "clipdistill.benchmark"
@@ -210,24 +212,24 @@ class Benchmark(Versioned):
 
 @dataclass(frozen=True)
 class Baseline(Versioned):
-    """How well a teacher separates the classes; no student of it can be expected to do better.
+    """The teacher's own zero-shot result; a student can hardly be better.
 
-    Confidence, margin and counts are of the unlabelled images, accuracy is of the labelled.
+    Confidence, margin and counts are measured on the unlabelled images, accuracy on the labelled.
 
     Attributes:
-        teacher: its name.
+        teacher: name of the teacher.
         labelled: whether there were labelled images.
-        images: unlabelled images.
-        labelled_images: labelled ones.
-        accuracy: zero-shot top-1, a share; None without labels.
-        text_accuracy: the same with the text's own vectors, where `adapt` learnt others.
-        changed: share of the unlabelled images that these give another label than the text's.
+        images: number of unlabelled images.
+        labelled_images: number of labelled images.
+        accuracy: zero-shot top-1 accuracy, 0 to 1; None without labels.
+        text_accuracy: accuracy with the class vectors of the text, where `adapt` changed them.
+        changed: share of the unlabelled images whose label `adapt` changed, 0 to 1.
         confidence: mean probability of the best label.
         margin: mean difference of the probabilities of the two best labels.
-        counts: label -> images that the teacher gave it.
+        counts: label -> number of images with this best label.
         per_class: label -> accuracy, of the classes that have labelled images.
         overlapping: (label, label, cosine of their text embeddings), the nearest first.
-        empty: labels that no image was given.
+        empty: labels that are the best label of no image.
     """
 
     FORMAT: ClassVar[str] = "clipdistill.baseline"
@@ -253,7 +255,7 @@ NAMES = {
     Benchmark.FORMAT: "the result of benchmark",
     Baseline.FORMAT: "the teacher's baseline",
 }
-"""Format -> how messages call it."""
+"""Format -> its name in messages."""
 FORMER = {Baseline.FORMAT: "clipdistill.ceiling"}
 """Format -> its name before version 0.1.0."""
 
@@ -277,7 +279,7 @@ def load_measurement(path: Path, kind: type[Kind]) -> Kind:
         kind: `Evaluation`, `Benchmark`, `Baseline`, or the result of a verb that extends it.
 
     Raises:
-        InputError: no such file.
+        InputError: there is no such file.
         FormatError: it cannot be read, or is of a newer version.
     """
     what = NAMES[kind.FORMAT]
@@ -308,7 +310,7 @@ def find_measurement(path: Path, kind: type[Kind]) -> Kind | None:
 
 
 def _entries(confusion: list[list[int]]) -> list[list[int]]:
-    """[true class, predicted class, count] of each count that is not 0."""
+    """Return [true class, predicted class, count] of each count that is not 0."""
     return [
         [true, predicted, count]
         for true, counts in enumerate(confusion)
@@ -318,7 +320,7 @@ def _entries(confusion: list[list[int]]) -> list[list[int]]:
 
 
 def _fill_matrices(value: dict[str, Any]) -> None:
-    """Put the matrix in place of the entries, in every row that has them.
+    """Replace the entries by the matrix, in every row that has entries.
 
     Raises:
         ValueError: the entries do not fit the labels.

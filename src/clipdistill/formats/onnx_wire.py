@@ -1,8 +1,8 @@
-"""Reading what matters of an ONNX file without the onnx package: its bytes, field by field.
+"""Reads ONNX files without the onnx package: their bytes, field by field.
 
-A device has no onnx package, and a runtime would follow an ONNX file's paths to other files before
-anybody could refuse.  So the file is walked here first: in protobuf's wire format, mapped and not
-copied, with bounds on size, depth and fields.  Numbers of fields are those of onnx.proto3
+A device has no onnx package, and a runtime opens the other files that an ONNX file names.  So the
+file is walked here before a runtime gets it: in protobuf's wire format, mapped and not copied, with
+bounds on size, depth and fields.  The numbers of fields are those of onnx.proto3
 (github.com/onnx/onnx, `onnx/onnx.proto3`); they never change.
 """
 
@@ -20,29 +20,30 @@ from ..core.two_four import GROUP, is_two_four
 from .classifier import MAX_FILE_BYTES
 
 MAX_DEPTH = 24
-"""Messages in messages; a graph in an attribute of a node in a graph takes 3."""
+"""Most messages in messages; a graph in an attribute of a node in a graph has 3."""
 MAX_FIELDS = 4_000_000
-"""A ResNet-18 has 2,000; the largest ViTs 30,000. Walking this many takes seconds."""
+"""Most fields of a file.  A ResNet-18 has 2,000, the largest ViTs 30,000; this many take
+seconds."""
 STANDARD_DOMAINS = ("", "ai.onnx")
 ONNXRUNTIME_DOMAINS = (*STANDARD_DOMAINS, "com.microsoft")
-"""ONNX Runtime has com.microsoft built in: what its own quantiser writes."""
+"""ONNX Runtime includes com.microsoft, which its own quantiser writes."""
 QUANTIZED = ("QuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
-"""Operators that only a quantised network has; com.microsoft's start with QLinear, too."""
+"""Operators that only a quantised network has; those of com.microsoft start with QLinear, too."""
 FLOAT, INT8, FLOAT16 = 1, 3, 10
 """TensorProto.DataType."""
 NUMPY_TYPES = {FLOAT: "<f4", INT8: "i1", FLOAT16: "<f2"}
 LEAST_USED = 0.05
-"""Share of values that are not zero in a 2:4 tensor; an empty one is 2:4 by accident only."""
+"""Least share of values that are not zero in a 2:4 tensor; an empty tensor is no 2:4 weight."""
 WEIGHT_SIZE = 64
-"""Values that make a tensor of two or more dimensions a layer's weight."""
+"""Least values of a layer's weight, a tensor of two or more dimensions."""
 HEAD = "zeroshot/"
-"""Nodes and constants of the zero-shot head have names that start like this."""
+"""Prefix of the names of the nodes and constants of the zero-shot head."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _Field = tuple[int, int, int, int]
-"""(number, wire type, start, end) of a value; a varint's value stands in place of its start."""
+"""(number, wire type, start, end) of a value; of a varint, its value in place of the start."""
 
-# Which fields of a message hold which messages: what may contain tensors or nodes.
+# Fields of a message whose values are messages that may contain tensors or nodes.
 _CHILDREN = {
     "model": {7: "graph", 8: "opset", 14: "entry", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -67,11 +68,11 @@ class Weight:
     """A stored tensor of a layer.
 
     Attributes:
-        name: in the graph.
+        name: name in the graph.
         dims: shape.
-        data_type: TensorProto's number.
-        start: where its raw values begin in the file; 0 when they are stored otherwise.
-        end: where they end.
+        data_type: number of its type in TensorProto.
+        start: byte of the file at which its raw values begin; 0 when they are stored otherwise.
+        end: byte of the file at which they end.
     """
 
     name: str
@@ -82,20 +83,20 @@ class Weight:
 
     @property
     def size(self) -> int:
-        """How many values."""
+        """Number of values."""
         return int(np.prod(self.dims, dtype=np.int64))
 
 
 @dataclass
 class OnnxFacts:
-    """What was found in an ONNX file.
+    """Content of an ONNX file.
 
     Attributes:
-        metadata: its key-value texts.
-        opset: version of the standard operators; 0 when not told.
-        operators: the kinds of its nodes; other domains' as "domain.Kind".
-        domains: of its nodes.
-        weights: layers' tensors, two dimensions or more.
+        metadata: key-value texts.
+        opset: version of the standard operators; 0 when unknown.
+        operators: kinds of the nodes; of other domains as "domain.Kind".
+        domains: domains of the nodes.
+        weights: weights of the layers, tensors of two or more dimensions.
     """
 
     metadata: dict[str, str] = field(default_factory=dict)
@@ -106,7 +107,7 @@ class OnnxFacts:
 
     @property
     def precision(self) -> str:
-        """By what is stored: "fp32", "fp16", "int8" or "int8+fp16"."""
+        """Precision of operators and weights: "fp32", "fp16", "int8" or "int8+fp16"."""
         kinds = {operator.rpartition(".")[2] for operator in self.operators}
         quantized = any(kind in QUANTIZED or kind.startswith("QLinear") for kind in kinds)
         half = any(weight.data_type == FLOAT16 for weight in self.weights)
@@ -115,15 +116,15 @@ class OnnxFacts:
 
 
 def read_onnx(path: Path, *, domains: tuple[str, ...] = ONNXRUNTIME_DOMAINS) -> OnnxFacts:
-    """Walk an ONNX file and refuse what must not reach a runtime.
+    """Read an ONNX file, and refuse what must not reach a runtime.
 
     Args:
         path: the file.
-        domains: operator domains that the runtime brings itself.
+        domains: domains of the operators that the runtime includes.
 
     Raises:
-        InputError: no such file.
-        FormatError: too large, damaged, it points to other files, or wants foreign operators.
+        InputError: there is no such file.
+        FormatError: it is too large, damaged, names other files, or needs other operators.
     """
     with _mapped(path) as data:
         facts = OnnxFacts()
@@ -131,18 +132,18 @@ def read_onnx(path: Path, *, domains: tuple[str, ...] = ONNXRUNTIME_DOMAINS) -> 
     foreign = sorted(facts.domains - set(domains))
     if foreign:
         raise FormatError(
-            f"{path}: it wants operators of {', '.join(map(repr, foreign[:3]))}, which are no part "
-            f"of ONNX. Expected only {', '.join(repr(d) for d in domains if d)}; make it again "
-            "with: clipdistill export"
+            f"{path}: it needs operators of {', '.join(map(repr, foreign[:3]))}, which are not "
+            f"part of ONNX. Expected only {', '.join(repr(d) for d in domains if d)}. Make it "
+            "again with: clipdistill export"
         )
     return facts
 
 
 def sparse_share(path: Path, facts: OnnxFacts) -> float:
-    """Share of the stored weights that are 2:4: of four in a row along the input channels, two 0.
+    """Return the share of the stored weights that are 2:4, 0 to 1; NaN without weights.
 
-    Convolutions (O, I, H, W) are looked at along I, matrices along either axis.  NaN without
-    weights.
+    Of any four consecutive weights along the input channels, two are zero.  The input channels are
+    axis I of a convolution (O, I, H, W), and either axis of a matrix.
     """
     with _mapped(path) as data:
         total = sum(weight.size for weight in facts.weights)
@@ -151,18 +152,19 @@ def sparse_share(path: Path, facts: OnnxFacts) -> float:
 
 
 def file_size(path: Path) -> int:
-    """Size of an ONNX file in bytes.
+    """Return the size of an ONNX file in bytes.
 
     Raises:
-        InputError: no such file.
-        FormatError: over what one file can hold.
+        InputError: there is no such file.
+        FormatError: it is larger than an ONNX file can be.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such ONNX file. Make one with: clipdistill export")
+        raise InputError(f"{path}: there is no such ONNX file. Make one with: clipdistill export")
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
         raise FormatError(
-            f"{path}: {size / 2**30:.1f} GiB is over the 2 GiB that one ONNX file can hold."
+            f"{path}: expected an ONNX file of at most 2 GiB, found {size / 2**30:.1f} GiB. Choose "
+            "a smaller model."
         )
     return size
 
@@ -176,7 +178,8 @@ def _mapped(path: Path) -> mmap.mmap:
 
 def _damaged(path: Path, reason: str) -> FormatError:
     return FormatError(
-        f"{path}: not a readable ONNX file, it is truncated or of another kind ({reason})."
+        f"{path}: not a readable ONNX file: it is truncated or of another kind ({reason}). Copy it "
+        "again, or make it again with: clipdistill export"
     )
 
 
@@ -188,7 +191,7 @@ class _Walk:
         self.visited = 0
 
     def message(self, kind: str, start: int, end: int, depth: int) -> None:
-        """Look at a message and at the messages in it."""
+        """Read a message and the messages in it."""
         if depth > MAX_DEPTH:
             raise _damaged(self.path, f"nested more than {MAX_DEPTH} deep")
         if kind == "tensor":
@@ -283,9 +286,9 @@ class _Walk:
                 raw = (first, last)
             elif number == _EXTERNAL or (number == _LOCATION and first):
                 raise FormatError(
-                    f"{self.path}: refused: it keeps values in another file (external data), and "
-                    "would make the runtime read whatever path it names. Expected everything in "
-                    "one file, as `clipdistill export` writes it."
+                    f"{self.path}: refused: some of its values are in another file (external "
+                    "data), and a runtime would read any path that it names. Give a file that "
+                    "`clipdistill export` made, which has everything in it."
                 )
         weight = Weight(name, tuple(dims), data_type, *raw)
         plausible = 1 < len(dims) <= 8 and max(dims) < 2**31

@@ -1,4 +1,4 @@
-"""What each model says of each picture, for a report: `predictions.json`.
+"""`predictions.json`: the labels and probabilities that each model gives each image.
 
 {"format": "clipdistill.predictions", "version": 1, "labels": [...],
  "pictures": [{"path": "/photos/dog/1.jpg", "key": "dog/1.jpg", "truth": 3 or null}, ...],
@@ -9,28 +9,28 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from ..core.errors import FormatError
 from ..core.files import check_format, describing, read_json, write_json
+from ..core.results import Versioned, from_json, to_json
 
-FORMAT = "clipdistill.predictions"
-VERSION = 1
 MOST_RANKED = 3
-"""Labels kept for each picture."""
+"""Labels stored per image."""
 
 Ranked = tuple[tuple[int, float], ...]
-"""Of one picture: (index of a label, its probability), the best first."""
+"""Labels of one image, the best first: (index of the label, its probability)."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that was asked about.
+    """One image that the models were measured on.
 
     Attributes:
-        path: the file (a tar, for a picture in one).
-        key: its name inside the folder.
+        path: file of the image; the tar, for an image in a tar.
+        key: key of the image below its folder.
         truth: index of its true label; None without labels.
     """
 
@@ -41,14 +41,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class ModelPredictions:
-    """What one model says.
+    """Predictions of one model.
 
     Attributes:
-        model: its name.
-        runtime: what ran it.
+        model: name of the model.
+        runtime: runtime that it ran in.
         role: "teacher" or "student".
-        ranked: one a picture; None where the picture could not be read.
-        cosine: with the reference's embedding of the picture, likewise; None without one.
+        ranked: one per image; None where the image could not be read.
+        cosine: cosine with the reference's embedding, one per image; None where the image could not
+            be read, or without a reference.
     """
 
     model: str
@@ -59,90 +60,68 @@ class ModelPredictions:
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """What several models say of the same pictures.
+class Predictions(Versioned):
+    """Predictions of several models for the same images.
 
     Attributes:
-        labels: in order.
-        pictures: in order.
-        models: in the order in which they were measured.
+        labels: all labels, in order.
+        pictures: all images, in order.
+        models: one per model, in the order of measuring.
+
+    Raises:
+        ValueError: an index is out of range, or a model has another number of images.
     """
+
+    FORMAT: ClassVar[str] = "clipdistill.predictions"
+    VERSION: ClassVar[int] = 1
 
     labels: tuple[str, ...]
     pictures: tuple[Picture, ...]
     models: tuple[ModelPredictions, ...]
 
+    def __post_init__(self) -> None:
+        known = range(len(self.labels))
+        if any(one.truth is not None and one.truth not in known for one in self.pictures):
+            raise ValueError("no label has the index of a true label")
+        for model in self.models:
+            if not len(model.ranked) == len(model.cosine) == len(self.pictures):
+                raise ValueError(f"{model.model} has another number of images")
+            for ranked in model.ranked:
+                if ranked is not None and not (ranked and all(i in known for i, _ in ranked)):
+                    raise ValueError(f"{model.model} has an image without labels of the list")
+
 
 def save_predictions(path: Path, predictions: Predictions) -> None:
-    """Write them atomically; numbers are rounded to four digits."""
-    models = [
-        {
-            "model": one.model,
-            "runtime": one.runtime,
-            "role": one.role,
-            "ranked": [
-                None if ranked is None else [[label, round(share, 4)] for label, share in ranked]
+    """Write `predictions.json` atomically; numbers are rounded to four digits."""
+    models = tuple(
+        replace(
+            one,
+            ranked=tuple(
+                None
+                if ranked is None
+                else tuple((label, round(share, 4)) for label, share in ranked)
                 for ranked in one.ranked
-            ],
-            "cosine": [None if cosine is None else round(cosine, 4) for cosine in one.cosine],
-        }
+            ),
+            cosine=tuple(None if value is None else round(value, 4) for value in one.cosine),
+        )
         for one in predictions.models
-    ]
-    pictures = [asdict(picture) for picture in predictions.pictures]
-    values = {"labels": list(predictions.labels), "pictures": pictures, "models": models}
-    write_json(path, {"format": FORMAT, "version": VERSION, **values})
+    )
+    write_json(path, to_json(replace(predictions, models=models)))
 
 
 def load_predictions(path: Path) -> Predictions:
     """Read what `save_predictions` wrote.
 
     Raises:
-        InputError: no such file.
+        InputError: there is no such file.
         FormatError: it cannot be read, or indices and counts do not agree.
     """
-    value = read_json(path, "what models say of pictures")
-    check_format(path, value, FORMAT, VERSION, former="clipdistill.opinions")
+    value = read_json(path, "the predictions")
+    check_format(
+        path, value, Predictions.FORMAT, Predictions.VERSION, former="clipdistill.opinions"
+    )
     with describing(path):
         try:
-            labels = tuple(str(label) for label in value["labels"])
-            pictures = tuple(
-                Picture(str(one["path"]), str(one["key"]), _index(one["truth"], len(labels)))
-                for one in value["pictures"]
-            )
-            models = tuple(
-                ModelPredictions(
-                    str(one["model"]),
-                    str(one["runtime"]),
-                    str(one["role"]),
-                    tuple(_ranked(ranked, len(labels)) for ranked in one["ranked"]),
-                    tuple(None if value is None else float(value) for value in one["cosine"]),
-                )
-                for one in value["models"]
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"predictions cannot be read: {error!r}") from error
-        for model in models:
-            if not len(model.ranked) == len(model.cosine) == len(pictures):
-                raise FormatError(f"predictions: {model.model} has another number of pictures")
-    return Predictions(labels, pictures, models)
-
-
-def _ranked(value: object, labels: int) -> Ranked | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or not value:
-        raise ValueError("a picture without labels")
-    found = []
-    for index, share in value:
-        found.append((_known(index, labels), float(share)))
-    return tuple(found)
-
-
-def _index(value: object, labels: int) -> int | None:
-    return None if value is None else _known(value, labels)
-
-
-def _known(value: object, labels: int) -> int:
-    if not isinstance(value, int) or not 0 <= value < labels:
-        raise ValueError(f"no label has the index {value!r}")
-    return value
+            return from_json(Predictions, value)
+        except ValueError as error:
+            raise FormatError(f"the predictions cannot be read: {error}") from error

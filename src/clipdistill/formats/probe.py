@@ -1,4 +1,4 @@
-"""What a short probe of teacher and student measured, for estimates (`probe.json`)."""
+"""`probe.json`: speeds of teacher and student, measured briefly for estimates."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class Probe(Versioned):
     """Speeds on this machine.
 
     Attributes:
-        of: fingerprint of what was measured; another one asks for another probe.
-        seconds: the probe took.
-        load_seconds: importing and loading the teacher.
-        decode_rate: pictures decoded a second, with all threads.
-        teacher_rate: pictures embedded a second by the teacher.
-        training_rate: pictures a second of the student's training steps.
-        dim: length of an embedding.
-        image_size: side of the student's input, pixels.
-        parameters: of the student.
-        device: both ran on.
+        of: fingerprint of what was measured; a probe with another fingerprint is measured again.
+        seconds: duration of the probe.
+        load_seconds: duration of importing and loading the teacher.
+        decode_rate: images decoded per second, with all threads.
+        teacher_rate: images per second that the teacher embeds.
+        training_rate: images per second of the student's training steps.
+        dim: dimension of an embedding.
+        image_size: side of the student's input in pixels.
+        parameters: number of the student's parameters.
+        device: device of both.
     """
 
     FORMAT: ClassVar[str] = "clipdistill.probe"
@@ -49,12 +49,12 @@ def save_probe(path: Path, probe: Probe) -> None:
 
 
 def load_probe(path: Path, of: str) -> Probe | None:
-    """Read the probe of the same things; None where there is none that can be used."""
+    """Read the probe with the fingerprint `of`; None where there is none that can be used."""
     try:
         card = read_json(path, "the probe")
         check_format(path, card, Probe.FORMAT, Probe.VERSION)
         found = from_json(Probe, card)
     except (ClipDistillError, ValueError):
-        return None  # it is only measured again
+        return None  # the probe is measured again
     rates = (found.decode_rate, found.teacher_rate, found.training_rate)
     return found if found.of == of and min(rates) > 0 else None

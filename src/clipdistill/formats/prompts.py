@@ -1,11 +1,12 @@
-"""Prompt files: UTF-8 text, a prompt a line."""
+"""Prompt files: UTF-8 text with one prompt per line."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import FormatError, InputError
+from ..core.errors import InputError
+from ..core.files import read_text
 
 
 @dataclass(frozen=True)
@@ -13,8 +14,8 @@ class Prompts:
     """The classes of a zero-shot classifier.
 
     Attributes:
-        labels: one a class, in order of first appearance.
-        prompts: for each label its prompts (one or more).
+        labels: one per class, in order of first appearance.
+        prompts: one or more per label.
     """
 
     labels: tuple[str, ...]
@@ -22,13 +23,13 @@ class Prompts:
 
 
 def parse_prompts(text: str) -> Prompts:
-    """Parse prompt lines; blank lines and lines starting with `#` are skipped.
+    """Parse prompt lines; blank lines and lines that start with `#` are skipped.
 
-    `label<TAB>prompt` names the class; several lines with one label are averaged.  Without a tab
-    the prompt is its own label.  A line that stands twice counts once.
+    `label<TAB>prompt` gives a prompt its label; several lines may have the same label.  Without a
+    tab the prompt is its own label.  A repeated line counts once.
     """
     classes: dict[str, list[str]] = {}
-    # Not str.splitlines, which also cuts at form feeds and U+2028, that editors do not show.
+    # Not str.splitlines, which also splits at form feeds and U+2028, invisible in editors.
     for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -46,23 +47,14 @@ def load_prompts(path: Path) -> Prompts:
     """Load a prompt file.
 
     Raises:
-        InputError: no such file, or no prompt in it.
-        FormatError: not UTF-8 text.
+        InputError: there is no such file, or no prompt in it.
+        FormatError: it is not UTF-8 text.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(
-            f"{path}: no readable prompts file ({error.strerror or error}). "
-            "Expected a text file, a prompt a line."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise FormatError(
-            f"{path}: prompts should be UTF-8 text, but byte {error.start} "
-            f"(0x{error.object[error.start]:02x}) is not. "
-            f"Convert it, for example: iconv -f latin1 -t utf-8 {path}"
-        ) from error
-    prompts = parse_prompts(text)
+    prompts = parse_prompts(
+        read_text(path, "the prompts file", "a text file with one prompt per line")
+    )
     if not prompts.labels:
-        raise InputError(f"{path}: no prompts in it. Write one a line, such as: a photo of a dog")
+        raise InputError(
+            f"{path}: there are no prompts in it. Write one per line, such as: a photo of a dog"
+        )
     return prompts

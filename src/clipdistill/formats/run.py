@@ -1,22 +1,22 @@
-"""The folder of a `run`: where each artefact lies in it, and `run.json` that says how it was made.
+"""The folder of a `run`: the path of each artefact, and `run.json`, the record of how it was made.
 
-prompts.txt            the prompts, as they were given
-probe.json             what a short probe of speed measured, for estimates
-image_urls.txt         what a search found, and images/ what was downloaded of it; only with
-                       a search, otherwise the pictures stay where they are
-embeddings/            what the teacher said of the pictures
-labelled-embeddings/   what it said of the labelled pictures, if there are any
-text.npy, text.json    the class list in the teacher's space
-training.txt, holdout/ names of the pictures to learn from, links to those held out; only
+prompts.txt            the prompts
+probe.json             speeds, measured by a short probe, for estimates
+image_urls.txt         URLs that a search found, and images/ the downloaded images; both only with
+                       a search, otherwise the images stay in their folder
+embeddings/            the teacher's embeddings of the images
+labelled-embeddings/   the teacher's embeddings of the labelled images, if there are any
+text.npy, text.json    the text embeddings
+training.txt, holdout/ keys of the training images, one per line, and links to the holdout; only
                        where a share is held out
-baseline.json           how well the teacher itself separates the prompts on these pictures
+baseline.json          the teacher's own zero-shot result
 student/               the dense student; student-sparse/, student-int8/, student-sparse-int8/
-cpu/*.onnx, trt/*.onnx one classifier a student, for ONNX Runtime, and for TensorRT and OpenVINO
-classifier.onnx        the one that was asked for
-evaluation.json        `evaluate`'s result; predictions.json: what each model says of each picture
-benchmark.json         `benchmark`'s result
-report.html            all of it, to be read
-replaced/              what was trained or embedded with settings that have changed since
+cpu/*.onnx, trt/*.onnx one classifier per student, for ONNX Runtime, and for TensorRT and OpenVINO
+classifier.onnx        the classifier that the settings name
+evaluation.json        the result of `evaluate`; predictions.json: each model's predictions
+benchmark.json         the result of `benchmark`; benchmark.svg: its chart
+report.html            the report; README.md: the model card
+replaced/              artefacts of settings that have changed since
 run.json               settings, steps with their commands and fingerprints, versions, machine
 """
 
@@ -32,10 +32,10 @@ from ..core.results import Versioned, from_json, to_json
 from .cards import MODEL_CARD
 
 STUDENTS = ("dense", "sparse", "int8", "sparse-int8")
-"""Names of the students that a run can make, in the order in which they are made and shown."""
+"""Names of the students of a run, in the order in which they are made and shown."""
 
 EXPORTS = {"onnxruntime": "cpu", "tensorrt": "trt"}
-"""What a file is for -> the folder that it lies in."""
+"""Target of a classifier -> its folder."""
 
 
 FORMER_NAMES = {"baseline.json": "ceiling.json", "predictions.json": "opinions.json"}
@@ -43,138 +43,73 @@ FORMER_NAMES = {"baseline.json": "ceiling.json", "predictions.json": "opinions.j
 
 
 def present(path: Path) -> Path:
-    """Where a file of a run lies: `path`, or its former name where only that is there."""
+    """Return `path`, or its former name where only a file of that name exists."""
     former = path.with_name(FORMER_NAMES.get(path.name, path.name))
     return former if former.is_file() and not path.is_file() else path
 
 
+class _Inside:
+    """A path below a run's folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: RunFolder, kind: type[RunFolder]) -> Path:
+        return folder.out / self.name
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """Where everything of a run lies.
+    """The paths of a run; the docstring of this module describes each.
 
     Attributes:
-        out: the folder.
+        out: folder of the run.
     """
 
     out: Path
 
-    @property
-    def record(self) -> Path:
-        """How it was made."""
-        return self.out / "run.json"
-
-    @property
-    def prompts(self) -> Path:
-        """The prompts file."""
-        return self.out / "prompts.txt"
-
-    @property
-    def urls(self) -> Path:
-        """What a search found."""
-        return self.out / "image_urls.txt"
-
-    @property
-    def images(self) -> Path:
-        """Downloaded pictures, only with a search."""
-        return self.out / "images"
-
-    @property
-    def embeddings(self) -> Path:
-        """The teacher's embeddings of the pictures."""
-        return self.out / "embeddings"
-
-    @property
-    def labelled_embeddings(self) -> Path:
-        """The teacher's embeddings of the labelled pictures."""
-        return self.out / "labelled-embeddings"
-
-    @property
-    def holdout(self) -> Path:
-        """Links to the pictures that are held out."""
-        return self.out / "holdout"
-
-    @property
-    def training_list(self) -> Path:
-        """Names of the pictures to learn from, a line each; only where some are held out."""
-        return self.out / "training.txt"
-
-    @property
-    def probe(self) -> Path:
-        """What a short probe measured."""
-        return self.out / "probe.json"
-
-    @property
-    def chart(self) -> Path:
-        """`benchmark`'s chart."""
-        return self.out / "benchmark.svg"
-
-    @property
-    def replaced(self) -> Path:
-        """What was made with settings that have changed since."""
-        return self.out / "replaced"
-
-    @property
-    def text(self) -> Path:
-        """Text embeddings."""
-        return self.out / "text.npy"
-
-    @property
-    def baseline(self) -> Path:
-        """The teacher's baseline."""
-        return self.out / "baseline.json"
-
-    @property
-    def evaluation(self) -> Path:
-        """The result of `evaluate`."""
-        return self.out / "evaluation.json"
-
-    @property
-    def predictions(self) -> Path:
-        """What each model says of each picture."""
-        return self.out / "predictions.json"
-
-    @property
-    def benchmark(self) -> Path:
-        """The result of `benchmark`."""
-        return self.out / "benchmark.json"
-
-    @property
-    def classifier(self) -> Path:
-        """The classifier that was asked for."""
-        return self.out / "classifier.onnx"
-
-    @property
-    def report(self) -> Path:
-        """The page for people."""
-        return self.out / "report.html"
-
-    @property
-    def model_card(self) -> Path:
-        """The page for people, as Hugging Face has it."""
-        return self.out / MODEL_CARD
+    record = _Inside("run.json")
+    prompts = _Inside("prompts.txt")
+    probe = _Inside("probe.json")
+    urls = _Inside("image_urls.txt")
+    images = _Inside("images")
+    embeddings = _Inside("embeddings")
+    labelled_embeddings = _Inside("labelled-embeddings")
+    text = _Inside("text.npy")
+    training_list = _Inside("training.txt")
+    holdout = _Inside("holdout")
+    baseline = _Inside("baseline.json")
+    classifier = _Inside("classifier.onnx")
+    evaluation = _Inside("evaluation.json")
+    predictions = _Inside("predictions.json")
+    benchmark = _Inside("benchmark.json")
+    chart = _Inside("benchmark.svg")
+    report = _Inside("report.html")
+    model_card = _Inside(MODEL_CARD)
+    replaced = _Inside("replaced")
 
     def student(self, name: str) -> Path:
-        """The folder of one of `STUDENTS`."""
+        """Return the folder of one of `STUDENTS`."""
         return self.out / ("student" if name == "dense" else f"student-{name}")
 
     def export(self, name: str, target: str) -> Path:
-        """The classifier of one of `STUDENTS` for a target."""
+        """Return the classifier of one of `STUDENTS` for a target."""
         return self.out / EXPORTS[target] / f"{name}.onnx"
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """A finished step, or one that was begun.
+    """A finished or an interrupted step.
 
     Attributes:
         name: such as "embed" or "distill sparse".
-        command: the command line that does this step alone; empty: only `run` does it.
-        fingerprint: of the step's settings and inputs; another one makes it run again.
-        seconds: it took, over all runs that worked on it.
+        command: command line that does only this step; empty where only `run` can do it.
+        fingerprint: digest of the step's settings and inputs; when it changes, the step runs again.
+        seconds: duration, over all calls of `run` that worked on the step.
         outputs: files and folders, relative to the run's folder.
-        settings: of `run`, those that this step depends on.
-        inputs: a fingerprint of each file, folder and step that it uses.
-        result: what tells its outcome from another one, for the steps that use it.
+        settings: settings of `run` that this step depends on.
+        inputs: fingerprint of each file, folder and step that it uses.
+        result: fingerprint of its outcome, for the steps that use it.
     """
 
     name: str
@@ -189,17 +124,17 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class RunRecord(Versioned):
-    """How a run was made.
+    """Record of how a run was made.
 
     Attributes:
-        settings: of `run`, as in its TOML file.
-        steps: those that are finished, in order.
+        settings: settings of `run`, as in its TOML file.
+        steps: finished steps, in order.
         versions: package -> version.
-        machine: in one line.
-        started: when it was first started, ISO 8601 with the zone.
-        finished: when all but the report was last completed; empty until then.
-        unfinished: steps that were begun and interrupted.
-        others: finished steps that the settings no longer ask for; their files are still there.
+        machine: description of the machine, in one line.
+        started: time of the first start, ISO 8601 with the zone.
+        finished: time when all steps but the report were last completed; empty until then.
+        unfinished: interrupted steps.
+        others: finished steps that the settings no longer include; their files are kept.
     """
 
     FORMAT: ClassVar[str] = "clipdistill.run"
@@ -215,11 +150,11 @@ class RunRecord(Versioned):
     others: tuple[StepRecord, ...] = ()
 
     def known(self) -> dict[str, StepRecord]:
-        """Every finished step by its name."""
+        """Return every finished step by its name."""
         return {step.name: step for step in (*self.others, *self.steps)}
 
     def begun(self) -> dict[str, StepRecord]:
-        """Every unfinished step by its name."""
+        """Return every interrupted step by its name."""
         return {step.name: step for step in self.unfinished}
 
 
@@ -232,13 +167,13 @@ def load_run(folder: RunFolder) -> RunRecord:
     """Read `run.json`.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such file.
         FormatError: it cannot be read, or is of a newer version.
     """
     if not folder.record.is_file():
         raise InputError(
-            f"{folder.record}: there is no record of a run. Expected the folder of a "
-            "`clipdistill run` or `clipdistill quickstart`."
+            f"{folder.record}: the record of the run is missing. Give the folder of a `clipdistill "
+            "run` or `clipdistill quickstart`."
         )
     card = read_json(folder.record, "a run's record")
     check_format(folder.record, card, RunRecord.FORMAT, RunRecord.VERSION)

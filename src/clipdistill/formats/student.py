@@ -1,12 +1,12 @@
-"""A student's folder.
+"""The folder of a student.
 
 student.json         the card; written last, so it marks a finished training
-model.safetensors    the best weights (a timm model with num_classes = embedding dimension; of a
-                     compressed student: 2:4 zeros as zeros, folded weights, `*_quantizer._amax`)
+model.safetensors    the best weights (a timm model with num_classes = embedding dimension; a
+                     compressed student has 2:4 zeros, folded weights and `*_quantizer._amax`)
 checkpoint.pth       the last state: {"model", "optimizer", "epoch", "card", ...}, for resuming
-metrics.jsonl        a line an epoch
-samples.npy          uint8 (N, S, S, 3): a few training pictures, for the checks of `export`
-log/                 TensorBoard
+metrics.jsonl        one line per epoch
+samples.npy          uint8 (N, S, S, 3): some training images, for the checks of `export`
+log/                 TensorBoard's log
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import FormatError, InputError
+from ..core.errors import FormatError, InputError, first_line
 from ..core.files import (
     atomic_path,
     check_format,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 FORMAT = "clipdistill.student"
 VERSION = 2
-"""Newest version: 2 has a "compression", and its weights need not be a plain timm network's."""
+"""Newest version: 2 has a "compression", and its weights may not fit a plain timm network."""
 
 CARD = "student.json"
 WEIGHTS = "model.safetensors"
@@ -49,19 +49,19 @@ METRICS = "metrics.jsonl"
 LOG = "log"
 SAMPLES = "samples.npy"
 SAMPLE_IMAGES = 16
-"""Training images kept in it, for the checks of `export`."""
+"""Training images in `samples.npy`."""
 
 
 def save_card(folder: Path, card: StudentCard) -> None:
-    """Write `student.json` for the `model.safetensors` that already lies in `folder`."""
-    # An older program must refuse a compressed student, and can read every other one.
+    """Write `student.json` for the `model.safetensors` in `folder`."""
+    # An older program must refuse a compressed student, and can read every other student.
     version = 1 if card.compression is None else VERSION
     head = {"format": FORMAT, "version": version, "weights_sha256": sha256_of(folder / WEIGHTS)}
     write_json(folder / CARD, {**head, **card.to_json()})
 
 
 def is_student(folder: Path) -> bool:
-    """Whether `folder` holds a finished student."""
+    """Whether `folder` has a finished student."""
     return (folder / CARD).is_file()
 
 
@@ -69,25 +69,27 @@ def load_card(folder: Path) -> StudentCard:
     """Load `student.json` and check that the weights beside it are the ones it describes.
 
     Raises:
-        InputError: no student there, or its training has not finished.
+        InputError: there is no student, or its training has not finished.
         FormatError: card or weights are damaged or not a pair.
     """
     if not (folder / CARD).is_file():
         if (folder / CHECKPOINT).is_file():
             raise InputError(
-                f"{folder}: this student's training has not finished. Run the same `clipdistill "
-                f"distill` command again to go on, or use {folder / CHECKPOINT} as it is."
+                f"{folder}: the training of this student has not finished. Run the same "
+                f"`clipdistill distill` command again to resume, or give {folder / CHECKPOINT}."
             )
-        raise InputError(f"{folder}: no student here. Make one with: clipdistill distill")
+        raise InputError(f"{folder}: there is no student here. Make one with: clipdistill distill")
     value = read_json(folder / CARD, "the student's card")
     check_format(folder / CARD, value, FORMAT, VERSION)
     weights = folder / WEIGHTS
     if not weights.is_file():
-        raise InputError(f"{weights}: the student's weights are missing.")
+        raise InputError(
+            f"{weights}: the student's weights are missing. Copy the whole folder again."
+        )
     if sha256_of(weights) != value.get("weights_sha256"):
         raise FormatError(
-            f"{weights} is not the file that {folder / CARD} describes: damaged or replaced. "
-            "Copy the whole folder again, or run `clipdistill distill` again."
+            f"{weights} is not the file that {folder / CARD} describes: it is damaged or was "
+            "replaced. Copy the whole folder again, or run `clipdistill distill` again."
         )
     with describing(folder / CARD):
         return StudentCard.from_json(value)
@@ -101,23 +103,28 @@ def save_weights(folder: Path, state: dict[str, torch.Tensor]) -> None:
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Load a state dict from `.safetensors`, or from a `.pth` holding one (also under "model",
-    "state_dict" or "model_state_dict"), on the CPU.
+    """Load a state dict on the CPU.
+
+    Args:
+        path: `.safetensors`, or a `.pth` with a state dict, also under "model", "state_dict" or
+            "model_state_dict".
 
     Raises:
-        InputError: no such file.
-        FormatError: truncated, not weights, or a pickle that would run code.
+        InputError: there is no such file.
+        FormatError: it is truncated, has no weights, or is a pickle that would run code.
     """
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         if not path.is_file():
-            raise InputError(f"{path}: no such weights file.")
+            raise InputError(f"{path}: there is no such file of weights.")
         try:
             return load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
-            raise FormatError(f"{path}: not a readable safetensors file ({error}).") from error
+            raise FormatError(
+                f"{path}: not a readable safetensors file ({error}). Copy it again."
+            ) from error
     value = load_checkpoint(path)
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(value.get(key), dict):
@@ -129,8 +136,11 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
 def as_weights(value: dict[Any, Any], path: Path) -> dict[str, torch.Tensor]:
     """Check that a dictionary is a state dict.
 
-    DataParallel's "module." is taken off its names, and the masks that apex's ASP keeps beside the
-    weights (`__weight_mma_mask`) are left out: the weights have the zeros.
+    DataParallel's prefix "module." is removed.  The masks of apex's ASP (`__weight_mma_mask`) are
+    left out: the weights have the zeros.
+
+    Raises:
+        FormatError: it is no state dict.
     """
     import torch
 
@@ -162,22 +172,22 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Load a `.pth` dictionary with `weights_only=True`: no code in it can run.
 
     Raises:
-        InputError: no such file.
-        FormatError: truncated, not a checkpoint, or it asks to run code.
+        InputError: there is no such file.
+        FormatError: it is truncated, no checkpoint, or a pickle that would run code.
     """
     import torch
 
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint.")
+        raise InputError(f"{path}: there is no such checkpoint.")
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise FormatError(
             f"{path}: refused. Expected a checkpoint of tensors and plain values, found one that "
-            "is damaged or asks to run code when loaded. Only use checkpoints made by "
-            "clipdistill or by the older clip-distillation scripts."
+            "is damaged or would run code when loaded. Give a checkpoint of clipdistill or of the "
+            "older clip-distillation scripts."
         ) from error
-    # Damaged files make torch's reader stumble in all these ways.
+    # A damaged file can make torch's reader raise any of these.
     except (
         RuntimeError,
         OSError,
@@ -193,27 +203,27 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         zipfile.BadZipFile,
     ) as error:
         raise FormatError(
-            f"{path}: not a readable checkpoint, it is truncated or of another kind "
-            f"({(str(error).splitlines() or [type(error).__name__])[0]}). Copy it again, or train "
-            "again in another folder."
+            f"{path}: not a readable checkpoint: it is truncated or of another kind "
+            f"({first_line(error)}). Copy it again, or train again in another folder."
         ) from error
     if not isinstance(value, dict):
         raise FormatError(
-            f"{path}: expected a checkpoint dictionary, found {type(value).__name__}."
+            f"{path}: expected a dictionary of tensors and values, found {type(value).__name__}. "
+            "Give a checkpoint of clipdistill or of the older clip-distillation scripts."
         )
     return value
 
 
 def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Write `metrics.jsonl`, a line an epoch."""
+    """Write `metrics.jsonl`, one line per epoch."""
     write_bytes(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def read_metrics(folder: Path) -> tuple[dict[str, Any], ...]:
-    """The lines of `metrics.jsonl`, the oldest first; none where there is no such file.
+    """Read the lines of `metrics.jsonl`, the oldest first; none without such a file.
 
     Raises:
-        FormatError: a line is something else.
+        FormatError: a line is damaged.
     """
     path = folder / METRICS
     if not path.is_file():
@@ -225,7 +235,7 @@ def read_metrics(folder: Path) -> tuple[dict[str, Any], ...]:
             rows.append({"epoch": int(value["epoch"]), **value})
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError(
-                f"{path}, line {number}: expected what an epoch measured ({error!r}). Delete the "
+                f"{path}, line {number}: expected the metrics of an epoch ({error!r}). Delete the "
                 "file, or copy the student's folder again."
             ) from error
     return tuple(rows)
@@ -238,7 +248,7 @@ def save_samples(folder: Path, pixels: NDArray[np.uint8]) -> None:
 
 
 def load_samples(folder: Path) -> NDArray[np.uint8] | None:
-    """Load `samples.npy`; None where a student has none.
+    """Load `samples.npy`; None where a student has no such file.
 
     Raises:
         FormatError: it is damaged.
@@ -249,9 +259,10 @@ def load_samples(folder: Path) -> NDArray[np.uint8] | None:
     try:
         pixels: NDArray[np.uint8] = read_array(path)
     except FormatError as error:
-        raise FormatError(f"{error} Delete it: export then draws its own pictures.") from error
+        raise FormatError(f"{error} Delete it: `export` then uses drawn images.") from error
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
         raise FormatError(
-            f"{path}: expected uint8 (N, S, S, 3), found {pixels.dtype} {pixels.shape}. Delete it."
+            f"{path}: expected uint8 (N, S, S, 3), found {pixels.dtype} {pixels.shape}. Delete it: "
+            "`export` then uses drawn images."
         )
     return pixels

@@ -1,4 +1,4 @@
-"""Text embeddings: `NAME.npy` (C, D) and beside it `NAME.json` that says what they are."""
+"""Text embeddings: `NAME.npy` (C, D) and beside it `NAME.json`, which describes them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ..core.files import (
     sha256_of,
     write_json,
 )
+from ..core.results import from_json
 from ..core.zeroshot import Calibration, LogitScale, moved_along, normalized
 from ..images.preprocess import Preprocess
 from .cards import TeacherCard
@@ -28,28 +29,27 @@ from .cards import TeacherCard
 FORMAT = "clipdistill.text_embeddings"
 VERSION = 1
 ALIKE = 0.98
-"""Cosine of two labels' embeddings above which a teacher hardly tells them apart."""
+"""Cosine of two labels' embeddings above which a teacher hardly separates them."""
 
 
 @dataclass(frozen=True)
 class Adaptation:
-    """Where class vectors come from that `adapt` learnt, and what they were before.
+    """Record of the class vectors that `adapt` fitted to a pool of images.
 
     Attributes:
-        text: float32 (C, D), the text vectors, of unit length.
+        text: float32 (C, D) of unit length, the class vectors of the text.
         shift: float32 (D,), the movement from texts to images that the classes have in common;
-            zero where text was kept.
-        pool: the embeddings it was learnt from.
-        teacher: who made them, for people.
-        method: its name.
-        rounds: how many.
-        images: images of the pool nearest to each class vector, in the labels' order.
-        refused: the labels that no image was nearest to; they only moved with the others.
-        left_out: rows of the pool that were NaN, infinite or zero.
-        changed: share of the images that got another label than the text gave them, 0 to 1.
-        kept_text: why the pool was refused as a whole and the vectors are the text's; empty: it
-            was not.
-        student: whose own embeddings took part; empty: the teacher's alone.
+            zero where the class vectors of the text were kept.
+        pool: embeddings of the pool.
+        teacher: name of the teacher that made them.
+        method: name of the method.
+        rounds: number of rounds.
+        images: number of images of the pool nearest to each class vector, in label order.
+        refused: labels that are nearest to no image; their class vectors have only the shift.
+        left_out: number of rows of the pool that were NaN, infinite or zero.
+        changed: share of the images whose label changed, 0 to 1.
+        kept_text: reason why the class vectors of the text were kept; empty where they were not.
+        student: student whose embeddings were used as well; empty: only the teacher's.
     """
 
     text: NDArray[np.float32]
@@ -66,7 +66,7 @@ class Adaptation:
     student: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; arrays as base64 of float32, little-endian."""
+        """Return plain JSON values; arrays as base64 of float32, little-endian."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             **values,
@@ -78,7 +78,7 @@ class Adaptation:
 
     @classmethod
     def from_json(cls, value: Any, shape: tuple[int, int]) -> Adaptation | None:
-        """The inverse of `to_json` for text vectors of `shape`; None of None.
+        """Invert `to_json` for class vectors of `shape`; None gives None.
 
         Raises:
             KeyError, TypeError, ValueError: a field is missing or wrong.
@@ -117,16 +117,17 @@ def _from_base64(text: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class TextEmbeddings:
-    """A class list in a teacher's embedding space.
+    """Class vectors in a teacher's embedding space, with their labels.
 
     Attributes:
-        vectors: float32 (C, D), L2-normalised.
-        labels: C names.
-        prompts: for each label the prompts that were averaged.
-        templates: the templates each prompt was put into.
-        teacher: whose text tower made them.
-        calibration: fitted for a student by `evaluate --calibrate`; None: the teacher's own scale.
-        adaptation: how `adapt` learnt the vectors from a pool; None: they are the text's.
+        vectors: float32 (C, D) of unit length.
+        labels: C labels.
+        prompts: the prompts of each label, whose embeddings were averaged.
+        templates: the templates that each prompt was put into.
+        teacher: teacher whose text tower made the vectors.
+        calibration: calibration of a student, from `evaluate --calibrate`; None: the teacher's own
+            logit scale.
+        adaptation: record of `adapt`, which fitted the vectors to a pool; None: the text's own.
     """
 
     vectors: NDArray[np.float32]
@@ -139,20 +140,24 @@ class TextEmbeddings:
 
     @property
     def logits(self) -> LogitScale:
-        """What turns a student's cosines into logits."""
+        """The logit scale for a student's cosines."""
         return self.teacher.logits if self.calibration is None else self.calibration.logits
 
     @property
     def threshold(self) -> float:
-        """Probability below which a student's answer is "unknown"; 0: never."""
+        """Probability of the best label below which the answer is "unknown"; 0: never."""
         return 0.0 if self.calibration is None else self.calibration.threshold
 
     def overlapping(
         self, also: NDArray[np.bool_] | None = None
     ) -> tuple[tuple[str, str, float], ...]:
-        """Pairs of labels that the teacher hardly tells apart, and their cosine, nearest first.
+        """Return the pairs of labels that the teacher hardly separates, and their cosine.
 
-        `also`: bool (C, C), further pairs, above the diagonal.
+        Args:
+            also: bool (C, C), further pairs, above the diagonal.
+
+        Returns:
+            (label, label, cosine), the nearest first.
         """
         cosines = self.vectors @ self.vectors.T
         near = cosines > ALIKE
@@ -161,17 +166,17 @@ class TextEmbeddings:
         return tuple(sorted(found, key=lambda pair: -pair[2]))
 
     def beside(self, text: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Text vectors (n, D) of other labels, made to stand beside these in one class list.
+        """Shift class vectors (n, D) of other labels, so that they fit the vectors of these labels.
 
-        Class vectors that were learnt from images lie nearer to all images than text vectors do, so
-        a label that is added later has to move as the others did.
+        Class vectors that were fitted to images are nearer to all images than those of a text, so
+        the class vector of a label that is added later needs the same shift.
         """
         if self.adaptation is None:
             return text
         return moved_along(text, self.adaptation.shift)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the vectors, as plain JSON values."""
+        """Return everything but the vectors, as plain JSON values."""
         values: dict[str, Any] = {
             "labels": list(self.labels),
             "prompts": [list(prompts) for prompts in self.prompts],
@@ -186,7 +191,7 @@ class TextEmbeddings:
 
     @classmethod
     def from_json(cls, value: Any, vectors: NDArray[np.float32]) -> TextEmbeddings:
-        """The inverse of `to_json`.
+        """Invert `to_json`.
 
         Raises:
             FormatError: a field is missing, or the counts do not agree.
@@ -205,8 +210,8 @@ class TextEmbeddings:
             raise FormatError(f"text embeddings cannot be read: {error!r}") from error
         if vectors.shape != (len(result.labels), result.teacher.dim):
             raise FormatError(
-                f"text embeddings: {len(result.labels)} labels of {result.teacher.dim} dimensions "
-                f"expected, found an array of shape {vectors.shape}"
+                f"text embeddings: expected {len(result.labels)} labels of {result.teacher.dim} "
+                f"dimensions, found an array of shape {vectors.shape}"
             )
         return result
 
@@ -214,34 +219,22 @@ class TextEmbeddings:
 def _calibration(value: Any) -> Calibration | None:
     if value is None:
         return None
-    scale, bias = float(value["logits"]["scale"]), value["logits"]["bias"]
-    logits = LogitScale(scale, None if bias is None else float(bias))
-    shares = [float(value[name]) for name in ("threshold", "ece_before", "ece_after", "coverage")]
-    finite = math.isfinite(scale) and math.isfinite(logits.bias or 0.0)
+    found = from_json(Calibration, value)
+    shares = (found.threshold, found.ece_before, found.ece_after, found.coverage)
+    finite = math.isfinite(found.logits.scale) and math.isfinite(found.logits.bias or 0.0)
     if not finite or not all(0 <= share <= 1 for share in shares):
-        raise ValueError(f"a calibration with scale {scale} and shares {shares}")
-    if value["method"] not in ("teacher", "labels"):
-        raise ValueError(f"a calibration fitted to {value['method']!r}")
-    return Calibration(
-        logits=logits,
-        threshold=shares[0],
-        method=value["method"],
-        model=str(value["model"]),
-        images=int(value["images"]),
-        ece_before=shares[1],
-        ece_after=shares[2],
-        coverage=shares[3],
-    )
+        raise ValueError(f"a calibration with {found.logits} and shares {shares}")
+    return found
 
 
 def pair_of(path: Path) -> tuple[Path, Path]:
-    """The `.npy` and the `.json` of text embeddings, given either or their common stem."""
+    """Return the `.npy` and the `.json`, given one of them or their common stem."""
     path = path if path.suffix in (".npy", ".json") else path.with_name(path.name + ".npy")
     return path.with_suffix(".npy"), path.with_suffix(".json")
 
 
 def save_text(path: Path, text: TextEmbeddings) -> Path:
-    """Write the pair of files; returns the path of the `.npy`."""
+    """Write the pair of files; return the path of the `.npy`."""
     path = path if path.suffix == ".npy" else path.with_name(path.name + ".npy")
     with atomic_path(path) as temporary:
         np.save(temporary, text.vectors)
@@ -251,14 +244,15 @@ def save_text(path: Path, text: TextEmbeddings) -> Path:
 
 
 def load_text(path: Path, labels: tuple[str, ...] = ()) -> TextEmbeddings:
-    """Load text embeddings, given either of the two files or their common stem.
+    """Load text embeddings, given one of the two files or their common stem.
 
-    A bare `.npy` (as the older scripts wrote it) needs `labels` and gets CLIP's usual logit scale.
+    A `.npy` without a `.json`, as the older scripts wrote it, gets the given `labels`, otherwise
+    numbers, and CLIP's usual logit scale.
 
     Raises:
-        InputError: no such file.
+        InputError: there is no such file.
         FormatError: it cannot be read, or the two files are not a pair.
-        MismatchError: `labels` are given but their number differs.
+        MismatchError: `labels` are given, but their number differs.
     """
     array_path, card_path = pair_of(path)
     vectors = load_matrix(array_path)
@@ -268,26 +262,26 @@ def load_text(path: Path, labels: tuple[str, ...] = ()) -> TextEmbeddings:
     check_format(card_path, card, FORMAT, VERSION)
     if card.get("npy_sha256") != sha256_of(array_path):
         raise FormatError(
-            f"{array_path} and {card_path} do not belong together (one was rewritten or cut "
-            "short). Make them again with: clipdistill embed-text"
+            f"{array_path} and {card_path} do not belong together: one was replaced or truncated. "
+            "Make them again with: clipdistill embed-text"
         )
     with describing(card_path):
         return TextEmbeddings.from_json(card, vectors)
 
 
 def load_matrix(path: Path) -> NDArray[np.float32]:
-    """Load a (N, D) `.npy` of finite floats, normalised to unit rows; never unpickles.
+    """Load a (N, D) `.npy` of finite floats and give its rows unit length; never unpickles.
 
     Raises:
-        InputError: no such file.
-        FormatError: truncated, not an array of floats, not two-dimensional, NaN.
+        InputError: there is no such file.
+        FormatError: it is truncated, no two-dimensional array of floats, or not finite.
     """
     remedy = "Make the text embeddings again with: clipdistill embed-text"
     try:
         array = read_array(path)
     except InputError as error:
         raise InputError(
-            f"{path}: no such text embeddings. Make them with: clipdistill embed-text"
+            f"{path}: there are no such text embeddings. Make them with: clipdistill embed-text"
         ) from error
     except FormatError as error:
         raise FormatError(f"{error} {remedy}") from error
@@ -297,7 +291,7 @@ def load_matrix(path: Path) -> NDArray[np.float32]:
             f"{remedy}"
         )
     if not np.isfinite(array).all():
-        raise FormatError(f"{path}: contains values that are not finite. {remedy}")
+        raise FormatError(f"{path}: it has values that are not finite (NaN). {remedy}")
     return normalized(array)
 
 
@@ -306,8 +300,8 @@ def _bare(path: Path, vectors: NDArray[np.float32], labels: tuple[str, ...]) -> 
         labels = tuple(str(index) for index in range(len(vectors)))
     if len(labels) != len(vectors):
         raise MismatchError(
-            f"{path} holds {len(vectors)} text embeddings, but {len(labels)} prompts were given. "
-            "Give the prompts file it was made from."
+            f"{path} has {len(vectors)} text embeddings, but {len(labels)} prompts were given. "
+            "Give the prompts file that it was made from."
         )
     unknown = TeacherCard(
         model_name="unknown",

@@ -1,23 +1,25 @@
-"""Lists of image URLs: `NAME.txt`, one a line in rank order, and `NAME.parquet` beside it, which
-says where each came from (prompt, score, source, licence).
+"""Lists of image URLs: `NAME.txt`, one URL per line in rank order, and `NAME.parquet` beside it,
+with the prompt, score, source and licence of each.
 
-The text file is the truth about which URLs there are, so it may be edited by hand; the parquet
-tells more about those that it knows.
+Only the text file decides which URLs are in the list, so it may be edited by hand.  The parquet
+adds what is known of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import FormatError, InputError, MissingExtraError
+from ..core.errors import FormatError, InputError
 from ..core.files import atomic_path, write_bytes
+from .parquet import arrow, write_rows
 
 BATCH_ROWS = 8192
-"""Parquet rows read at a time."""
+"""Parquet rows that are in memory while a file is read."""
+PURPOSE = "A list of URLs"
 
 
 @dataclass(frozen=True)
@@ -25,15 +27,15 @@ class UrlRow:
     """One image on the web, and how it was found.
 
     Attributes:
-        url: as its source gave it.
-        prompt: the prompt that found it.
-        rank: its place among the prompt's results, from 1; 0 when unknown.
+        url: URL as its source gave it.
+        prompt: prompt that found it; empty when unknown.
+        rank: place among the prompt's results, from 1; 0 when unknown.
         score: similarity with the prompt, as the source measures it; None when unknown.
-        source: knn, commons, openverse, parquet, pool; empty when unknown.
-        caption: its title or caption.
-        license: short name, such as "CC BY-SA 4.0"; empty when unknown.
-        license_url: where the licence can be read.
-        attribution: whom to name.
+        source: knn, commons, openverse, parquet or pool; empty when unknown.
+        caption: title or caption of the image.
+        license: short name of the licence, such as "CC BY-SA 4.0"; empty when unknown.
+        license_url: address of the licence's text; empty when unknown.
+        attribution: author to name; empty when unknown.
     """
 
     url: str
@@ -48,27 +50,28 @@ class UrlRow:
 
 
 def save_urls(path: Path, rows: Sequence[UrlRow]) -> None:
-    """Write the list `path` (text) and the `.parquet` beside it, the text last.
+    """Write the parquet, then the text file `path` beside it.
 
     Raises:
         OutputError: they cannot be written.
     """
     with atomic_path(path.with_suffix(".parquet")) as temporary:
-        _write_parquet(temporary, rows)
+        write_rows(temporary, UrlRow, rows, PURPOSE)
     write_bytes(path, "".join(f"{one_line(row.url)}\n" for row in rows).encode())
 
 
 def one_line(url: str) -> str:
-    """A URL without the line breaks and outer blanks that it must not have."""
+    """Return a URL without line breaks and outer blanks."""
     return url.replace("\r", "").replace("\n", "").strip()
 
 
 def read_urls(path: Path) -> Iterator[UrlRow]:
-    """Read a list, text or parquet, row by row, in its order; a URL that stands twice comes twice.
+    """Read a list, text or parquet, row by row, in its order and with repeated URLs.
 
     Raises:
-        InputError: no such file.
-        FormatError: not UTF-8 text, not parquet, or without a column of URLs.
+        InputError: there is no such file.
+        FormatError: it is not UTF-8 text, not parquet, or has no column of URLs.
+        MissingExtraError: pyarrow is not installed, and there is a parquet.
     """
     if path.suffix.lower() == ".parquet":
         yield from _parquet_rows(path)
@@ -80,11 +83,11 @@ def read_urls(path: Path) -> Iterator[UrlRow]:
 
 
 def count_urls(path: Path) -> int:
-    """How many rows `read_urls` gives.
+    """Count the rows that `read_urls` gives.
 
     Raises:
-        InputError: no such file.
-        FormatError: as `read_urls`.
+        InputError: there is no such file.
+        FormatError: it is not UTF-8 text, or not parquet.
     """
     if path.suffix.lower() == ".parquet":
         return int(_open_parquet(path).metadata.num_rows)
@@ -93,45 +96,50 @@ def count_urls(path: Path) -> int:
 
 def _lines(path: Path) -> Iterator[str]:
     try:
-        # Not universal newlines: a form feed or U+2028 may be part of what somebody pasted.
+        # Not universal newlines: a pasted URL may contain a form feed or U+2028.
         with open(path, encoding="utf-8-sig", newline="\n") as handle:
             for line in handle:
                 if url := line.strip("\r\n \t"):
                     yield url
     except OSError as error:
         raise InputError(
-            f"{path}: no readable list of URLs ({error.strerror or error}). Expected a text file, "
-            "a URL a line, or a .parquet with a column url. Make one with: clipdistill search"
+            f"{path}: the list of URLs cannot be read ({error.strerror or error}). Expected a text "
+            "file with one URL per line, or a .parquet with a column url. Make one with: "
+            "clipdistill search"
         ) from error
     except UnicodeDecodeError as error:
         raise FormatError(
-            f"{path}: URLs should be UTF-8 text, but a byte (0x{error.object[error.start]:02x}) is "
-            "not. Is it a list of URLs?"
+            f"{path}: the list of URLs should be UTF-8 text, but a byte "
+            f"(0x{error.object[error.start]:02x}) is not. Check that the file is a list of URLs."
         ) from error
 
 
 def _open_parquet(path: Path) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "web", "A parquet file") from error
+    pyarrow = arrow(PURPOSE)
     if not path.is_file():
-        raise InputError(f"{path}: no such list of URLs. Make one with: clipdistill search")
+        raise InputError(
+            f"{path}: there is no such list of URLs. Make one with: clipdistill search"
+        )
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise FormatError(f"{path}: not a readable parquet file ({error}).") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> FormatError:
+    return FormatError(
+        f"{path}: not a readable parquet file ({error}). Delete it, or make it again with: "
+        "clipdistill search"
+    )
 
 
 def _parquet_rows(path: Path) -> Iterator[UrlRow]:
-    import pyarrow
-
-    file = _open_parquet(path)
+    file, pyarrow = _open_parquet(path), arrow(PURPOSE)
     names = {name.lower(): name for name in file.schema_arrow.names}
     if "url" not in names:
         raise FormatError(
-            f"{path}: expected a column url, found {', '.join(file.schema_arrow.names)}."
+            f"{path}: expected a column url, found {', '.join(file.schema_arrow.names)}. Give a "
+            "list that `clipdistill search` wrote."
         )
     columns = {f.name: names[f.name] for f in fields(UrlRow) if f.name in names}
     blank = UrlRow("")
@@ -143,7 +151,7 @@ def _parquet_rows(path: Path) -> Iterator[UrlRow]:
                 if found.get("url"):
                     yield dataclasses.replace(blank, **_typed(path, found))
     except (pyarrow.ArrowException, OSError) as error:
-        raise FormatError(f"{path}: damaged parquet file ({error}).") from error
+        raise _unreadable(path, error) from error
 
 
 def _typed(path: Path, found: dict[str, Any]) -> dict[str, Any]:
@@ -153,16 +161,7 @@ def _typed(path: Path, found: dict[str, Any]) -> dict[str, Any]:
             for name, value in found.items()
         }
     except (TypeError, ValueError) as error:
-        raise FormatError(f"{path}: a rank or score that is not a number ({error}).") from error
-
-
-def _write_parquet(path: Path, rows: Iterable[UrlRow]) -> None:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "web", "A list of URLs") from error
-    types = {"rank": pyarrow.int64(), "score": pyarrow.float64()}
-    schema = pyarrow.schema([(f.name, types.get(f.name, pyarrow.string())) for f in fields(UrlRow)])
-    table = pyarrow.Table.from_pylist([asdict(row) for row in rows], schema=schema)
-    pyarrow.parquet.write_table(table, path)
+        raise FormatError(
+            f"{path}: expected numbers in the columns rank and score, found another value "
+            f"({error}). Delete the file, or make it again with: clipdistill search"
+        ) from error

@@ -1,4 +1,4 @@
-"""Views of images: what each one shows, and the teacher's embedding of it.
+"""Views of images: the parameters of each view, and the teacher's embedding of it.
 
     OUT/views/views_0.npy    float16 or float32 (n, K, D), rows as in img_emb_0.npy
     OUT/views/params_0.npy   float32 (n, K, 8), columns as in `images.views.PARAMETERS`
@@ -26,10 +26,10 @@ class Views:
     """The stored views of some images, memory-mapped.
 
     Attributes:
-        spec: how they were drawn.
+        spec: number of views per image, and their seed.
         shards: (embeddings (n, K, D), parameters (n, K, 8)) of each shard.
         starts: int (shards + 1,), the first row of each shard, and the number of rows.
-        order: int (N,), row of each image in the shards one after the other.
+        order: int (N,), row of each image in the concatenated shards.
     """
 
     spec: ViewSpec
@@ -38,20 +38,20 @@ class Views:
     order: NDArray[np.intp]
 
     def of(self, rows: NDArray[np.intp]) -> Views:
-        """The views of a choice of images, by their number here."""
+        """Return the views of some images, given their rows in this object."""
         return Views(self.spec, self.shards, self.starts, self.order[rows])
 
     def first(self, count: int) -> Views:
-        """The first `count` views of each image."""
+        """Return the first `count` views of each image."""
         shards = [(seen[:, :count], shown[:, :count]) for seen, shown in self.shards]
         return replace(self, spec=replace(self.spec, count=count), shards=shards)
 
     def embeddings(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        """float32 (B, K, D) of some images."""
+        """Return float32 (B, K, D), the embeddings of the views of some images."""
         return self._gather(rows, 0)
 
     def parameters(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        """float32 (B, K, 8) of some images."""
+        """Return float32 (B, K, 8), the parameters of the views of some images."""
         return self._gather(rows, 1)
 
     def _gather(self, rows: NDArray[np.intp], which: int) -> NDArray[np.float32]:
@@ -71,7 +71,7 @@ def write_views(
     embeddings: NDArray[np.floating],
     parameters: NDArray[np.float32],
 ) -> None:
-    """Write the views of one shard: (n, K, D) as it is, and (n, K, 8)."""
+    """Write the views of one shard: embeddings (n, K, D) and parameters (n, K, 8)."""
     for name, values in (("views", embeddings), ("params", parameters.astype(np.float32))):
         with atomic_path(root / VIEWS / f"{name}_{number}.npy") as temporary:
             np.save(temporary, values)
@@ -87,16 +87,17 @@ def read_views(
     """Open the views of a store.
 
     Args:
-        root: the folder of embeddings.
-        spec: of its header.
-        shards: (number, rows) of each.
-        dim: D.
+        root: folder of the embeddings.
+        spec: the views that its header names.
+        shards: (number, rows) of each shard.
+        dim: dimension D of an embedding.
         order: see `Views`.
 
     Raises:
         FormatError: a file is missing, damaged, or does not fit its shard.
     """
     found = []
+    remedy = f"Delete {root} and run `clipdistill embed --views` again."
     for number, rows in shards:
         arrays = []
         for name, last in (("views", dim), ("params", len(PARAMETERS))):
@@ -104,18 +105,14 @@ def read_views(
             try:
                 values = read_array(path, mapped=rows > 0)
             except InputError as error:
-                raise FormatError(f"{error} {_remedy(root)}") from error
+                raise FormatError(f"{error} {remedy}") from error
             if values.shape != (rows, spec.count, last) or values.dtype.kind != "f":
                 raise FormatError(
                     f"{path}: expected floats ({rows}, {spec.count}, {last}), found "
-                    f"{values.dtype} {values.shape}. {_remedy(root)}"
+                    f"{values.dtype} {values.shape}. {remedy}"
                 )
             arrays.append(values)
         check_parameters(arrays[1], root / VIEWS / f"params_{number}.npy")
         found.append((arrays[0], arrays[1]))
     starts = np.concatenate([[0], np.cumsum([rows for _, rows in shards])]).astype(np.intp)
     return Views(spec, found, starts, order)
-
-
-def _remedy(root: Path) -> str:
-    return f"Delete {root} and run `clipdistill embed --views` again."

@@ -1,1 +1,1 @@
-"""Measuring models: accuracy, agreement, calibration, speed and memory."""
+"""Measures models: accuracy, agreement, calibration, speed and memory."""

@@ -1,4 +1,4 @@
-"""benchmark: what every model costs and gives in every runtime, in one table."""
+"""benchmark: speed, memory and accuracy of models in every runtime."""
 
 from __future__ import annotations
 
@@ -36,25 +36,28 @@ from .race.race import race
 from .race.report import BenchmarkResult, chart, machine
 from .task import Embedded, Reference, against, choose_text, scores_of, true_classes
 
-TIMED_PICTURES = 32
-"""Different pictures that the clock sees; larger batches repeat them."""
+TIMED_IMAGES = 32
+"""Different images that are timed; larger batches repeat them."""
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkOptions:
-    """How to measure.
+    """Options of `benchmark`.
 
     Attributes:
-        batch: pictures at once, for throughput; latency is always at 1.
-        rounds: how often everyone is timed, in turns.
-        threads: of the processor that a model may use; the runtime's own choice unless given.
-        device: auto, cpu, cuda ...; "auto" is every runtime's own choice.
-        limit: pictures of --images to embed for agreement and cosine, spread over the folder.
-        out: write the table to this .md file.
-        plot: draw accuracy (or agreement) against latency into this .svg file.
-        arch: timm's model name, only for checkpoints that do not tell (the older scripts').
-        image_size: side of the input in pixels, likewise.
+        batch: batch sizes for throughput, 1 to 4096, separated by commas; latency is always
+            measured at batch size 1.
+        rounds: number of rounds, 1 or more; every round times each model once.
+        threads: processor threads that each model may use; the runtime's own number unless given.
+        device: auto, cpu, cuda, cuda:1 ...; "auto" lets each runtime choose.
+        limit: most images of --images to embed for agreement and cosine, spread evenly over the
+            folder.
+        out: .md file to write the table to.
+        plot: .svg file to draw accuracy (or agreement) against latency into.
+        arch: timm's model name, only for checkpoints of the older scripts, which do not contain it.
+        image_size: side of the input in pixels, only for checkpoints of the older scripts, which do
+            not contain it.
     """
 
     batch: str = "1,8,32"
@@ -70,15 +73,15 @@ class BenchmarkOptions:
 
 @dataclass
 class _Entry:
-    """A model in a runtime, from its process to its row.
+    """A model in a runtime, with its process and its row.
 
     Attributes:
-        model: without the runtime.
-        runtime: that runs it.
-        row: what is known so far; its `reason` tells why there is no more.
-        about: what its process said of it; empty when it could not open it.
-        held: pictures decoded for it.
-        started: its process.
+        model: the model, without the runtime.
+        runtime: runtime that it runs in.
+        row: results so far; its `reason` is set when the model failed.
+        about: description of the opened model from its process; empty when it was not opened.
+        held: decoded images, by the name of their list.
+        started: process of the model.
     """
 
     model: str
@@ -90,22 +93,22 @@ class _Entry:
 
     @property
     def command(self) -> str:
-        """As `open_embedder` takes it."""
+        """The model as an argument of `open_embedder`."""
         return f"{self.runtime}:{self.model}"
 
     @property
     def child(self) -> Child:
-        """Its process."""
+        """The started process."""
         assert self.started is not None, "its process is started with the others"
         return self.started
 
     @property
     def preprocess(self) -> Preprocess:
-        """What its input expects."""
+        """The preprocessing that its input expects."""
         return Preprocess.from_json(self.about["preprocess"])
 
     def spec(self) -> EmbedderSpec:
-        """As its process described it."""
+        """Return the description of the model, from its process."""
         about = self.about
         teacher = None if about["teacher"] is None else TeacherCard.from_json(about["teacher"])
         return EmbedderSpec(
@@ -122,7 +125,7 @@ class _Entry:
         )
 
     def note(self, **known: Any) -> None:
-        """Put figures into its row."""
+        """Put results into the row."""
         self.row = replace(self.row, **known)
 
 
@@ -133,27 +136,28 @@ def benchmark(
     text: Path | None = None,
     options: BenchmarkOptions = BenchmarkOptions(),
 ) -> BenchmarkResult:
-    """Measure what models cost and give: speed, memory, accuracy, in every runtime installed.
+    """Measure speed, memory and accuracy of models in every installed runtime.
 
-    An ONNX file is run in ONNX Runtime and in OpenVINO, an engine in TensorRT, a student or a
-    teacher in torch; "openvino:FILE.onnx" asks for one runtime.  Each runs alone in a process of
-    its own, and they are timed in turns, so that a machine that drifts hurts all alike.  It says
-    so when something is slower than FP32, and when sparsity did nothing on this device.
+    An ONNX file runs in ONNX Runtime and in OpenVINO, an engine in TensorRT, a student or a teacher
+    in PyTorch; "openvino:FILE.onnx" selects one runtime.  Each model runs in its own process.  The
+    models are timed in turns, so that a change of the machine's speed affects all of them.  The
+    conclusions name what is slower than FP32, and where sparsity has no effect on this device.
 
-    Agreement and cosine compare with the first teacher among MODELS, else with the first MODEL.
+    Agreement and cosine compare with the first teacher among MODELS, otherwise with the first
+    MODEL.
 
     Args:
         models: .onnx or .engine files, students' folders or checkpoints (.pth), teachers
             (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER).
-        images: folder of pictures; those of --labelled unless given.
-        labelled: folder with one folder of pictures a class, for accuracy.
-        text: text embeddings from `clipdistill embed-text`; not needed when a MODEL carries its
+        images: folder of images; the images of --labelled unless given.
+        labelled: folder with one folder of images per class, to measure accuracy.
+        text: text embeddings from `clipdistill embed-text`; not needed when a MODEL contains its
             own.
         options: see `BenchmarkOptions`.
 
     Raises:
-        InputError: nothing to measure, or none of the models can be opened.
-        MismatchError: the models are not of one teacher.
+        InputError: there is nothing to measure, or none of the models can be opened.
+        MismatchError: the models are of different teachers.
     """
     batches = _check_arguments(models, images, labelled, options)
     entries = _entries(models)
@@ -195,13 +199,13 @@ def benchmark(
 def _check_arguments(
     models: Sequence[str], images: Path | None, labelled: Path | None, options: BenchmarkOptions
 ) -> tuple[int, ...]:
-    """Returns the batches: 1 first."""
+    """Return the batch sizes, ascending, 1 among them."""
     if not models:
-        raise InputError("No models given. Expected: benchmark MODEL ... --images FOLDER")
+        raise InputError("No models given. Run: clipdistill benchmark MODEL ... --images FOLDER")
     if images is None and labelled is None:
-        raise InputError("No pictures given. Add --images FOLDER, or --labelled FOLDER.")
+        raise InputError("No images given. Add --images FOLDER, or --labelled FOLDER.")
     if options.rounds < 1 or options.limit < 1 or (options.threads or 1) < 1:
-        raise InputError("--rounds, --limit and --threads should be 1 or more.")
+        raise InputError("--rounds, --limit and --threads: expected 1 or more.")
     parts = options.batch.replace(" ", "").split(",")
     if not all(part.isdecimal() and 0 < int(part[:6]) <= 4096 for part in parts):
         raise InputError(f"--batch {options.batch!r}: expected numbers like 1,8,32, up to 4096.")
@@ -211,7 +215,10 @@ def _check_arguments(
                 raise InputError(f"{path}: expected a name that ends in {ending}.")
             ensure_folder(path.parent)
             if path.is_dir():
-                raise OutputError(f"{path} should become a file, but is a folder.")
+                raise OutputError(
+                    f"{path} should be a file, but a folder of that name is in the way. Choose "
+                    "another output, or move that folder."
+                )
     if options.plot is not None:
         check_available()
     return tuple(sorted({1, *map(int, parts)}))
@@ -224,18 +231,18 @@ def _entries(models: Sequence[str]) -> list[_Entry]:
         runtime, name = split_runtime(model)
         kind = kind_of(name)
         if kind is None or (runtime and runtime not in RUNTIMES[kind]):
-            open_embedder(model)  # it says what is wrong
-            raise InputError(f"{model}: no such model.")
+            open_embedder(model)  # raises the error that describes what is wrong
+            raise InputError(f"{model}: there is no such model.")
         able = (runtime,) if runtime else installed_runtimes(kind) or RUNTIMES[kind][:1]
         entries += [_Entry(name, one, BenchmarkRow(name, one)) for one in able]
     return entries
 
 
 def _open_all(entries: Sequence[_Entry], options: BenchmarkOptions) -> None:
-    """Let every process open its model, all at once.
+    """Let all processes open their models at the same time.
 
     Raises:
-        InputError: none could.
+        InputError: no model could be opened.
     """
     for entry in entries:
         entry.child.send(
@@ -267,13 +274,13 @@ def _open_all(entries: Sequence[_Entry], options: BenchmarkOptions) -> None:
 
 
 def _reasons(entries: Sequence[_Entry]) -> str:
-    # Once for a file that no runtime can open, however many tried.
-    told = dict.fromkeys(f"{entry.model}: {entry.row.reason}" for entry in entries)
-    return "; ".join(list(told)[:3])
+    # A file that several runtimes cannot open is named once.
+    reasons = dict.fromkeys(f"{entry.model}: {entry.row.reason}" for entry in entries)
+    return "; ".join(list(reasons)[:3])
 
 
 def _carried(model: str) -> TextEmbeddings | None:
-    """The classes in a file, without a runtime."""
+    """Read the classes in a file, without a runtime."""
     path = Path(model)
     kind = kind_of(model)
     if kind == "onnx":
@@ -282,7 +289,7 @@ def _carried(model: str) -> TextEmbeddings | None:
 
 
 def _spread(items: list[ImageItem], most: int) -> list[ImageItem]:
-    """At most `most` items, evenly over the list."""
+    """Choose at most `most` items, spread evenly over the list."""
     if len(items) <= most:
         return items
     return [items[index] for index in np.linspace(0, len(items) - 1, most).astype(int)]
@@ -291,7 +298,6 @@ def _spread(items: list[ImageItem], most: int) -> list[ImageItem]:
 def _prepare_all(
     entries: Sequence[_Entry], shelf: PictureShelf, what: str, items: Sequence[ImageItem]
 ) -> None:
-    """Have the pictures decoded for everyone."""
     for entry in entries:
         pictures = shelf.prepare(what, items, entry.preprocess)
         entry.held[what] = pictures
@@ -300,10 +306,10 @@ def _prepare_all(
 
 
 def _time_all(entries: Sequence[_Entry], batches: Sequence[int], rounds: int) -> None:
-    """The race; then every process's peak memory."""
+    """Time all models; then read the peak memory of each process."""
     for entry in entries:
         pictures = entry.held["images"]
-        count = min(TIMED_PICTURES, len(pictures.rows))
+        count = min(TIMED_IMAGES, len(pictures.rows))
         _ask(entry, "load", path=str(pictures.path), count=count)
     ready = [entry for entry in entries if not entry.row.reason]
     with track("timing", len(ready) * (rounds + 1), "turns") as step:
@@ -323,7 +329,7 @@ def _time_all(entries: Sequence[_Entry], batches: Sequence[int], rounds: int) ->
 
 
 def _compare_all(entries: Sequence[_Entry], classes: TextEmbeddings, shelf: PictureShelf) -> str:
-    """Everyone's agreement and cosine with the reference; returns who that is.
+    """Measure agreement and cosine of all models; return the name of the reference.
 
     Raises:
         InputError: no model could be measured.
@@ -361,7 +367,7 @@ def _add_accuracy(
 
 
 def _embed(entry: _Entry, shelf: PictureShelf, what: str, index: int) -> Embedded | None:
-    """Let a process embed its pictures; None, and the reason in its row, where it cannot."""
+    """Let a process embed its images; None, and the reason in its row, where it cannot."""
     pictures, out = entry.held[what], shelf.folder / f"{what}-{index}.npy"
     _ask(entry, "embed", path=str(pictures.path), count=len(pictures.rows), out=str(out))
     if entry.row.reason:
@@ -370,7 +376,7 @@ def _embed(entry: _Entry, shelf: PictureShelf, what: str, index: int) -> Embedde
 
 
 def _ask(entry: _Entry, do: str, **arguments: Any) -> dict[str, Any]:
-    """Ask its process, unless it failed before; a failure is noted, and answered with nothing."""
+    """Send a request to its process, unless it failed; a failure is put into its row."""
     if entry.row.reason:
         return {}
     try:
@@ -382,7 +388,7 @@ def _ask(entry: _Entry, do: str, **arguments: Any) -> dict[str, Any]:
 
 def _conclusions(entries: Sequence[_Entry]) -> list[str]:
     measured = [entry for entry in entries if entry.row.round_ms]
-    names = short_names([entry.model for entry in measured])  # the sentences name the runtime
+    names = short_names([entry.model for entry in measured])  # sentences include the runtime
     return conclusions(
         [
             Timed(

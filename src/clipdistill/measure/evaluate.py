@@ -1,4 +1,4 @@
-"""evaluate: how good models are, with labels or without, side by side."""
+"""evaluate: accuracy and agreement of models, with or without labels."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ from .task import (
 )
 
 TABLE_MODELS, TABLE_CLASSES = 4, 40
-"""Largest per-class table that is shown to a person; the JSON always has everything."""
+"""Size of the largest per-class table in a summary; the JSON always has everything."""
 
 
 @dataclass(frozen=True, repr=False)
 class EvaluateResult(Result, Evaluation):
-    """What `evaluate` measured; its attributes are those of `Evaluation`."""
+    """Result of `evaluate`, with the attributes of `Evaluation`."""
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
@@ -83,42 +83,44 @@ def evaluate(
     arch: str | None = None,
     image_size: int | None = None,
 ) -> EvaluateResult:
-    """Measure teachers, students, ONNX files and engines on the same pictures.
+    """Measure teachers, students, ONNX files and engines on the same images.
 
-    With --labelled: zero-shot top-1 and top-5 accuracy, per class, and the confusion matrix.  With
-    --images there are no labels, and the teacher is the measure.  Agreement (share of pictures
-    with the same best label) and cosine compare with the teacher: its stored --embeddings, or a
-    teacher among MODELS.
+    With --labelled it measures zero-shot top-1 and top-5 accuracy, the accuracy of each class, and
+    the confusion matrix.  With --images there are no labels, and it counts the images of each
+    label.  Agreement (share of images with the same best label) and cosine compare with the
+    teacher: with its stored --embeddings, or with a teacher among MODELS.
 
-    With --calibrate the student among MODELS learns to know how sure it is: its temperature is
-    fitted to the labels, or without them to the teacher's probabilities, and so is the probability
-    below which the answer is "unknown" (95% of the right answers stay above).  Both are stored in
-    --text, and in the student's file when it is an .onnx classifier; predict and demo use them.
+    With --calibrate it fits the temperature of the student among MODELS to the labels, or without
+    labels to the teacher's probabilities.  It also fits the threshold below which the answer is
+    "unknown", so that 95% of the correct answers stay above it.  Both are stored in --text, and in
+    the student's file when that is an .onnx classifier; predict and demo use them.
 
-    Latency is the median time of one embedding at batch size 1, from resized pixels: decoding is
-    not in it.
+    Latency is the median time of one embedding at batch size 1, from resized pixels, without
+    decoding.
 
     Args:
         models: .onnx or .engine files, students' folders or checkpoints (.pth), teachers
             (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER); "openvino:FILE.onnx" runs a file
             in OpenVINO.
-        labelled: folder with one folder of pictures a class, named like the labels.
-        images: folder of pictures without labels.
+        labelled: folder with one folder of images per class, each named like its label.
+        images: folder of images without labels.
         embeddings: the teacher's embeddings of the same folder, from `clipdistill embed`.
-        text: text embeddings from `clipdistill embed-text`; not needed when a MODEL carries
-            its own.
-        calibrate: fit temperature and "unknown" threshold of the one student among MODELS, and
-            store them.
-        predictions: write what every model says of every picture to this .json, for a report.
-        batch_size: pictures a model sees at once.
-        num_workers: threads for decoding; one a processor unless given.
-        device: auto, cpu, cuda, cuda:1 ...; tensorrt for ONNX Runtime's TensorRT.
-        arch: timm's model name, only for checkpoints that do not tell (the older scripts').
-        image_size: side of the input in pixels, likewise.
+        text: text embeddings from `clipdistill embed-text`; not needed when a MODEL contains its
+            own.
+        calibrate: fit and store the temperature and the "unknown" threshold of the one student
+            among MODELS.
+        predictions: .json file to write the predictions of all models to, for a report.
+        batch_size: images per batch, 1 or more.
+        num_workers: threads that decode images; one per processor unless given.
+        device: auto, cpu, cuda, cuda:1 ...; tensorrt selects TensorRT in ONNX Runtime.
+        arch: timm's model name, only for checkpoints of the older scripts, which do not contain it.
+        image_size: side of the input in pixels, only for checkpoints of the older scripts, which do
+            not contain it.
 
     Raises:
-        InputError: nothing to measure, a class folder that is no label, or nothing to calibrate.
-        MismatchError: models, text and embeddings are not of one teacher.
+        InputError: there is nothing to measure, a class folder is no label, or there is nothing to
+            calibrate.
+        MismatchError: models, text and embeddings are of different teachers.
         OutputError: predictions or the calibration cannot be written.
     """
     folder = _check_arguments(models, labelled, images, batch_size)
@@ -169,25 +171,25 @@ def evaluate(
 def _check_arguments(
     models: Sequence[str], labelled: Path | None, images: Path | None, batch_size: int
 ) -> Path:
-    """Returns the folder of pictures."""
+    """Return the folder of the images."""
     if not models:
-        raise InputError("No models given. Expected: evaluate MODEL ... --labelled FOLDER")
+        raise InputError("No models given. Run: clipdistill evaluate MODEL ... --labelled FOLDER")
     if labelled is not None and images is not None:
-        raise InputError("--labelled and --images exclude each other; give one folder.")
+        raise InputError("--labelled and --images exclude each other. Give one of them.")
     folder = labelled or images
     if folder is None:
         raise InputError(
-            "No pictures given. Add --labelled FOLDER (one folder a class) or --images FOLDER."
+            "No images given. Add --labelled FOLDER (one folder per class) or --images FOLDER."
         )
     if batch_size < 1:
-        raise InputError("--batch-size should be 1 or more.")
+        raise InputError(f"--batch-size {batch_size}: expected 1 or more.")
     return folder
 
 
 def _find_reference(
     opened: Sequence[Embedder], embeddings: Path | None, task: Task, done: dict[int, Embedded]
 ) -> Reference | None:
-    """Stored embeddings if given, else the first teacher among the models (kept in `done`)."""
+    """Return the stored embeddings, or else those of the first teacher (also put into `done`)."""
     if embeddings is not None:
         stored = load_embeddings(embeddings)
         for embedder in opened:
@@ -196,8 +198,8 @@ def _find_reference(
         found = match_rows(stored, [item.key for item in task.items])
         if not found:
             raise MismatchError(
-                f"{embeddings}: none of the {len(task.items)} images is embedded there (looked "
-                f"for {task.items[0].key}, for one). Embed the same folder: clipdistill embed"
+                f"{embeddings}: expected embeddings of the {len(task.items)} images, found none of "
+                f"them (such as {task.items[0].key}). Embed the same folder with: clipdistill embed"
             )
         rows = [index for index, item in enumerate(task.items) if item.key in found]
         vectors = stored.vectors[[found[task.items[index].key] for index in rows]]
@@ -213,7 +215,6 @@ def _find_reference(
 def _measure(
     embedder: Embedder, embedded: Embedded, reference: Reference | None, task: Task
 ) -> ModelEvaluation:
-    """Turn a model's embeddings into its row."""
     labels = task.text.labels
     scores = scores_of(embedded.vectors, task.text, logits_for(embedder, task.text))
     predicted = top_k(scores, 1)[:, 0]
@@ -252,7 +253,6 @@ def _pictures(task: Task) -> tuple[Picture, ...]:
 def _predictions_of(
     embedder: Embedder, embedded: Embedded, reference: Reference | None, task: Task
 ) -> ModelPredictions:
-    """What a model says of every picture of the task."""
     scores = scores_of(embedded.vectors, task.text, logits_for(embedder, task.text))
     ranked: list[tuple[tuple[int, float], ...] | None] = [None] * len(task.items)
     for row, best, shares in zip(embedded.rows, top_k(scores, MOST_RANKED), scores, strict=True):
@@ -301,7 +301,6 @@ def _models_table(result: EvaluateResult) -> Table:
 
 
 def _class_table(rows: Sequence[ModelEvaluation]) -> list[Table]:
-    """Accuracy of each class, the worst first."""
     labels = [label for label in rows[0].labels if rows[0].per_class.get(label) is not None]
     if not 0 < len(labels) <= TABLE_CLASSES:
         return []
@@ -317,12 +316,12 @@ def _class_table(rows: Sequence[ModelEvaluation]) -> list[Table]:
         for label in labels
     )
     names = (f">{name}" for name in _short_names(rows))
-    most = "mostly taken for"
-    return [Table("Accuracy of each class", ("label", ">images", *names, most), lines)]
+    columns = ("label", ">images", *names, "most often confused with")
+    return [Table("Accuracy of each class, the lowest first", columns, lines)]
 
 
 def _mistaken(row: ModelEvaluation, label: str, shown: Mapping[str, str]) -> str:
-    """The wrong label that the class's images were given to most often."""
+    """Return the wrong label that the images of a class are given most often, and its count."""
     index = row.labels.index(label)
     wrong = [(count, other) for other, count in enumerate(row.confusion[index]) if other != index]
     count, other = max(wrong, key=lambda pair: pair[0], default=(0, 0))
@@ -330,7 +329,6 @@ def _mistaken(row: ModelEvaluation, label: str, shown: Mapping[str, str]) -> str
 
 
 def _counts_table(rows: Sequence[ModelEvaluation]) -> Table:
-    """How often each label was given, the commonest first."""
     labels = sorted(rows[0].labels, key=lambda label: -rows[0].counts[label])[:TABLE_CLASSES]
     shown = shown_labels(rows[0].labels)
     lines = tuple((shown[label], *(str(row.counts[label]) for row in rows)) for label in labels)

@@ -1,4 +1,4 @@
-"""Measuring models on pictures: what `evaluate` and `benchmark` share."""
+"""What `evaluate` and `benchmark` share: classes, embeddings, scores and latency."""
 
 from __future__ import annotations
 
@@ -23,12 +23,20 @@ from ..images.sources import ImageItem
 from ..models.embedder import Embedder, EmbedderSpec
 
 WARM_UP_RUNS, TIMED_RUNS = 3, 20
-"""Runs before and under the clock for a latency; the median of 20 is steady to a few percent."""
+"""Untimed and timed runs of a latency; the median of 20 varies by a few percent."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """The same for every model: pictures, their true classes, the classes, and how to read."""
+    """What is the same for every model.
+
+    Attributes:
+        items: the images.
+        truth: int (N,), index of the true class of each image; None without labels.
+        text: the classes.
+        batch_size: images per batch.
+        workers: threads that decode images.
+    """
 
     items: list[ImageItem]
     truth: NDArray[np.intp] | None
@@ -39,7 +47,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Embedded:
-    """What a model made of the pictures: `rows` int (N,) of the items, `vectors` (N, D)."""
+    """Embeddings of a model.
+
+    Attributes:
+        rows: int (N,), indices of the items that could be read.
+        vectors: float32 (N, D), their embeddings.
+        failures: the other items, each with its reason.
+    """
 
     rows: NDArray[np.intp]
     vectors: NDArray[np.float32]
@@ -48,7 +62,7 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Reference:
-    """Whom to compare with."""
+    """The embeddings that agreement and cosine compare with, and their name."""
 
     name: str
     embedded: Embedded
@@ -57,11 +71,11 @@ class Reference:
 def choose_text(
     opened: Sequence[tuple[EmbedderSpec, TextEmbeddings | None]], text: Path | None
 ) -> TextEmbeddings:
-    """The classes: those given, else those of the first model that carries some.
+    """Return the given classes, otherwise those of the first model that contains classes.
 
     Raises:
-        InputError: there are none.
-        MismatchError: a model does not share their space.
+        InputError: there are no classes.
+        MismatchError: a model has another embedding space.
     """
     own = [(spec.name, carried) for spec, carried in opened if carried is not None]
     if text is not None:
@@ -70,8 +84,7 @@ def choose_text(
         source, classes = own[0]
     else:
         raise InputError(
-            "No labels to choose from. Add --text with text embeddings, made by: "
-            "clipdistill embed-text"
+            "No classes given. Add --text with text embeddings, made with: clipdistill embed-text"
         )
     for spec, _ in opened:
         spec.check_space(classes.teacher, source)
@@ -81,17 +94,17 @@ def choose_text(
 def true_classes(
     root: Path, items: Sequence[ImageItem], labels: Sequence[str]
 ) -> tuple[NDArray[np.intp], tuple[str, ...]]:
-    """The true class of each picture (int (N,)), and the class folders without pictures.
+    """Return the true class of each image (int (N,)), and the class folders without images.
 
     Raises:
-        InputError: pictures lie outside class folders, or a folder is no label.
+        InputError: an image is in no class folder, or a folder is no label.
     """
     if not root.is_dir():
-        raise InputError(f"{root}: expected a folder with one folder of images a class.")
+        raise InputError(f"{root}: expected a folder with one folder of images per class.")
     loose = [item.key for item in items if "/" not in item.key]
     if loose:
         raise InputError(
-            f"{root}: {loose[0]} lies in no class folder. Expected FOLDER/<class>/<image>; for "
+            f"{root}: {loose[0]} is in no class folder. Expected FOLDER/<class>/<image>. For "
             "images without labels use --images."
         )
     known = {label: index for index, label in reversed(list(enumerate(labels)))}
@@ -105,7 +118,7 @@ def true_classes(
         index = known.get(name, loosely.get(_plain(name)))
         if index is None:
             raise InputError(
-                f"{root / name}: this folder's name is none of the {len(labels)} labels."
+                f"{root / name}: the name of this folder is none of the {len(labels)} labels."
                 f"{did_you_mean(name, labels)} Rename the folder, or use text embeddings "
                 "that have this label."
             )
@@ -115,15 +128,15 @@ def true_classes(
 
 
 def _plain(name: str) -> str:
-    """Spell a label for comparison: any case; `_`, `-` and spaces are the same."""
+    """Normalise a label for comparison: case, `_`, `-` and spaces do not count."""
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def embed(embedder: Embedder, task: Task) -> Embedded:
-    """One pass over the pictures with the model's own preprocessing.
+    """Embed the images, with the model's own preprocessing.
 
     Raises:
-        InputError: not one picture could be read.
+        InputError: none of the images could be read.
     """
     index_of = {(item.path, item.key): index for index, item in enumerate(task.items)}
     loaded = load_pixels(task.items, embedder.spec.preprocess, workers=task.workers)
@@ -145,7 +158,7 @@ def embed(embedder: Embedder, task: Task) -> Embedded:
 
 
 def none_readable(count: int, failures: Sequence[Failure]) -> InputError:
-    """The error when not one picture could be read."""
+    """Return the error for a folder of which no image could be read."""
     reasons = "; ".join(f"{one.image_path}: {one.reason}" for one in failures[:3])
     return InputError(f"None of {count} images could be read: {reasons}.")
 
@@ -153,9 +166,12 @@ def none_readable(count: int, failures: Sequence[Failure]) -> InputError:
 def scores_of(
     vectors: NDArray[np.float32], text: TextEmbeddings, logits: LogitScale | None = None
 ) -> NDArray[np.float32]:
-    """Probabilities float32 (N, C) of embeddings (N, D) of any length.
+    """Return probabilities float32 (N, C) of embeddings (N, D) of any length.
 
-    `logits`: a calibrated scale; None: the teacher's own.
+    Args:
+        vectors: the embeddings.
+        text: the classes.
+        logits: logit scale of a calibration; None: the teacher's own.
     """
     return probabilities(normalized(vectors), text.vectors, logits or text.teacher.logits)
 
@@ -166,7 +182,7 @@ def against(
     reference: Reference | None,
     text: TextEmbeddings,
 ) -> tuple[float | None, float | None]:
-    """Agreement and mean cosine on the pictures that both have; None where there is nothing."""
+    """Return agreement and mean cosine on the images of both; None without such images."""
     if reference is None:
         return None, None
     _, mine, theirs = np.intersect1d(embedded.rows, reference.embedded.rows, return_indices=True)
@@ -180,7 +196,7 @@ def against(
 
 
 def latency_ms(embedder: Embedder, pixels: NDArray[np.uint8]) -> float:
-    """Median milliseconds of `embed_pixels` on uint8 (1, S, S, 3), after a warm-up."""
+    """Return the median milliseconds of `embed_pixels` on uint8 (1, S, S, 3), after a warm-up."""
     for _ in range(WARM_UP_RUNS):
         embedder.embed_pixels(pixels)
     times = []

@@ -1,4 +1,4 @@
-"""report: a run as one HTML file that anybody can open, or as a model card."""
+"""report: shows a run as one HTML file or as a model card."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .pages.missing import missing_of
 
 @dataclass(frozen=True, repr=False)
 class ReportResult(Result):
-    """What `report` wrote.
+    """Result of `report`.
 
     Attributes:
-        out: the file.
+        out: file that was written.
         format: "html" or "markdown".
-        size_bytes: of the file.
-        missing: what it does not show, and the command that would add it.
+        size_bytes: size of the file in bytes.
+        missing: (what the page does not have, the command that adds it).
     """
 
     out: Path
@@ -35,7 +35,7 @@ class ReportResult(Result):
         lines = [f"{text}  {command}" for text, command in self.missing]
         return [
             f"Written: {self.out} ({size(self.size_bytes)})",
-            *list_some("Not in it, and what would add it (RUN is the run's folder):", lines),
+            *list_some("Missing, and the commands that add it (RUN is the run's folder):", lines),
         ]
 
 
@@ -46,27 +46,27 @@ def report(
     out: Path | None = None,
     format: Literal["html", "markdown"] = "html",
 ) -> ReportResult:
-    """Show what a run made, so that it can be judged in a minute and sent to a colleague.
+    """Show a run on one page: an HTML report or a model card.
 
-    The HTML page is one file without scripts that asks for nothing else: it opens from disk, on a
-    phone and in print, in light and dark.  It has the results, every class, pictures with the
-    predictions of teacher and student, the curves of training, where the data came from, and the
-    commands.  What a run does not have is named, with the command that adds it.
+    The HTML report is one file without scripts that loads nothing else.  It shows the results of
+    all models, the classes, images with the predictions of teacher and student, the training, the
+    sources of the images, and the commands.  It also lists what the run does not have, with the
+    command that adds it.
 
-    The markdown page is a model card as Hugging Face has it.  What is not known, such as a licence,
-    is called unknown.
+    The markdown page is a model card in the format of Hugging Face.  Unknown facts, such as a
+    licence, are marked as unknown.
 
     The same run gives the same bytes.
 
     Args:
-        run: folder of a `clipdistill run` (or `quickstart`), finished or not.
-        out: the file to write; default: report.html, or README.md, in the run's folder.
+        run: folder of a `clipdistill run` or `clipdistill quickstart`, finished or not.
+        out: file to write; report.html or README.md in the run's folder unless given.
         format: html or markdown.
 
     Raises:
         InputError: there is no run in the folder.
-        FormatError: something in it is damaged.
-        MissingExtraError: html, and jinja2 or matplotlib is not installed.
+        FormatError: a file in it is damaged.
+        MissingExtraError: jinja2 or matplotlib, which html needs, is not installed.
     """
     run = Path(run)
     found = gather(run)
@@ -78,7 +78,7 @@ def report(
         from .pages.model_card import render
 
         text, name = render(found), RunFolder(run).model_card
-    out = name if out is None else Path(out)
+    out = Path(out or name)
     data = text.encode(errors="backslashreplace")
     write_bytes(out, data)
     gaps = tuple((gap.text, gap.command) for gap in missing_of(found).values())

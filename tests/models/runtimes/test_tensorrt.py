@@ -260,7 +260,7 @@ def test_only_with_its_card(newest, tiny_classifier: Path, tmp_path: Path) -> No
     before = newest.seen["deserialized"]
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + b"x")
-    with pytest.raises(FormatError, match="damaged or replaced"):
+    with pytest.raises(FormatError, match="damaged or was replaced"):
         open_embedder(str(path))
     path.unlink()
     with pytest.raises(InputError, match="no such engine"):
@@ -275,7 +275,7 @@ def test_only_with_its_card(newest, tiny_classifier: Path, tmp_path: Path) -> No
     with pytest.raises(FormatError, match="newer"):
         open_embedder(str(path))
     card_path(path).unlink()
-    with pytest.raises(InputError, match="only with its card"):
+    with pytest.raises(InputError, match="card of the engine is missing"):
         open_embedder(str(path))
     assert newest.seen["deserialized"] == before  # TensorRT saw none of these
 
@@ -409,7 +409,7 @@ def test_an_old_card_does_not_outlive_its_engine(
     monkeypatch.setattr(formats, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         build(tiny_classifier, path, batch="2")
-    with pytest.raises(InputError, match="only with its card"):
+    with pytest.raises(InputError, match="card of the engine is missing"):
         open_embedder(str(path))
 
 
@@ -461,7 +461,7 @@ def test_on_a_real_gpu(tiny_classifier: Path, tmp_path: Path, draw_pixels) -> No
     )
     copy = tmp_path / "copy.engine"
     shutil.copy(path, copy)
-    with pytest.raises(InputError, match="only with its card"):
+    with pytest.raises(InputError, match="card of the engine is missing"):
         open_embedder(str(copy))
 
 

@@ -1,1 +1,1 @@
-"""A race of models: each alone in a process of its own, timed in turns, and told plainly."""
+"""Times models, each in its own process and in turns, and draws conclusions."""

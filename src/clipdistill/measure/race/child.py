@@ -1,4 +1,4 @@
-"""The parent's side of a worker: starting it, asking it, and saying why it died."""
+"""The parent's side of a worker: starts it, sends requests, and reports why it ended."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from ...core.errors import ClipDistillError
 
 
 class Child:
-    """One model in one runtime, alone in a process.
+    """A process with one model in one runtime.
 
-    Attributes:
-        model: as `open_embedder` takes it.
+    Args:
+        model: argument of `open_embedder`.
+        threads: processor threads that it may use; None: the runtime's own number.
     """
 
     def __init__(self, model: str, threads: int | None) -> None:
         self.model = model
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._process = subprocess.Popen(
             [sys.executable, "-m", "clipdistill.measure.race.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._complaints,
+            stderr=self._errors,
             env=_environment(threads),
             text=True,
             encoding="utf-8",
         )
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Ask, and wait for the answer; see `send` and `receive`."""
+        """Send a request and wait for the answer; see `send` and `receive`."""
         self.send(do, **arguments)
         return self.receive()
 
     def send(self, do: str, **arguments: Any) -> None:
-        """Ask; `receive` has to follow before the next question."""
+        """Send a request; `receive` must follow before the next request."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died: `receive` says why
+        with contextlib.suppress(BrokenPipeError):  # it ended: `receive` raises the reason
             self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
             self._process.stdin.flush()
 
@@ -51,19 +52,19 @@ class Child:
         """Wait for the answer.
 
         Raises:
-            ClipDistillError: it is an error, or the process died.
+            ClipDistillError: the answer is an error, or the process ended.
         """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise ClipDistillError(f"its process died ({self._reason()})")
+            raise ClipDistillError(f"its process ended ({self._reason()})")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise ClipDistillError(str(answer["error"]))
         return answer
 
     def time(self, batch: int, runs: int) -> list[float]:
-        """Seconds of each of `runs` passes of `batch` pictures."""
+        """Return the seconds of each of `runs` passes with `batch` images."""
         return [float(second) for second in self.ask("time", batch=batch, runs=runs)["seconds"]]
 
     def close(self) -> None:
@@ -78,18 +79,18 @@ class Child:
             self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
-        self._complaints.close()
+        self._errors.close()
 
     def _reason(self) -> str:
         code = self._process.wait()
-        self._complaints.seek(0)
-        lines = self._complaints.read().decode(errors="replace").strip().splitlines()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return f"exit code {code}{': ' + lines[-1][:200] if lines else ''}"
 
 
 @contextlib.contextmanager
 def children(models: list[str], threads: int | None) -> Iterator[list[Child]]:
-    """Start a child for each model; all are ended, whatever happens."""
+    """Start a child for each model; all are ended when the block ends."""
     started: list[Child] = []
     try:
         for model in models:
@@ -101,7 +102,7 @@ def children(models: list[str], threads: int | None) -> Iterator[list[Child]]:
 
 
 def _environment(threads: int | None) -> dict[str, str]:
-    """This process's, with this very package, and with the number of threads."""
+    """Return this process's environment with this package and the number of threads."""
     source = str(Path(__file__).parents[2])
     paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
     own = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

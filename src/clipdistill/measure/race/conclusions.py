@@ -1,4 +1,4 @@
-"""What the figures mean, in sentences: what is slower than FP32, what sparsity did here."""
+"""Conclusions from a benchmark: what is slower than FP32, and the effect of sparsity."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy as np
 from ...core.two_four import is_sparse
 
 NOISE = 0.04
-"""Ratios this near to 1 are the machine's: runs of one file differ as much (2 cores, 2026-11)."""
+"""Ratios this near to 1 are noise: runs of one file differ as much (2 cores, 2026-11)."""
 AGREED = 0.8
-"""Share of the rounds that must agree on who is faster, before it is said."""
+"""Least share of the rounds in which a faster model must be faster."""
 
 
 @dataclass(frozen=True)
 class Timed:
-    """What a conclusion rests on.
+    """Measurements that the conclusions are drawn from.
 
     Attributes:
-        name: for the sentence.
-        network: what is the same network: architecture, role, image size.
-        runtime: that ran it.
-        device: it ran on.
+        name: name of the model in sentences.
+        network: architecture, role and image size; the same for models that can be compared.
+        runtime: runtime that it ran in.
+        device: device that it ran on.
         precision: "fp32", "int8" ...
-        sparse: share of its weights that are 2:4; None when unknown.
-        rounds: milliseconds at batch 1, a median a round.
+        sparse: share of its weights that are 2:4, 0 to 1; None when unknown.
+        rounds: median milliseconds at batch size 1, one value per round.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Timed:
 
 
 def conclusions(models: Sequence[Timed]) -> list[str]:
-    """Sentences about every model that is compressed, and has one beside it to compare with."""
+    """Return sentences about the compressed models."""
     lines = []
     for model in models:
         if model.precision != "fp32":
@@ -55,17 +55,17 @@ def conclusions(models: Sequence[Timed]) -> list[str]:
 
 
 def ratio(model: Timed, other: Timed) -> float:
-    """How many times as long as `other` a model takes: the median of the rounds' ratios."""
+    """Return the median over the rounds of the model's time divided by that of `other`."""
     pairs = zip(model.rounds, other.rounds, strict=False)
     return float(np.median([mine / theirs for mine, theirs in pairs]))
 
 
 def outcome(rounds: Sequence[float], others: Sequence[float]) -> str:
-    """Say slower, faster or same: the last also where the rounds do not agree, or there are none.
+    """Return "slower", "faster" or "same"; "same" also where the rounds disagree.
 
     Args:
-        rounds: milliseconds of one model, a median a round.
-        others: those of the other in the same rounds.
+        rounds: median milliseconds of one model, one value per round.
+        others: the same of the other model, in the same rounds.
     """
     ratios = [mine / theirs for mine, theirs in zip(rounds, others, strict=False)]
     if not ratios:
@@ -83,14 +83,14 @@ def _against_fp32(model: Timed, models: Sequence[Timed]) -> list[str]:
     same = _find(models, lambda one: _peers(one, model) and one.precision == "fp32")
     if same is None:
         return []
-    times, told = ratio(model, same), outcome(model.rounds, same.rounds)
-    if told == "slower":
+    times, found = ratio(model, same), outcome(model.rounds, same.rounds)
+    if found == "slower":
         return [
             f"{_about(model)} is SLOWER than FP32 ({same.name}) in the same runtime: "
             f"{_ms(model)} against {_ms(same)} ms, {times:.2f}x the time.{_hint(model)}"
         ]
-    if told == "same":
-        return [f"{_about(model)} is as fast as FP32 ({same.name}): nothing gained in time."]
+    if found == "same":
+        return [f"{_about(model)} is as fast as FP32 ({same.name}): it saves no time."]
     return []
 
 
@@ -101,19 +101,19 @@ def _against_dense(model: Timed, models: Sequence[Timed]) -> list[str]:
     )
     if same is None:
         return [
-            f"{_about(model)} is 2:4 sparse, but no dense {model.precision} of the same network "
-            "was measured beside it: what sparsity did cannot be told."
+            f"{_about(model)} is 2:4 sparse, but no dense {model.precision} model of the same "
+            "network was measured: the effect of sparsity is unknown."
         ]
-    times, told = ratio(model, same), outcome(model.rounds, same.rounds)
+    times, found = ratio(model, same), outcome(model.rounds, same.rounds)
     figures = f"{_ms(model)} against {_ms(same)} ms for {same.name}"
-    if told == "slower":
+    if found == "slower":
         return [f"{_about(model)}: 2:4 sparsity made it SLOWER on this device: {figures}."]
-    if told == "same":
-        return [f"{_about(model)}: 2:4 sparsity did NOTHING for speed on this device: {figures}."]
+    if found == "same":
+        return [f"{_about(model)}: 2:4 sparsity had NO effect on speed on this device: {figures}."]
     if model.device == "cpu":
         return [
-            f"{_about(model)}: 2:4 sparsity did NOTHING for speed on this device, no kernel for "
-            f"processors uses it; two processes may differ as much: {figures}."
+            f"{_about(model)}: 2:4 sparsity had NO effect on speed on this device, since no kernel "
+            f"for processors uses it; two processes may differ as much: {figures}."
         ]
     return [f"{_about(model)}: 2:4 sparsity made it {1 / times:.2f}x as fast: {figures}."]
 
@@ -124,7 +124,7 @@ def _peers(one: Timed, model: Timed) -> bool:
 
 
 def _find(models: Sequence[Timed], fits: Callable[[Timed], bool]) -> Timed | None:
-    """The first that fits; dense ones first."""
+    """Find the first model that fits, preferably a dense one."""
     found = [one for one in models if fits(one)]
     return min(found, key=lambda one: one.is_sparse, default=None)
 
@@ -132,13 +132,13 @@ def _find(models: Sequence[Timed], fits: Callable[[Timed], bool]) -> Timed | Non
 def _hint(model: Timed) -> str:
     if model.runtime == "onnxruntime" and "int8" in model.precision:
         return (
-            " TensorRT's form of INT8 is slow in ONNX Runtime: export with --target onnxruntime, "
-            "or run this file in OpenVINO."
+            " The form of INT8 for TensorRT is slow in ONNX Runtime: export with --target "
+            "onnxruntime, or run this file in OpenVINO."
         )
     if model.runtime == "torch":
-        return " torch only imitates INT8: what is exported is what is fast."
+        return " PyTorch only simulates INT8: the exported file is faster."
     if "fp16" in model.precision:
-        return " Processors without FP16 arithmetic convert back and forth."
+        return " Processors without FP16 arithmetic convert to FP32 and back."
     return ""
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a benchmark: decoded once for all models that prepare them alike."""
+"""The images of a benchmark, decoded once for all models with the same preprocessing."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ from ...images.preprocess import Preprocess
 from ...images.sources import ImageItem
 from ..task import none_readable
 
-PREPARED_PICTURES = 32
-"""Pictures on which preprocessing is timed."""
+PREPARED_IMAGES = 32
+"""Images on which preprocessing is timed."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures resized for one kind of preprocessing: a raw file, and which items are in it.
-
+    """Images resized for one kind of preprocessing.
 
     Attributes:
-        path: raw uint8 (N, S, S, 3).
-        rows: int (N,), which items.
-        prepare_ms: milliseconds a picture on one thread, from its file to the network's input;
-            NaN where it was not timed.
+        path: file of raw uint8 (N, S, S, 3).
+        rows: int (N,), indices of the items in it.
+        prepare_ms: milliseconds per image on one thread, from its file to the network's input; NaN
+            where it was not timed.
     """
 
     path: Path
@@ -39,11 +38,11 @@ class Pictures:
 
 
 class PictureShelf:
-    """Raw pictures in a folder, one file for each kind of preprocessing.
+    """Raw images in a folder, one file per kind of preprocessing.
 
     Attributes:
-        count: what -> how many can be read.
-        failures: image -> why it cannot.
+        count: name of a list of items -> number of its images that can be read.
+        failures: image -> the reason why it cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,10 +52,15 @@ class PictureShelf:
         self._held: dict[tuple[str, Preprocess], Pictures] = {}
 
     def prepare(self, what: str, items: Sequence[ImageItem], preprocess: Preprocess) -> Pictures:
-        """Decode pictures, or find them decoded; `what` names the items.
+        """Decode images, unless that was done before.
+
+        Args:
+            what: name of the list of items: "images" or "labelled".
+            items: the images.
+            preprocess: preprocessing of the model.
 
         Raises:
-            InputError: not one can be read.
+            InputError: none of the images can be read.
         """
         key = (what, preprocess)
         if key not in self._held:
@@ -89,13 +93,13 @@ def _decode(
 
 
 def _prepare_ms(items: Sequence[ImageItem], preprocess: Preprocess) -> float:
-    """Median milliseconds from the file to the network's input, on one thread."""
+    """Return the median milliseconds from the file to the network's input, on one thread."""
     times = []
-    for item in items[: PREPARED_PICTURES + 1]:
+    for item in items[: PREPARED_IMAGES + 1]:
         started = time.perf_counter()
         pixels = load_one(item, preprocess).pixels
         if pixels is not None:
             preprocess.normalize(pixels[None])
             times.append(time.perf_counter() - started)
-    # The first one pays for imports and for Pillow's start.
+    # The first time includes imports and the start of Pillow.
     return 1000 * float(np.median(times[1:] or times or [float("nan")]))

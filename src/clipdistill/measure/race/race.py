@@ -1,4 +1,4 @@
-"""Timing in turns: a round asks everyone, so that a machine that drifts hurts all alike."""
+"""Timing in turns: every round times each model, so that drift of the machine affects all."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ import numpy as np
 from ...core.errors import ClipDistillError
 
 WARM_UP_RUNS = 3
-"""Passes of each batch before the clock counts: pages, kernels and thread pools."""
+"""Untimed passes of each batch size, for memory pages, kernels and thread pools."""
 TURN_SECONDS = 0.25
-"""How long a model is asked for at a time, for each batch."""
+"""Duration of one turn of a model, for each batch size."""
 MOST_RUNS = 50
-"""Passes in one turn, however fast they are."""
+"""Most passes in one turn."""
 
 
 class Racer(Protocol):
-    """Something that can be timed."""
+    """A model that can be timed."""
 
     def time(self, batch: int, runs: int) -> list[float]:
-        """Seconds of each of `runs` passes of `batch` pictures."""
+        """Return the seconds of each of `runs` passes with `batch` images."""
 
 
 @dataclass
 class Timing:
-    """What the clock said of one racer.
+    """Times of one racer.
 
     Attributes:
-        seconds: batch -> a list of passes for each round.
-        failure: why it did not finish; empty when it did.
+        seconds: batch size -> for each round, the seconds of its passes.
+        failure: why it did not finish; empty when it finished.
     """
 
     seconds: dict[int, list[list[float]]] = field(default_factory=dict)
     failure: str = ""
 
     def median(self, batch: int) -> float:
-        """Median seconds of a pass, over all rounds."""
+        """Return the median seconds of a pass, over all rounds."""
         return float(np.median(self._all(batch)))
 
     def percentile(self, batch: int, share: float) -> float:
-        """Seconds that a `share` of all passes stayed below."""
+        """Return the seconds that a `share` of all passes stayed below."""
         return float(np.quantile(self._all(batch), share))
 
     def round_medians(self, batch: int) -> list[float]:
-        """Median seconds of each round: what paired ratios are made of."""
+        """Return the median seconds of each round, for paired ratios."""
         return [float(np.median(turn)) for turn in self.seconds.get(batch, [])]
 
     def _all(self, batch: int) -> list[float]:
@@ -59,15 +59,15 @@ def race(
     rounds: int,
     step: Callable[[], None] = lambda: None,
 ) -> list[Timing]:
-    """Warm everyone up, then time everyone once a round.
+    """Warm all racers up, then time each once per round.
 
-    The order moves on by one each round: nobody always follows the same neighbour.
+    The order shifts by one each round, so that the first place alternates.
 
     Args:
-        racers: who is timed.
-        batches: pictures at once.
-        rounds: how often everyone is asked.
-        step: called after each turn, warm-ups included.
+        racers: the models to time.
+        batches: batch sizes.
+        rounds: number of rounds.
+        step: called after each turn, including the warm-up.
     """
     timings = [Timing({batch: [] for batch in batches}) for _ in racers]
     runs: list[dict[int, int]] = [{} for _ in racers]

@@ -1,4 +1,4 @@
-"""The figures of a benchmark: a row a model and runtime, as a table, a page and a chart."""
+"""The result of a benchmark as tables, as a markdown page and as a chart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...formats.measurements import Benchmark, BenchmarkRow
 
 @dataclass(frozen=True, repr=False)
 class BenchmarkResult(Result, Benchmark):
-    """What `benchmark` measured; its attributes are those of `Benchmark`."""
+    """Result of `benchmark`, with the attributes of `Benchmark`."""
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
@@ -26,8 +26,8 @@ class BenchmarkResult(Result, Benchmark):
         return [
             *_narrow_tables(self),
             *self.notes(),
-            *list_some("In plain words:", self.conclusions, most=40),
-            *list_some("Not measured, or not to the end:", failed),
+            *list_some("Conclusions:", self.conclusions, most=40),
+            *list_some("Not measured completely:", failed),
             *list_some("Not used:", [f"{f.image_path}: {f.reason}" for f in self.failures]),
             *written,
         ]
@@ -36,36 +36,39 @@ class BenchmarkResult(Result, Benchmark):
         return [f"{row.model} in {row.runtime}: {row.reason}" for row in self.rows if row.reason]
 
     def notes(self) -> list[str]:
-        """How the figures came about."""
+        """Return sentences about how the figures were measured."""
         threads = "their own number of" if self.threads is None else str(self.threads)
         apart = {f"{row.preprocess_ms:.1f}" for row in self.rows if row.preprocess_ms is not None}
         return [
-            f"Agreement and cosine compare with {self.reference}, on {self.images} pictures"
-            + (f"; accuracy is of {self.labelled} labelled ones." if self.labelled else "."),
-            f"Latency: one picture, ready for the network; median and 90th percentile of "
-            f"{self.rounds} rounds in turns, {threads} threads each. Preprocessing comes on top: "
-            f"{' or '.join(sorted(apart, key=float)) or '-'} ms a picture on one thread.",
-            "Memory: largest resident set of a process that ran this model alone, with Python and "
-            "the runtime in it; a GPU's own memory is not.",
+            f"Agreement and cosine compare with {self.reference}, on {self.images} images."
+            + (
+                f" Accuracy is measured on {self.labelled} labelled images."
+                if self.labelled
+                else ""
+            ),
+            f"Latency is the time of one preprocessed image: median and 90th percentile of "
+            f"{self.rounds} rounds in turns, {threads} threads each. Preprocessing takes another "
+            f"{' or '.join(sorted(apart, key=float)) or '-'} ms per image on one thread.",
+            "Memory is the largest resident set of a process with only this model, including "
+            "Python and the runtime, without the memory of a GPU.",
             f"Machine: {self.machine}.",
         ]
 
     def markdown(self) -> str:
-        """The table and its notes as a markdown page."""
+        """Return the table and its notes as a markdown page."""
         table = _table(self)
-        heads = [column.removeprefix(">") for column in table.columns]
         rule = ["---:" if column.startswith(">") else "---" for column in table.columns]
         rows = [[cell.replace("|", r"\|") for cell in row] for row in table.rows]
-        lines = ["| " + " | ".join(cells) + " |" for cells in (heads, rule, *rows)]
+        lines = ["| " + " | ".join(cells) + " |" for cells in (table.heads, rule, *rows)]
         failed = self._failed()
         parts = ["# Benchmark", "", *lines, ""]
-        for line in (*self.conclusions, *(f"Not measured to the end: {one}" for one in failed)):
+        for line in (*self.conclusions, *(f"Not measured completely: {one}" for one in failed)):
             parts.append(f"- {line}")
         return "\n".join([*parts, "", *(f"{note}  " for note in self.notes()), ""])
 
 
 def chart(result: BenchmarkResult) -> str:
-    """Accuracy (or agreement) against latency as SVG text.
+    """Draw accuracy (or agreement) against latency, as SVG text.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -81,13 +84,13 @@ def chart(result: BenchmarkResult) -> str:
         points,
         title=f"{what.capitalize()} against latency",
         log_x=True,
-        x_label="milliseconds a picture, batch 1 (left is better)",
+        x_label="milliseconds per image, batch size 1 (left is better)",
         y_label=f"{what}, %",
     )
 
 
 def machine() -> str:
-    """This machine in one line."""
+    """Describe this machine in one line."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -102,7 +105,6 @@ def machine() -> str:
 
 
 def _table(result: BenchmarkResult) -> Table:
-    """Everything in one table, for a page."""
     accuracy = (">accuracy",) if result.labelled else ()
     speeds = tuple(f">img/s @{batch}" for batch in result.batches)
     columns = (
@@ -134,11 +136,11 @@ def _table(result: BenchmarkResult) -> Table:
                 _figure(row.cosine, 4),
             )
         )
-    return Table("Models, runtimes, what they cost and give", columns, tuple(lines))
+    return Table("Models in their runtimes", columns, tuple(lines))
 
 
 def _narrow_tables(result: BenchmarkResult) -> list[Table]:
-    """The same in two tables that fit a terminal; models as they are typed."""
+    """Two tables that fit a terminal; models are written as in a command."""
     names = [f"{row.runtime}:{name}" for name, row in zip(_names(result), result.rows, strict=True)]
     speeds = tuple(f">@{batch}/s" for batch in result.batches)
     quick = tuple(
@@ -159,12 +161,12 @@ def _narrow_tables(result: BenchmarkResult) -> list[Table]:
     accuracy = (">accuracy",) if result.labelled else ()
     return [
         Table(
-            "Milliseconds a picture (median, 90th percentile), pictures a second at batch N",
+            "Milliseconds per image (median, 90th percentile), images per second at batch size N",
             ("model", ">ms", ">p90", *speeds, ">peak MB"),
             quick,
         ),
         Table(
-            "What they are, and how good",
+            "Size and quality",
             ("model", "precision", ">MB", *accuracy, ">agreement", ">cosine"),
             good,
         ),

@@ -1,17 +1,17 @@
-"""The child process of `benchmark`: one model in one runtime, asked in lines of JSON.
+"""The child process of `benchmark`: one model in one runtime, controlled by lines of JSON.
 
-Alone in a process, a model's peak memory is its own, its runtime's threads wait while others are
-timed, and a runtime that dies takes nobody with it.  Run as `python -m
-clipdistill.measure.race.worker`; requests come on stdin, answers go where stdout was (whatever a
-library prints goes to stderr).
+In its own process, a model's peak memory can be measured, its runtime's threads do not run while
+other models are timed, and a crash of the runtime affects no other model.  Run as `python -m
+clipdistill.measure.race.worker`.  It reads requests from stdin and writes answers to stdout; what
+libraries print goes to stderr.
 
-    {"do": "open", "model", "device", "threads", "arch", "image_size"} -> About as JSON
-    {"do": "load", "path", "count"}           the pictures for timing: raw uint8 (count, S, S, 3)
+    {"do": "open", "model", "device", "threads", "arch", "image_size"} -> description of the model
+    {"do": "load", "path", "count"}           reads the images for timing: uint8 (count, S, S, 3)
     {"do": "time", "batch", "runs"}           -> {"seconds": [...]}
     {"do": "memory"}                          -> {"peak_bytes": int or null}
     {"do": "embed", "path", "count", "out"}   writes float32 (count, D) to the .npy `out`
 
-An answer may be {"error": text} instead.
+Instead, an answer can be {"error": text}.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.errors import ClipDistillError
+from ...core.errors import ClipDistillError, first_line
 from ...formats.engine import load_engine_card
 from ...formats.onnx_wire import read_onnx, sparse_share
 from ...formats.student import is_student, load_card
@@ -45,7 +45,7 @@ class Worker:
         self._pixels: NDArray[np.float32] = np.zeros((0,), np.float32)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """One request -> one answer."""
+        """Return the answer to a request."""
         actions: dict[str, Callable[..., dict[str, Any]]] = {
             "open": self._open,
             "load": self._load,
@@ -57,8 +57,8 @@ class Worker:
 
     @property
     def embedder(self) -> Embedder:
-        """The model."""
-        assert self._embedder is not None, "asked before it was opened"
+        """The opened model."""
+        assert self._embedder is not None, "the first request is `open`"
         return self._embedder
 
     def _open(
@@ -91,7 +91,6 @@ class Worker:
         return {}
 
     def _time(self, batch: int, runs: int) -> dict[str, Any]:
-        """Seconds of each of `runs` passes of `batch` pictures, ready for the network."""
         repeats = -(-batch // len(self._pixels))
         pixels = np.ascontiguousarray(np.concatenate([self._pixels] * repeats)[:batch])
         seconds = []
@@ -113,7 +112,7 @@ class Worker:
         return {}
 
     def _read(self, path: str, start: int, count: int) -> NDArray[np.uint8]:
-        """Pictures of a raw file; read, not mapped, so that they do not count as memory."""
+        """Read images of a raw file; mapped, they would count as memory."""
         side = self.embedder.spec.preprocess.size
         each = side * side * 3
         values = np.fromfile(path, np.uint8, count * each, offset=start * each)
@@ -121,7 +120,7 @@ class Worker:
 
 
 def stored_sparsity(model: str) -> float | None:
-    """Share of a model's weights that are 2:4; None where nothing tells."""
+    """Return the share of a model's weights that are 2:4, 0 to 1; None when unknown."""
     name = split_runtime(model)[1]
     kind, path = kind_of(name), Path(name)
     if kind == "onnx":
@@ -136,9 +135,9 @@ def stored_sparsity(model: str) -> float | None:
 
 
 def peak_memory() -> int | None:
-    """Largest resident set of this process so far, in bytes; None where the system does not tell.
+    """Return the largest resident set of this process so far, in bytes; None outside Linux.
 
-    Linux's VmHWM, not getrusage's ru_maxrss: that one is inherited from the parent.
+    It is Linux's VmHWM, not ru_maxrss of getrusage, which is inherited from the parent.
     """
     try:
         status = Path("/proc/self/status").read_text()
@@ -151,7 +150,7 @@ def peak_memory() -> int | None:
 
 
 def main() -> int:
-    """Answer until stdin ends."""
+    """Answer requests until stdin ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     worker = Worker()
@@ -161,9 +160,8 @@ def main() -> int:
         except ClipDistillError as error:
             answer = {"error": str(error)}
         except (RuntimeError, MemoryError, ValueError, OSError, TypeError) as error:
-            # A runtime's own complaint (out of memory, a batch it cannot take): a row's reason.
-            first = (str(error).splitlines() or [""])[0]
-            answer = {"error": f"{type(error).__name__}: {first}"}
+            # An error of the runtime, such as out of memory, becomes the reason in a row.
+            answer = {"error": f"{type(error).__name__}: {first_line(error)}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
     return 0

@@ -1,1 +1,1 @@
-"""The toy world that `quickstart` draws, and the tiny OpenCLIP teacher that knows it."""
+"""The toy world that `quickstart` draws, and a tiny OpenCLIP teacher that was trained on it."""

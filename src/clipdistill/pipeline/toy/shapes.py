@@ -1,8 +1,8 @@
-"""One drawing function a kind: dog, cat, fish, ... in a unit square.
+"""One drawing function per kind: dog, cat, fish ...
 
-Every function draws its thing with a `Pen` inside the square [-1, 1] x [-1, 1] (x to the right,
-y down, the thing upright); the pen moves it to where the picture wants it. The generator that each
-function gets varies the details (petals, tails, the time on the clock), never what it is.
+Every function draws its object with a `Pen` inside the square [-1, 1] x [-1, 1] (x to the right, y
+down, the object upright).  The pen moves, turns and scales it.  The random generator of a function
+varies the details (petals, tails, the time on the clock), never the kind.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def mix(colour: RGB, other: RGB, share: float) -> RGB:
 
 @dataclass(frozen=True)
 class Ink:
-    """The tones of one thing, all derived from its colour (8-bit RGB)."""
+    """The tones of one object, derived from its colour (8-bit RGB)."""
 
     base: RGB
     dark: RGB
@@ -48,7 +48,7 @@ class Ink:
 
     @classmethod
     def of(cls, base: RGB) -> Ink:
-        """Tones around `base`; near-black things are shaded upwards, or no detail would show."""
+        """Tones around `base`; near-black objects get lighter tones, to show their details."""
         night = max(base) < 80
         dark = mix(base, (255, 255, 255), 0.22) if night else mix(base, (20, 10, 40), 0.25)
         light = mix(base, (255, 255, 255), 0.36 if night else 0.42)
@@ -98,7 +98,7 @@ def ellipse(
 
 
 class Pen:
-    """Draws in unit-square coordinates on a picture of any size, turned, mirrored and scaled."""
+    """Draws in unit-square coordinates on an image of any size, turned, mirrored and scaled."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Pen:
         self._matrix = (c * flip, -s, s * flip, c)
 
     def fill(self, points: Sequence[Point], colour: RGB, *, outline: bool = True) -> None:
-        """A filled polygon, by default with the thing's dark contour."""
+        """A filled polygon, by default with the dark contour of the object."""
         corners = self._place(points)
         self._draw.polygon(corners, fill=colour)
         if outline:
@@ -170,7 +170,7 @@ class Pen:
         self.fill(corners, colour, outline=outline)
 
     def eye(self, x: float, y: float, radius: float) -> None:
-        """A round eye that shows on light and on dark things."""
+        """A round eye, visible on light and on dark objects."""
         self.oval(x, y, radius, radius, (255, 255, 255))
         self.oval(x, y + radius * 0.1, radius * 0.62, radius * 0.62, NIGHT, outline=False)
         self.oval(
@@ -185,7 +185,7 @@ class Pen:
     def _place(self, points: Sequence[Point]) -> list[Point]:
         a, b, c, d = self._matrix
         x0, y0 = self._centre
-        # Rounding to 1/64 pixel keeps the last bit of a machine's cos() out of the picture.
+        # Rounded to 1/64 pixel, because the last bit of cos() differs between machines.
         return [
             (
                 math.floor((x0 + a * x + b * y) * 64 + 0.5) / 64,
@@ -196,9 +196,6 @@ class Pen:
 
     def _width(self, width: float) -> int:
         return max(2, math.floor(width * self._radius + 0.5))
-
-
-# One point a line, as the formatter wants it, would hide the drawings.
 
 
 def dog(pen: Pen, rng: Rng) -> None:
@@ -853,4 +850,4 @@ SHAPES: dict[str, Callable[[Pen, Rng], None]] = {
         heart,
     )
 }
-"""What each kind is called, and the function that draws it."""
+"""Name of each kind, and the function that draws it."""

@@ -1,8 +1,8 @@
-"""The toy world: small drawn pictures of twenty nameable things, each with a caption.
+"""The toy world: small drawings of twenty kinds of objects, each with a caption.
 
-It lets everything here run offline in minutes: the toy teacher (tools/train_toy_teacher.py) is
-trained on it, and the quickstart and the tests draw their photos from it. A picture is a pure
-function of (seed, index), so nothing has to be shipped or downloaded.
+The toy teacher (tools/train_toy_teacher.py) is trained on it, and the quickstart and the tests draw
+their images from it, offline and in minutes.  An image is a pure function of (seed, index), so no
+images have to be distributed or downloaded.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from PIL import Image, ImageDraw, ImageFilter
 from ...core.files import write_bytes
 from .shapes import RGB, SHAPES, Ink, Pen, Rng, mix
 
-# Seeds are kept apart: what the teacher saw, what it is measured on, what users draw (>= 10).
+# Separate seeds for training the teacher, for measuring it, and for users (10 or more).
 TEACHER_TRAINING_SEED = 1
 TEACHER_EVALUATION_SEED = 2
 FIRST_USER_SEED = 10
 
 KINDS: tuple[str, ...] = tuple(SHAPES)
-SIZES: dict[str, tuple[float, float]] = {  # diameter of the thing, in widths of the picture
+SIZES: dict[str, tuple[float, float]] = {  # diameter of the object, in widths of the image
     "small": (0.40, 0.50),
     "medium": (0.58, 0.70),
     "large": (0.80, 0.94),
@@ -52,7 +52,7 @@ _JPEG_QUALITY = 92
 
 @dataclass(frozen=True)
 class Picture:
-    """One drawn picture (RGB) and everything that is true about it, in words."""
+    """One drawn image (RGB) and its description."""
 
     image: Image.Image
     kind: str
@@ -65,7 +65,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Row:
-    """One rendered file: its name below the folder, what it shows, and the caption."""
+    """One rendered file: its name below the folder, its kind and its caption."""
 
     file: str
     kind: str
@@ -73,10 +73,10 @@ class Row:
 
 
 def draw(seed: int, index: int, *, pixels: int = 96, kind: str | None = None) -> Picture:
-    """Picture number `index` of the world `seed`: `pixels` x `pixels`, 8-bit RGB.
+    """Draw image number `index` of the world `seed`: `pixels` x `pixels`, 8-bit RGB.
 
-    Kinds are uniformly distributed unless `kind` names one. The same arguments give the same
-    picture on every machine with the same Pillow.
+    Kinds are uniformly distributed unless `kind` names one.  The same arguments give the same image
+    on every machine with the same version of Pillow.
     """
     plan, rng = _plan(seed, index, kind)
     ground = _background(plan.background, plan.background_colour, pixels, rng)
@@ -94,15 +94,15 @@ def draw(seed: int, index: int, *, pixels: int = 96, kind: str | None = None) ->
 
 
 def prompts() -> list[str]:
-    """One plain prompt a kind, in the order of `KINDS`: the zero-shot class list."""
+    """Return one plain prompt per kind, in the order of `KINDS`."""
     return [_with_article(kind) for kind in KINDS]
 
 
 def caption(
     kind: str, colour: str, background: str, background_colour: str, size: str, rng: Rng
 ) -> str:
-    """One of many true captions; it always names the kind, often the composition too."""
-    # Nobody says of a thing that it is of medium size.
+    """Choose one of many true captions; all name the kind, some also colour and background."""
+    # Captions do not mention a medium size.
     sized = {"small": ("small", "little"), "medium": ("", ""), "large": ("large", "big")}[size]
     adjective = _choose(rng, sized)
     coloured = f"{colour} {kind}"
@@ -127,11 +127,14 @@ def render(
     pixels: int = 96,
     on_picture: Callable[[], None] | None = None,
 ) -> list[Row]:
-    """Write the first `count` pictures of the world `seed` as JPEG files; a row for each.
+    """Write the first `count` images of the world `seed` as JPEG files.
 
-    Unlabelled, the files are `folder/000123.jpg`; labelled, `folder/<kind>/000123.jpg` with a
-    `folder/captions.tsv` (file, kind, caption). Files that exist are left alone, so a broken run
-    resumes. `on_picture` is called after each picture, drawn or found.
+    Unlabelled, the files are `folder/000123.jpg`; labelled, `folder/<kind>/000123.jpg` with
+    `folder/captions.tsv` (file, kind, caption).  Existing files are kept, so that an interrupted
+    call can be resumed.  `on_picture` is called after each image, drawn or found.
+
+    Returns:
+        One row per image.
     """
     rows = []
     for index in range(count):
@@ -151,7 +154,7 @@ def render(
 
 
 def contact_sheet(rows: int, columns: int, *, seed: int, pixels: int = 96) -> Image.Image:
-    """A grid of pictures on white, kinds in turn; (columns, rows) x `pixels` plus gaps, RGB."""
+    """Draw a grid of images on white, kinds in turn; (columns, rows) x `pixels` plus gaps, RGB."""
     gap = max(2, pixels // 16)
     step = pixels + gap
     sheet = Image.new("RGB", (columns * step + gap, rows * step + gap), (255, 255, 255))
@@ -164,7 +167,7 @@ def contact_sheet(rows: int, columns: int, *, seed: int, pixels: int = 96) -> Im
 
 
 def jpeg(image: Image.Image) -> bytes:
-    """The JPEG file that `render` writes for a picture."""
+    """Return the JPEG file that `render` writes for an image."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return buffer.getvalue()
@@ -172,7 +175,7 @@ def jpeg(image: Image.Image) -> bytes:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a picture will show, decided before anything is drawn."""
+    """Content of an image, chosen before it is drawn."""
 
     kind: str
     colour: str
@@ -183,12 +186,12 @@ class _Plan:
 
 
 def _plan(seed: int, index: int, kind: str | None) -> tuple[_Plan, Rng]:
-    """The plan of a picture, and the generator that draws it."""
+    """Choose the content of an image; return it and the generator for drawing the image."""
     rng = np.random.default_rng((seed, index))
     drawn = _choose(rng, KINDS)
     kind = drawn if kind is None else kind
     if kind not in SHAPES:
-        raise ValueError(f"The toy world has no {kind!r}; it has: {', '.join(KINDS)}.")
+        raise ValueError(f"kind {kind!r}: expected one of {', '.join(KINDS)}.")
     colour = _choose(rng, tuple(COLOURS))
     background_colour = _choose(rng, tuple(name for name in COLOURS if name != colour))
     background = _choose(rng, BACKGROUNDS)
@@ -215,7 +218,7 @@ def _jitter(colour: RGB, rng: Rng, spread: int = 14) -> RGB:
 
 @functools.lru_cache(maxsize=4)
 def _grid(pixels: int) -> tuple[Pixels, Pixels]:
-    """x and y of the pixel centres, in widths of the picture about its middle: (H, W) float32."""
+    """x and y of the pixel centres, in widths of the image from its centre: (H, W) float32."""
     axis = (np.arange(pixels, dtype=np.float32) + np.float32(0.5)) / np.float32(pixels)
     x, y = np.meshgrid(axis - np.float32(0.5), axis - np.float32(0.5))
     return x, y
@@ -233,7 +236,7 @@ def _wave(position: Pixels) -> Pixels:
 
 
 def _edge(signed: Pixels, period: float, pixels: int) -> Pixels:
-    """An antialiased step of a wave of `period` (in picture widths), one pixel wide."""
+    """An antialiased step of a wave of `period` (in widths of the image), one pixel wide."""
     step: Pixels = np.clip(signed * np.float32(period * pixels / 4) + np.float32(0.5), 0, 1)
     return step
 
@@ -274,7 +277,7 @@ def _dotted(pixels: int, rng: Rng) -> Pixels:
 def _wavy(pixels: int, rng: Rng) -> Pixels:
     u, v = _turned(pixels, math.pi * rng.random())
     t = _wave(v / np.float32(0.28 + 0.12 * rng.random()) + np.float32(rng.random()))
-    swing = t * (2 - np.abs(t))  # parabolas pass for a sine
+    swing = t * (2 - np.abs(t))  # parabolas approximate a sine
     period = 0.17 + 0.08 * rng.random()
     u = u / np.float32(period) + np.float32(0.42) * swing
     return _edge(_wave(u), period, pixels)
@@ -298,7 +301,7 @@ BACKGROUNDS: tuple[str, ...] = tuple(_FIELDS)
 
 
 def _background(background: str, colour: str, pixels: int, rng: Rng) -> Pixels:
-    """(H, W, 3) float32 in [0, 255]: pastel, so that the thing in front stands out."""
+    """(H, W, 3) float32 in [0, 255]: pastel, so that the object in front stands out."""
     base = _jitter(COLOURS[colour], rng, 10)
     white: RGB = (255, 255, 255)
     if colour == "white":
@@ -309,7 +312,7 @@ def _background(background: str, colour: str, pixels: int, rng: Rng) -> Pixels:
         first = mix(base, white, 0.36 + 0.12 * rng.random())
         second = mix(base, white, 0.76 + 0.12 * rng.random())
     if background == "gradient":
-        # A ramp has to be steeper than any lighting to be seen as one.
+        # A ramp is visible only if it is steeper than the lighting.
         first = mix(first, (30, 24, 60), 0.25)
         second = mix(second, white, 0.4)
     elif background != "plain" and rng.random() < 0.5:
@@ -319,15 +322,15 @@ def _background(background: str, colour: str, pixels: int, rng: Rng) -> Pixels:
     return low + (high - low) * share
 
 
-# --- the thing in front, and the camera ---
+# --- the object in front, and the camera ---
 
 
 def _figure(kind: str, colour: str, size: str, pixels: int, rng: Rng) -> tuple[Pixels, Image.Image]:
-    """The thing alone: colours (H, W, 3) float32 in [0, 255], and its coverage as an L image."""
+    """The object alone: colours (H, W, 3) float32 in [0, 255], and its coverage as an L image."""
     side = pixels * _SUPERSAMPLING
     low, high = SIZES[size]
     diameter = low + (high - low) * rng.random()
-    # The square of the thing stays inside, but for corners that a turn pushes out a little.
+    # The square of the object is inside the image; turned, its corners may be slightly outside.
     room = max(0.0, (0.98 - diameter) / 2)
     x, y = (0.5 + room * (2 * rng.random() - 1) for _ in range(2))
     canvas = Image.new("RGBA", (side, side), (0, 0, 0, 0))
@@ -346,7 +349,7 @@ def _figure(kind: str, colour: str, size: str, pixels: int, rng: Rng) -> tuple[P
 
 
 def _compose(ground: Pixels, figure: Pixels, mask: Image.Image) -> Pixels:
-    """The thing on its background with a soft shadow and a lit upper left rim: (H, W, 3)."""
+    """The object on its background with a soft shadow and a lit upper left rim: (H, W, 3)."""
     pixels = mask.width
     reach = max(1, pixels // 40)
     soft = _share(mask.filter(ImageFilter.GaussianBlur(pixels / 40)))
@@ -367,7 +370,7 @@ def _share(mask: Image.Image) -> Pixels:
 
 
 def _photograph(scene: Pixels, rng: Rng) -> Image.Image:
-    """Light, tint, noise and focus, as a cheap camera adds them."""
+    """Add light, tint, noise and blur like those of a cheap camera."""
     pixels = scene.shape[0]
     u, _ = _turned(pixels, 2 * math.pi * rng.random())
     exposure = 0.86 + 0.24 * rng.random()

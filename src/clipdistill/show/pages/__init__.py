@@ -1,14 +1,15 @@
-"""What a run made, as pages for people: an HTML report and a model card.
+"""The pages of a run: an HTML report and a model card.
 
-gather       a run's folder -> frozen dataclasses; nothing else reads files
-naming       which of a run's models a file or folder is
-standing     how the models compare, and which one is shown
-classes      how each class fares, and what is taken for what
-gallery      which pictures are shown, and as what
-reliability  whether probabilities can be believed
-data         where the pictures came from
-words        sentences and numbers
-figures      charts, each with its message in words
-html         all of it in one file that asks for nothing else
-model_card   the same in markdown, as Hugging Face has it
+gather       reads a run's folder into frozen dataclasses; only data and thumbnails read files, too
+naming       names of a run's models
+standing     comparison of the models, and the one that is shown
+classes      accuracy of each class, and confused classes
+gallery      images that are shown, with their predictions
+reliability  error of the probabilities
+data         sources of the images
+summary      headline, key figures and findings
+missing      what a run does not have, and the command that adds it
+figures      charts, each with its values in words
+html         the report in one file that loads nothing else
+model_card   the model card in markdown
 """

@@ -1,4 +1,4 @@
-"""How each class fares with the student, and what is taken for what."""
+"""Accuracy of each class with the student, and the confused classes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class ClassRow:
     """One class.
 
     Attributes:
-        label: its name.
-        images: that belong to it.
-        student: share that the student gave it.
-        teacher: likewise; None where unknown or beside the point.
-        taken_for: what the others were mostly called; empty when there are none.
-        mistaken: how many of them.
+        label: label of the class.
+        images: number of its images.
+        student: share of them that the student gives this label, 0 to 1.
+        teacher: share of them that the teacher gives this label; None where unknown.
+        taken_for: label that the student gives most of the others; empty without others.
+        mistaken: number of images with that label.
     """
 
     label: str
@@ -39,12 +39,12 @@ class Classes:
     """All classes.
 
     Attributes:
-        truth: "label", or without labels "teacher": what the student is measured by.
-        model: the student's title.
-        labels: in order.
-        counts: int64 (C, C), rows are the truth, columns the student's answers.
-        rows: classes with pictures, the weakest first.
-        pairs: (truth, answer, how often), the commonest mistakes first.
+        truth: "label", or without labels "teacher": the labels that the student is compared with.
+        model: title of the student.
+        labels: all labels, in order.
+        counts: int64 (C, C), images by true label (row) and label of the student (column).
+        rows: classes with images, the weakest first.
+        pairs: (true label, label of the student, count) of the errors, the most frequent first.
     """
 
     truth: str
@@ -56,7 +56,11 @@ class Classes:
 
 
 def classes_of(run: Gathered, shown: Standing | None) -> Classes | None:
-    """Per-class figures of the shown student, by labels or else by the teacher; None: unknown."""
+    """Measure each class of the shown student by the labels, or else by the teacher's labels.
+
+    Returns:
+        None when the run has no measurements or predictions of it.
+    """
     if shown is None:
         return None
     labelled = _by_labels(run, shown)
@@ -89,8 +93,8 @@ def _by_teacher(run: Gathered, shown: Standing) -> Classes | None:
         if hers and his
     ]
     labels = run.predictions.labels
-    told = np.array(both, dtype=np.intp).reshape(-1, 2)
-    counts = confusion(told[:, 1], told[:, 0], len(labels))
+    given = np.array(both, dtype=np.intp).reshape(-1, 2)
+    counts = confusion(given[:, 1], given[:, 0], len(labels))
     return _classes("teacher", shown.name.title, labels, counts, {})
 
 

@@ -1,4 +1,4 @@
-"""Where the pictures came from: how many for each prompt, what failed, whose they are."""
+"""Sources of the images: counts per prompt, failures, licences and authors."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PromptCount:
-    """What became of the URLs that one prompt found.
+    """Outcome of the URLs that one prompt found.
 
     Attributes:
-        prompt: that found them; empty where the list did not say.
-        found: URLs.
-        kept: pictures that were stored.
-        duplicates: URLs whose bytes were there already.
-        failed: URLs whose picture could not, or must not, be had.
+        prompt: the prompt; empty where it is unknown.
+        found: number of URLs.
+        kept: number of images that were stored.
+        duplicates: number of URLs with the bytes of a stored image.
+        failed: number of URLs that could not, or must not, be downloaded.
     """
 
     prompt: str
@@ -38,12 +38,12 @@ class PromptCount:
 
 @dataclass(frozen=True)
 class LicenseCount:
-    """How many pictures stand under one licence.
+    """Number of images under one licence.
 
     Attributes:
-        name: short; empty where nobody said.
-        url: where it can be read; may be empty.
-        images: how many.
+        name: short name of the licence; empty when unknown.
+        url: address of its text; empty when unknown.
+        images: number of images.
     """
 
     name: str
@@ -53,13 +53,13 @@ class LicenseCount:
 
 @dataclass(frozen=True)
 class Credit:
-    """Whom to name.
+    """An author to name.
 
     Attributes:
-        attribution: as the source gave it.
-        license: short name; may be empty.
-        license_url: may be empty.
-        images: how many pictures.
+        attribution: the author, as the source gave it.
+        license: short name of the licence; empty when unknown.
+        license_url: address of the licence's text; empty when unknown.
+        images: number of images.
     """
 
     attribution: str
@@ -70,17 +70,17 @@ class Credit:
 
 @dataclass(frozen=True)
 class Data:
-    """The pictures of a run.
+    """The images of a run.
 
     Attributes:
-        embedded: pictures that the teacher embedded; None when that has not been done.
-        unread: pictures that it could not use.
-        downloaded: whether the rest is known: only of pictures that `download` fetched.
-        prompts: in the order of the ledger's prompts.
-        reasons: (kind of failure, how many), the commonest first.
-        licenses: the commonest first.
-        credits: the commonest first.
-        owners: file name -> its row, for those that have a licence or somebody to name.
+        embedded: number of images that the teacher embedded; None before that.
+        unread: images that could not be embedded, each with its reason.
+        downloaded: whether `download` fetched the images; without it the rest is empty.
+        prompts: one per prompt, in alphabetical order.
+        reasons: (kind of failure, count), the most frequent first.
+        licenses: one per licence, the most frequent first.
+        credits: one per author, the most frequent first.
+        owners: file name -> ledger row, of images with a licence or an author.
     """
 
     embedded: int | None
@@ -94,7 +94,7 @@ class Data:
 
 
 def load_data(folder: RunFolder, images: Path) -> Data:
-    """Read the ledger in `images`, and what the embeddings of a run say of their pictures.
+    """Read the ledger in `images`, and the card of a run's embeddings.
 
     Raises:
         FormatError: a ledger or the embeddings' card cannot be read.
@@ -159,5 +159,5 @@ def _credits(rows: Sequence[LedgerRow]) -> tuple[Credit, ...]:
 
 
 def _commonest(counts: Counter[T]) -> list[tuple[T, int]]:
-    """The commonest first, equals by name."""
+    """Sort by descending count, then by name."""
     return sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))

@@ -1,4 +1,4 @@
-"""The charts of a page, each with what it says in words."""
+"""The charts of a page, each with its values in words."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .reliability import Reliability
 from .standing import Standing
 
 SMALL = (4.2, 3.3)
-"""Inches: letters stay readable when a telephone shows it 330 px wide."""
+"""Inches: text stays readable on a phone, at a width of 330 px."""
 PALETTE = (*STUDENTS, "teacher")
-"""Which model has which place in the palette, in every chart of a page."""
+"""Models in the order of their colours, in every chart of a page."""
 MOST_BARS = 30
 MOST_CELLS = 30
-"""Classes a chart still shows one by one."""
+"""Most classes in a bar chart, and in a confusion matrix."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Figure:
     """A chart.
 
     Attributes:
-        title: above it.
-        svg: for the inside of a page.
-        message: what its values say.
+        title: title above the chart.
+        svg: SVG element to put into a page.
+        message: its values in words, for screen readers.
     """
 
     title: str
@@ -42,9 +42,9 @@ class Figure:
 
 
 def trade_off(models: Sequence[Standing], labelled: bool) -> Figure | None:
-    """Accuracy (or agreement) against latency, a mark a model and runtime."""
+    """Accuracy (or agreement) against latency, one mark per model and runtime."""
     what = "accuracy" if labelled else "agreement with the teacher"
-    points, told = [], []
+    points, values = [], []
     for model in models:
         share = model.share(labelled)
         for runtime, latency in model.latency_ms.items() if share is not None else ():
@@ -52,7 +52,7 @@ def trade_off(models: Sequence[Standing], labelled: bool) -> Figure | None:
             points.append(
                 Point(latency, 100 * (share or 0.0), "", RUNTIMES.get(runtime, runtime), name)
             )
-            told.append(
+            values.append(
                 f"{name} in {RUNTIMES.get(runtime, runtime)}: {milliseconds(latency)} ms, "
                 f"{percent(share)}"
             )
@@ -61,32 +61,32 @@ def trade_off(models: Sequence[Standing], labelled: bool) -> Figure | None:
     svg = marks(
         points,
         size=SMALL,
-        x_label="milliseconds a picture (further left is faster)",
+        x_label="milliseconds per image (further left is faster)",
         y_label=f"{'accuracy' if labelled else 'agreement'}, %",
         hues=[TITLES[kind] for kind in PALETTE],
     )
     title = f"{what.capitalize()} against latency"
-    return _figure("trade-off", title, svg, "; ".join(told) + ".")
+    return _figure("trade-off", title, svg, "; ".join(values) + ".")
 
 
 def learning(students: Sequence[Student]) -> tuple[Figure, ...]:
     """Cosine with the teacher, and loss, epoch by epoch."""
     found = []
     for key, title, label, log in (
-        ("val_cosine", "Cosine with the teacher, on pictures held out", "cosine", False),
-        ("loss", "Loss in training", "loss (logarithmic)", True),
+        ("val_cosine", "Cosine with the teacher on held-out images", "cosine", False),
+        ("loss", "Training loss", "loss (logarithmic)", True),
     ):
         curves = [curve for curve in (_curve(student, key, log) for student in students) if curve]
         if not curves:
             continue
         svg = lines(curves, size=SMALL, x_label="epoch", y_label=label, log_y=log, whole_x=True)
-        told = (
+        values = (
             f"{curve.name}: {curve.y[0]:.3f} in epoch {curve.x[0]:.0f}, {curve.y[-1]:.3f} in epoch "
             f"{curve.x[-1]:.0f}"
             for curve in curves
         )
         found.append(
-            _figure(f"learning-{key.replace('_', '-')}", title, svg, "; ".join(told) + ".")
+            _figure(f"learning-{key.replace('_', '-')}", title, svg, "; ".join(values) + ".")
         )
     return tuple(found)
 
@@ -95,7 +95,7 @@ def _curve(student: Student, key: str, positive: bool) -> Line | None:
     values: dict[int, float] = {}
     for row in student.metrics:
         value = row.get(key)
-        # Of the states before training, the last is where it starts.
+        # Epoch 0 may occur several times: its last row is the start of training.
         if isinstance(value, (int, float)) and np.isfinite(value) and (value > 0 or not positive):
             values[row["epoch"]] = float(value)
     if not values:
@@ -110,9 +110,9 @@ def _curve(student: Student, key: str, positive: bool) -> Line | None:
 
 
 def per_class(classes: Classes) -> Figure:
-    """A bar a class, the weakest first; of many classes only those."""
+    """One bar per class, the weakest first; at most `MOST_BARS`."""
     rows = classes.rows[:MOST_BARS]
-    measured = "right" if classes.truth == "label" else "as the teacher says"
+    measured = "correct" if classes.truth == "label" else "with the teacher's label"
     teacher = any(row.teacher is not None for row in rows)
     drawn = [
         Bar(
@@ -130,45 +130,45 @@ def per_class(classes: Classes) -> Figure:
         name="student",
         mark_name="teacher" if teacher else "",
     )
-    told = ", ".join(f"{short(row.label)} {percent(row.student, 0)}" for row in rows)
-    title = "Every class, the weakest first"
+    shares = ", ".join(f"{short(row.label)} {percent(row.student, 0)}" for row in rows)
+    title = "All classes, the weakest first"
     if len(classes.rows) > len(rows):
         title = f"The {len(rows)} weakest of {many(len(classes.rows), 'class')}"
     best = classes.rows[-1]
-    message = f"Pictures that the student names {measured}: {told}."
+    message = f"Share of images {measured}: {shares}."
     if len(classes.rows) > len(rows):
         message += f" The best class is {short(best.label)} with {percent(best.student, 0)}."
     return _figure("per-class", title, svg, message)
 
 
 def confused(classes: Classes) -> Figure | None:
-    """The confusion matrix, as long as it can be read."""
+    """The confusion matrix; None with more than `MOST_CELLS` classes."""
     if len(classes.labels) > MOST_CELLS:
         return None
     by = "true label" if classes.truth == "label" else "teacher's label"
     names = [short(label, 16) for label in classes.labels]
-    svg = heat_map(classes.counts, names, x_label="student's answer", y_label=by)
+    svg = heat_map(classes.counts, names, x_label="student's label", y_label=by)
     right, total = int(np.trace(classes.counts)), int(classes.counts.sum())
-    pairs = ", ".join(f"{short(a)} taken for {short(b)} ({n})" for a, b, n in classes.pairs[:5])
-    message = f"{right:,} of {total:,} pictures lie on the diagonal. " + (
-        f"Most often confused: {pairs}." if pairs else "Nothing was confused."
+    pairs = ", ".join(f"{short(a)} as {short(b)} ({n})" for a, b, n in classes.pairs[:5])
+    message = f"{right:,} of {total:,} images are on the diagonal. " + (
+        f"Most often confused: {pairs}." if pairs else "No classes are confused."
     )
-    return _figure("confusion", "What is taken for what", svg, message)
+    return _figure("confusion", "Confusion matrix", svg, message)
 
 
 def reliability(found: Reliability) -> Figure | None:
-    """Share right against probability said; on the diagonal both are equal."""
+    """Share of correct labels against probability; on the diagonal both are equal."""
     if len(found.said) < 2:
         return None
     line = Line("student", tuple(100 * s for s in found.said), tuple(100 * r for r in found.right))
-    right = "% right" if found.truth == "label" else "% as the teacher says"
-    svg = lines([line], size=SMALL, x_label="% it says", y_label=right, diagonal=True)
-    told = (
-        f"where it says about {percent(said, 0)}, {percent(good, 0)} of {many(n, 'picture')}"
+    right = "% correct" if found.truth == "label" else "% with the teacher's label"
+    svg = lines([line], size=SMALL, x_label="probability, %", y_label=right, diagonal=True)
+    values = (
+        f"at about {percent(said, 0)}, {percent(good, 0)} of {many(n, 'image')}"
         for said, good, n in zip(found.said, found.right, found.images, strict=True)
     )
-    message = "Share that is right: " + "; ".join(told) + "."
-    return _figure("reliability", "How sure it says it is, and how often it is right", svg, message)
+    message = f"{right.removeprefix('% ').capitalize()}: " + "; ".join(values) + "."
+    return _figure("reliability", "Probability and share of correct labels", svg, message)
 
 
 def _figure(ident: str, title: str, svg: Any, message: str) -> Figure:

@@ -1,8 +1,9 @@
-"""Which pictures are shown, and as what."""
+"""Images that the report shows, with their predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -13,21 +14,21 @@ from .gather import Gathered, student_predictions, teacher_predictions
 from .thumbnails import thumbnail
 
 MOST = {"wrong": 12, "unsure": 8, "apart": 8, "right": 12}
-"""Pictures a section, so that a page stays below 3 MB whatever the classes."""
+"""Most images per section, so that a page stays below 3 MB."""
 A_CLASS = {"wrong": 2, "unsure": 2, "apart": 2, "right": 1}
-"""Of one class in a section, before others had their turn."""
+"""Most images of one class in a section while there are images of other classes."""
 
 
 @dataclass(frozen=True)
 class Said:
-    """What one model says of one picture.
+    """Prediction of one model for one image.
 
     Attributes:
-        who: the model's title.
-        label: its best.
-        share: probability of it.
-        right: whether that is true; None where nobody knows.
-        others: (label, probability) of the next best.
+        who: "Teacher" or "Student".
+        label: the best label.
+        share: its probability, 0 to 1.
+        right: whether it is the true label; None without labels.
+        others: (label, probability) of the next best labels.
     """
 
     who: str
@@ -39,15 +40,15 @@ class Said:
 
 @dataclass(frozen=True)
 class Card:
-    """One picture with what is said of it.
+    """One image with its predictions.
 
     Attributes:
-        key: its name.
-        image: a data URI; empty where it could not be read.
-        truth: its label; empty without labels.
-        said: the teacher first.
-        cosine: of the student's embedding with the teacher's; None where unknown.
-        owner: whom to name; None where nobody has to be, or it is unknown.
+        key: key of the image.
+        image: data URI; empty where the image cannot be read.
+        truth: true label; empty without labels.
+        said: predictions, the teacher's first.
+        cosine: cosine of the student's and the teacher's embeddings; None where unknown.
+        owner: ledger row with licence and author; None where they are unknown.
     """
 
     key: str
@@ -60,12 +61,12 @@ class Card:
 
 @dataclass(frozen=True)
 class Wall:
-    """Pictures of one sort.
+    """One section of images.
 
     Attributes:
         name: "wrong", "unsure", "apart" or "right".
-        cards: some of them.
-        total: how many there are of the sort.
+        cards: images that are shown.
+        total: number of images of this section, including those not shown.
     """
 
     name: str
@@ -75,14 +76,15 @@ class Wall:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The pictures that are shown.
+    """The images of the report.
 
     Attributes:
-        walls: in the order in which they are shown; none is empty.
-        labelled: whether right and wrong are known; otherwise "right" is what the teacher says.
-        images: how many were asked about.
-        differing: to how many teacher and student give different labels; None without a teacher.
-        pairs: (teacher's label, student's label, how often), the commonest first.
+        walls: sections in the order in which they are shown, none of them empty.
+        labelled: whether there are true labels; otherwise the teacher's labels count as true.
+        images: number of images with predictions.
+        differing: number of images with different labels of teacher and student; None without
+            predictions of the teacher.
+        pairs: (teacher's label, student's label, count), the most frequent first.
     """
 
     walls: tuple[Wall, ...]
@@ -94,7 +96,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class _One:
-    """A picture with its predictions, while it is decided what is shown."""
+    """An image with its predictions."""
 
     index: int
     his: Ranked
@@ -104,7 +106,7 @@ class _One:
 
     @property
     def expected(self) -> int | None:
-        """The right label, or without labels the teacher's."""
+        """The true label, or without labels the teacher's."""
         if self.truth is not None:
             return self.truth
         return self.hers[0][0] if self.hers else None
@@ -119,7 +121,7 @@ class _One:
 
 
 def gallery_of(run: Gathered, kind: str) -> Gallery | None:
-    """Pick pictures by what the student of `kind` and the teacher say; None without predictions."""
+    """Choose images by the predictions of the student of `kind`; None without predictions."""
     student, teacher = student_predictions(run, kind), teacher_predictions(run)
     predictions = run.predictions
     if predictions is None or student is None:
@@ -160,7 +162,7 @@ def _walls(run: Gathered, predictions: Predictions, every: list[_One]) -> tuple[
         fresh = [one for one in ones if one.index not in shown]
         picked[name] = _varied(fresh, MOST[name], A_CLASS[name])
         shown |= {one.index for one in picked[name]}
-    with track("report", len(shown), "pictures") as step:
+    with track("report", len(shown), "images") as step:
         return tuple(
             Wall(name, tuple(_card(run, predictions, one, step) for one in ones), len(sorts[name]))
             for name, ones in picked.items()
@@ -169,7 +171,7 @@ def _walls(run: Gathered, predictions: Predictions, every: list[_One]) -> tuple[
 
 
 def _varied(ones: list[_One], most: int, a_class: int) -> list[_One]:
-    """The first `most`, in order, but of no class more than `a_class` while others wait."""
+    """Choose `most` images in order, at most `a_class` of a class while there are others."""
     counts: dict[int, int] = {}
     first: list[_One] = []
     later: list[_One] = []
@@ -183,14 +185,16 @@ def _varied(ones: list[_One], most: int, a_class: int) -> list[_One]:
 
 def _card(run: Gathered, predictions: Predictions, one: _One, step: Callable[[], object]) -> Card:
     picture = predictions.pictures[one.index]
-    told = [("Teacher", one.hers), ("Student", one.his)]
+    models = [("Teacher", one.hers), ("Student", one.his)]
     step()
     return Card(
         key=picture.key,
         image=thumbnail(picture, run.folder),
         truth="" if one.truth is None else predictions.labels[one.truth],
         said=tuple(
-            _said(who, ranked, predictions, one.truth) for who, ranked in told if ranked is not None
+            _said(who, ranked, predictions, one.truth)
+            for who, ranked in models
+            if ranked is not None
         ),
         cosine=one.cosine,
         owner=run.data.owners.get(PurePath(picture.key).name),
@@ -208,11 +212,7 @@ def _said(who: str, ranked: Ranked, predictions: Predictions, truth: int | None)
     )
 
 
-def _pairs(predictions: Predictions, ones: Iterable[_One]) -> tuple[tuple[str, str, int], ...]:
-    counts: dict[tuple[int, int], int] = {}
-    for one in ones:
-        if one.hers is not None:
-            pair = (one.hers[0][0], one.his[0][0])
-            counts[pair] = counts.get(pair, 0) + 1
+def _pairs(predictions: Predictions, ones: list[_One]) -> tuple[tuple[str, str, int], ...]:
+    counts = Counter((one.hers[0][0], one.his[0][0]) for one in ones if one.hers)
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return tuple((predictions.labels[a], predictions.labels[b], n) for (a, b), n in ranked)

@@ -1,4 +1,4 @@
-"""Everything that a run's folder holds for its report, read once into frozen dataclasses."""
+"""Reads a run's folder for its report into frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Student:
 
     Attributes:
         name: one of `formats.run.STUDENTS`.
-        card: what it is.
-        metrics: a row an epoch, see `formats.student`; empty where that file is missing.
+        card: card of the student.
+        metrics: one row per epoch, see `formats.student`; empty where that file is missing.
     """
 
     name: str
@@ -40,9 +40,9 @@ class Made:
     """A file or folder that the run made.
 
     Attributes:
-        name: below the run's folder.
-        files: how many; 1 for a file.
-        size: bytes, of all together.
+        name: name below the run's folder.
+        files: number of files; 1 for a file.
+        size: size of all files in bytes.
     """
 
     name: str
@@ -55,17 +55,17 @@ class Gathered:
     """A run.
 
     Attributes:
-        folder: where it lies.
-        record: how it was made.
-        classifier_of: which student `classifier.onnx` is; empty when there is none.
-        text: the classes; None, like all that follows, where it is not there.
-        students: those that are finished, in order.
-        evaluated: `evaluate`'s result.
-        raced: `benchmark`'s.
-        baseline: the teacher's.
-        predictions: of each picture.
-        data: where the pictures came from.
-        made: what lies in the folder.
+        folder: paths of the run.
+        record: record of how it was made.
+        classifier_of: name of the student in `classifier.onnx`; empty without that file.
+        text: the classes; None where they are missing.
+        students: finished students, in order.
+        evaluated: result of `evaluate`; None where it is missing.
+        raced: result of `benchmark`; None where it is missing.
+        baseline: baseline of the teacher; None where it is missing.
+        predictions: predictions for each image; None where they are missing.
+        data: sources of the images.
+        made: files and folders of the run.
     """
 
     folder: RunFolder
@@ -82,7 +82,7 @@ class Gathered:
 
     @property
     def teacher(self) -> TeacherCard | None:
-        """Whose space everything lives in."""
+        """The teacher of the run; None where it is unknown."""
         if self.text is not None:
             return self.text.teacher
         return self.students[0].card.teacher if self.students else None
@@ -96,16 +96,16 @@ class Gathered:
 
     @property
     def labelled(self) -> bool:
-        """Whether accuracy is known."""
+        """Whether accuracy was measured."""
         return self.evaluated is not None and self.evaluated.labelled
 
 
 def gather(run: Path) -> Gathered:
-    """Read a run's folder; only `run.json` has to be there.  Labels are as they are shown.
+    """Read a run's folder; only `run.json` is required.  Labels are as they are displayed.
 
     Raises:
         InputError: there is no run.
-        FormatError: something in it is damaged.
+        FormatError: a file is damaged.
         MissingExtraError: pyarrow is not installed, and there is a ledger of a download.
     """
     folder = RunFolder(run)
@@ -133,7 +133,7 @@ def gather(run: Path) -> Gathered:
 
 
 def images_folder(folder: RunFolder, record: RunRecord) -> Path:
-    """Where the pictures lie: those that were downloaded, or the folder that was given."""
+    """Return the folder of the images: the downloaded ones, or the folder that was given."""
     given = record.settings.get("images")
     return Path(str(given)) if given and not folder.images.is_dir() else folder.images
 
@@ -148,7 +148,7 @@ def _students(folder: RunFolder) -> tuple[Student, ...]:
 
 
 def _classifier_of(folder: RunFolder) -> str:
-    """Which student `classifier.onnx` is, by its own card."""
+    """Name of the student in `classifier.onnx`, by its card; empty without that file."""
     if not folder.classifier.is_file():
         return ""
     card = OnnxCard.from_metadata(folder.classifier, read_onnx(folder.classifier).metadata)
@@ -158,7 +158,7 @@ def _classifier_of(folder: RunFolder) -> str:
 
 
 def _made(folder: RunFolder) -> tuple[Made, ...]:
-    """What lies in the folder, without the report itself, hidden files and left-overs."""
+    """Files and folders of a run, without the report, hidden and temporary files."""
     ours = {folder.report.name, folder.model_card.name}
     found = []
     for path in sorted(folder.out.iterdir()):
@@ -171,15 +171,18 @@ def _made(folder: RunFolder) -> tuple[Made, ...]:
 
 
 def teacher_predictions(run: Gathered) -> ModelPredictions | None:
-    """The teacher's; None where it was not asked."""
-    told = () if run.predictions is None else run.predictions.models
-    return next((one for one in told if one.role == "teacher"), None)
+    """Return the predictions of the teacher; None where there are none."""
+    models = () if run.predictions is None else run.predictions.models
+    return next((one for one in models if one.role == "teacher"), None)
 
 
 def student_predictions(run: Gathered, kind: str) -> ModelPredictions | None:
-    """Those of a student of a kind, as its exported file where it has one; else of any student."""
-    told = () if run.predictions is None else run.predictions.models
-    named = [(model_name(one.model, one.role, run.classifier_of), one) for one in told]
+    """Return the predictions of a student of `kind`, else of any student.
+
+    Those of an exported file are preferred to those of the student's folder.
+    """
+    models = () if run.predictions is None else run.predictions.models
+    named = [(model_name(one.model, one.role, run.classifier_of), one) for one in models]
     students = [(name, one) for name, one in named if name.kind != "teacher"]
     own = [(name, one) for name, one in students if name.kind == kind]
     folders = (*EXPORTS.values(), "student", "")

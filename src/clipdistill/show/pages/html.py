@@ -1,8 +1,8 @@
-"""A run as one HTML file that asks for nothing else: no script, no font, no picture from outside.
+"""The report as one HTML file that loads nothing else: no scripts, fonts or external images.
 
-Strangers' strings (labels, file names, addresses, authors) are escaped by jinja2's autoescaping;
-only http and https addresses become links; the page's own policy forbids everything but inline
-style and pictures that lie in it.
+jinja2's autoescaping escapes untrusted strings (labels, file names, addresses, authors).  Only http
+and https addresses become links.  The page's content security policy only allows inline styles and
+embedded images.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ from .standing import chosen_kind, shown_student, standings, teacher_of
 from .summary import findings_of, sentence_of, teacher_name, tiles_of, title_of
 
 MOST_CREDITS = 300
-"""Authors that are listed; a page for people, the ledger has them all."""
+"""Most authors that are listed; the ledger has all."""
 MOST_ROWS = 40
-"""Rows of a long table: prompts, failures."""
+"""Most rows of a table of prompts or failures."""
 MOST_CLASSES = 1000
+"""Most rows of the table of classes."""
 
 
 def render(run: Gathered) -> str:
-    """The whole page.
-
-    The same run gives the same page.
+    """Render the report; the same run gives the same text.
 
     Raises:
         MissingExtraError: jinja2 or matplotlib is not installed.
@@ -118,7 +117,7 @@ def _context(run: Gathered) -> dict[str, Any]:
 
 
 def _fitted_for(run: Gathered) -> str:
-    """The student that the calibration was made for."""
+    """Title of the student that the calibration was fitted for."""
     fitted = None if run.text is None else run.text.calibration
     return "" if fitted is None else model_name(fitted.model, "student", run.classifier_of).title
 
@@ -128,7 +127,7 @@ def _setting(value: Any) -> str:
 
 
 def _raced(run: Gathered) -> list[dict[str, Any]]:
-    """The benchmark's rows as cells."""
+    """The rows of the benchmark as text."""
     cells = []
     for row in () if run.raced is None else run.raced.rows:
         name = model_name(row.model, row.role, run.classifier_of)
@@ -141,10 +140,10 @@ def _raced(run: Gathered) -> list[dict[str, Any]]:
                 "latency": words.milliseconds(row.latency_ms),
                 "slow": words.milliseconds(row.latency_p90_ms),
                 "rates": {batch: f"{rate:,.0f}" for batch, rate in row.throughput.items()},
-                "memory": "–" if row.peak_mb is None else f"{row.peak_mb:,.0f}",
+                "memory": "-" if row.peak_mb is None else f"{row.peak_mb:,.0f}",
                 "accuracy": words.percent(row.accuracy),
                 "agreement": words.percent(row.agreement),
-                "cosine": "–" if row.cosine is None else f"{row.cosine:.4f}",
+                "cosine": "-" if row.cosine is None else f"{row.cosine:.4f}",
                 "reason": row.reason,
             }
         )

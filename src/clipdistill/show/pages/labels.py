@@ -1,4 +1,4 @@
-"""Labels as a page shows them: "cat" for "a photo of a cat"."""
+"""Labels as pages display them: "cat" for "a photo of a cat"."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ...formats.text import TextEmbeddings
 
 @dataclass(frozen=True)
 class Labelled:
-    """What a run holds that names labels; None where it is not there.
+    """The parts of a run that contain labels; None where one is missing.
 
     Attributes:
         text: the classes.
-        evaluated: `evaluate`'s result.
-        baseline: the teacher's.
-        predictions: of each image.
+        evaluated: result of `evaluate`.
+        baseline: baseline of the teacher.
+        predictions: predictions for each image.
     """
 
     text: TextEmbeddings | None
@@ -28,7 +28,7 @@ class Labelled:
     predictions: Predictions | None
 
     def shown(self) -> Labelled:
-        """The same with every label as it is shown (see `shown_labels`)."""
+        """Return the same with all labels as they are displayed (see `shown_labels`)."""
         names = shown_labels(
             label
             for holder in (self.text, self.evaluated, self.predictions)

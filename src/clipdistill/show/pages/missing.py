@@ -1,4 +1,4 @@
-"""What a run does not have, and which command would add it."""
+"""What a run does not have, and the command that adds it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .gather import Gathered
 
 @dataclass(frozen=True)
 class Missing:
-    """Something that is not there.
+    """Something that a run does not have.
 
     Attributes:
-        text: what, in a sentence.
-        command: that adds it; RUN is the run's folder.
+        text: a sentence that names it.
+        command: command that adds it; RUN is the run's folder.
     """
 
     text: str
@@ -29,7 +29,7 @@ EVALUATION = f"--predictions {RUN.predictions} --json > {RUN.evaluation}"
 
 
 def missing_of(run: Gathered) -> dict[str, Missing]:
-    """By what is missing: "text", "students", "evaluation", "labels", "benchmark", ..."""
+    """Return what is missing by its name: "text", "students", "evaluation", "labels" ..."""
     folder = "--labelled FOLDER" if run.labelled else "--images FOLDER"
     student = RUN.student("dense")
     both = f"{student} {_teacher(run)} {folder} --text {RUN.text}"
@@ -38,55 +38,55 @@ def missing_of(run: Gathered) -> dict[str, Missing]:
         "students": (not run.students, "No student has been trained.", AGAIN),
         "text": (
             run.text is None,
-            "There are no classes yet.",
+            "There are no text embeddings yet.",
             f"clipdistill embed-text {RUN.prompts} {RUN.text}",
         ),
         "evaluation": (
             run.evaluated is None,
-            "Nothing has been measured yet.",
+            "The models have not been evaluated.",
             f"clipdistill evaluate {both} {EVALUATION}",
         ),
         "labels": (
             run.evaluated is not None and not run.labelled,
-            "Accuracy is not known, since there were no labelled pictures; the teacher is "
-            "the measure. A few labelled pictures a class are enough to measure on.",
+            "Accuracy is unknown, since there were no labelled images. A few labelled images per "
+            "class are enough to measure it.",
             f"{AGAIN} --labelled FOLDER",
         ),
         "benchmark": (
             run.raced is None,
-            "Speed has not been measured side by side.",
+            "The speed of the models has not been compared.",
             f"clipdistill benchmark {students} {folder} --text {RUN.text} --json > {RUN.benchmark}",
         ),
         "predictions": (
             run.predictions is None,
-            "What the models say of single pictures was not kept.",
+            "There are no predictions for single images.",
             f"clipdistill evaluate {both} {EVALUATION}",
         ),
         "compressed": (
             len(run.students) == 1 and run.students[0].name == "dense",
-            "There is no sparse and no INT8 student to compare with.",
+            "There is no sparse or INT8 student to compare with.",
             f"{AGAIN} --sparse --qat",
         ),
         "calibration": (
             run.text is not None and run.text.calibration is None,
-            "Probabilities are as the teacher's scale gives them, not calibrated; no "
-            "answer is “unknown”.",
+            "Probabilities are not calibrated: they use the teacher's logit scale, and no answer "
+            "is “unknown”.",
             f"clipdistill evaluate {both} --calibrate",
         ),
         "baseline": (
             run.baseline is None,
-            "How well the teacher itself separates the classes was not measured.",
+            "The teacher's baseline has not been measured.",
             AGAIN,
         ),
         "data": (
             not run.data.downloaded,
-            "The pictures were not downloaded by this run: nothing is known of their sources, "
-            "licences and authors.",
+            "This run did not download the images: their sources, licences and authors are "
+            "unknown.",
             f"{AGAIN} --search commons --contact YOU",
         ),
         "metrics": (
             bool(run.students) and not any(one.metrics for one in run.students),
-            "The students' training was not recorded.",
+            "There are no metrics of the students' training.",
             AGAIN,
         ),
     }
@@ -94,7 +94,7 @@ def missing_of(run: Gathered) -> dict[str, Missing]:
 
 
 def _teacher(run: Gathered) -> str:
-    """The teacher as commands take it."""
+    """The teacher as an argument of a command."""
     if run.teacher is None:
         return "TEACHER"
     name, weights = run.teacher.model_name, run.teacher.pretrained

@@ -1,6 +1,6 @@
-"""A run as a model card in markdown, as Hugging Face has it.
+"""A run as a model card in markdown, in the format of Hugging Face.
 
-What is not known (a licence, where pictures came from) is called unknown; nothing is guessed.
+Unknown facts, such as a licence or the source of the images, are marked as unknown.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from .classes import classes_of
 from .gather import Gathered
 from .naming import RUNTIMES
 from .standing import Standing, chosen_kind, shown_student, standings, teacher_of
-from .summary import findings_of, sentence_of, teacher_name, title_of
+from .summary import WEAK, findings_of, sentence_of, teacher_name, title_of
 
 MOST_CLASSES = 60
-"""Labels that are written out."""
+"""Most labels that are listed."""
 CODE_LICENSE = "Apache-2.0"
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 
 
 def render(run: Gathered) -> str:
-    """The whole card; the same run gives the same text."""
+    """Render the model card; the same run gives the same text."""
     parts = [
         _front_matter(run),
         f"# {title_of(run)}",
@@ -56,7 +56,7 @@ def render(run: Gathered) -> str:
 
 
 def plain(text: str) -> str:
-    """A stranger's string on one line of markdown that shows it as it is."""
+    """Escape an untrusted string for one line of markdown."""
     return SPECIAL.sub(r"\\\1", clean(text)).strip()
 
 
@@ -74,11 +74,11 @@ def _front_matter(run: Gathered) -> str:
         "pipeline_tag: zero-shot-image-classification",
         f"tags: {json.dumps(tags)}",
     ]
-    # JSON's strings are YAML's.
+    # A JSON string is a YAML string.
     if hub:
         lines.append(f"base_model: {json.dumps(clean(hub), ensure_ascii=False)}")
     else:
-        lines.append("# base_model: not known by a name on the hub; see below")
+        lines.append("# base_model: has no name on the hub; see below")
     lines.append("# datasets: unknown; see below")
     return "\n".join(["---", *lines, "---"])
 
@@ -96,18 +96,18 @@ def _use(run: Gathered) -> Iterator[str]:
         more = len(run.labels) - MOST_CLASSES
         tail = f" and {more:,} more" if more > 0 else ""
         yield (
-            f"To tell these {many(len(run.labels), 'class')} apart in pictures like those it was "
-            f"made from: {labels}{tail}."
+            f"It classifies images like those it was trained on into these "
+            f"{many(len(run.labels), 'class')}: {labels}{tail}."
         )
         yield (
-            "It gives one of its classes to every picture, also to one that shows none of them, "
-            "unless its probability is below the threshold for “unknown”. Other classes need no "
+            "It gives every image one of these labels, even if it shows none of them, unless "
+            "the probability is below the threshold for “unknown”. Other classes do not need "
             "training: `clipdistill relabel` puts other text embeddings of the same teacher into "
             "the file."
         )
     yield (
-        "Not for decisions about people, nor where a wrong answer does harm, without measurements "
-        "on pictures of the very place where it is used."
+        "Do not use it for decisions about people, or where a wrong answer does harm, without "
+        "measurements on images from the place where it is used."
     )
 
 
@@ -116,10 +116,10 @@ def _commands(run: Gathered) -> Iterator[str]:
     model = (folder.classifier if run.classifier_of else folder.student("dense")).name
     text = "" if run.classifier_of else f" --text {folder.text.name}"
     argument = "" if run.classifier_of else f', text="{folder.text.name}"'
-    yield f"```sh\npip install clipdistill\nclipdistill predict {model} picture.jpg{text}\n```"
+    yield f"```sh\npip install clipdistill\nclipdistill predict {model} image.jpg{text}\n```"
     yield (
         "```python\nimport clipdistill\n\n"
-        f'result = clipdistill.predict("{model}", "picture.jpg"{argument})\n'
+        f'result = clipdistill.predict("{model}", "image.jpg"{argument})\n'
         "label, probability = result.predictions[0].ranked[0]\n```"
     )
 
@@ -127,7 +127,7 @@ def _commands(run: Gathered) -> Iterator[str]:
 def _results(run: Gathered) -> Iterator[str]:
     models = standings(run)
     if not models:
-        yield "Nothing has been measured yet."
+        yield "The models have not been measured."
         return
     runtimes = [name for name in RUNTIMES if any(name in one.latency_ms for one in models)]
     accuracy = ["Accuracy"] if run.labelled else []
@@ -137,12 +137,12 @@ def _results(run: Gathered) -> Iterator[str]:
     rule = ["---", *(["---:"] * (len(heads) - 1))]
     yield "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows))
     images = run.evaluated.images if run.evaluated else None
-    on = "" if images is None else f" on {many(images, 'picture')}"
-    labels = "with labels, which served for measuring only" if run.labelled else "without labels"
+    on = "" if images is None else f" on {many(images, 'image')}"
+    labels = "with labels, which were not used in training" if run.labelled else "without labels"
     yield (
-        f"Measured{on} {labels}. Agreement is how often a model gives the teacher's label, cosine "
-        "how near its embeddings come to the teacher's; milliseconds are for one picture, ready "
-        f"for the network, on: {plain(run.raced.machine if run.raced else run.record.machine)}."
+        f"Measured{on} {labels}. Agreement is the share of images with the teacher's label, and "
+        "cosine the mean cosine with the teacher's embeddings. Milliseconds are the time of one "
+        f"preprocessed image on {plain(run.raced.machine if run.raced else run.record.machine)}."
     )
 
 
@@ -152,8 +152,8 @@ def _row(one: Standing, run: Gathered, runtimes: Sequence[str]) -> list[str]:
     return [
         title,
         *([percent(one.accuracy)] if run.labelled else []),
-        "–" if teacher else percent(one.agreement),
-        "–" if teacher or one.cosine is None else f"{one.cosine:.3f}",
+        "-" if teacher else percent(one.agreement),
+        "-" if teacher or one.cosine is None else f"{one.cosine:.3f}",
         megabytes(one.size_mb),
         *(milliseconds(one.latency_ms.get(name)) for name in runtimes),
     ]
@@ -162,8 +162,8 @@ def _row(one: Standing, run: Gathered, runtimes: Sequence[str]) -> list[str]:
 def _making(run: Gathered) -> Iterator[str]:
     yield (
         f"By knowledge distillation with clipdistill: the teacher, {plain(teacher_name(run))}, "
-        "embedded unlabelled pictures, a small network learnt to give the same embeddings, and the "
-        "teacher's embeddings of the prompts make it a classifier. No label was used in training."
+        "embedded unlabelled images, and a small network was trained to give the same embeddings. "
+        "The teacher's text embeddings make it a classifier. No labels were used in training."
     )
     if run.record.steps:
         commands = "\n".join(clean(step.command) for step in run.record.steps)
@@ -175,21 +175,20 @@ def _making(run: Gathered) -> Iterator[str]:
 
 def _limits(run: Gathered) -> Iterator[str]:
     lines = [
-        "It sees as its teacher sees: what the teacher takes for another thing, and what it "
-        "learnt of the world from captions, biases included, comes with it.",
-        "It was fitted to one collection of pictures; on others it may be worse.",
+        "It inherits errors and biases of its teacher, which was trained on images with captions.",
+        "It was trained on one collection of images; on other images it may be worse.",
     ]
     if not run.labelled:
-        lines.append("Its accuracy is unknown: there were no labelled pictures to measure on.")
+        lines.append("Its accuracy is unknown, since there were no labelled images.")
     if run.text is None or run.text.calibration is None:
         lines.append("Its probabilities are not calibrated.")
     classes = classes_of(run, shown_student(run))
-    weak = [row for row in classes.rows if row.student < 0.8] if classes else []
+    weak = [row for row in classes.rows if row.student < WEAK] if classes else []
     if weak:
-        told = listed([f"{row.label} ({percent(row.student, 0)})" for row in weak], 8)
-        lines.append(f"Weak classes: {plain(told)}.")
+        worst = listed([f"{row.label} ({percent(row.student, 0)})" for row in weak], 8)
+        lines.append(f"Weak classes: {plain(worst)}.")
     if run.baseline is not None and run.baseline.empty:
-        lines.append(f"No picture in training showed {plain(listed(run.baseline.empty, 8))}.")
+        lines.append(f"No training image has the label {plain(listed(run.baseline.empty, 8))}.")
     yield "\n".join(f"- {line}" for line in lines)
 
 
@@ -198,35 +197,35 @@ def _licenses(run: Gathered) -> Iterator[str]:
     options = dense.card.training.get("options", {}) if dense else {}
     start = "random weights"
     if options.get("pretrained") or options.get("student_weights"):
-        start = "pretrained weights, whose licence is unknown here"
+        start = "pretrained weights of unknown licence"
     lines = [
         f"Teacher ({plain(teacher_name(run))}): {_license_of_teacher(run)}",
-        f"Student: trained from {start}; the licence of the result is for those who publish it to "
-        "say.",
+        f"Student: trained from {start}; whoever publishes it chooses its licence.",
         f"Code (clipdistill): {CODE_LICENSE}.",
-        f"Pictures: {_of_pictures(run)}",
+        f"Images: {_of_images(run)}",
     ]
     yield "\n".join(f"- {line}" for line in lines)
     if run.data.credits:
-        yield f"{many(len(run.data.credits), 'author')} are named in the report and the ledger."
+        authors = many(len(run.data.credits), "author")
+        yield f"The report and the ledger of the download name {authors}."
 
 
 def _license_of_teacher(run: Gathered) -> str:
     license = "" if run.teacher is None else run.teacher.license
     if not license:
-        return "unknown here; see where its weights came from."
+        return "unknown; see the source of its weights."
     bound = restriction(license)
     return f"{plain(license)}{f' ({bound})' if bound else ''}."
 
 
-def _of_pictures(run: Gathered) -> str:
+def _of_images(run: Gathered) -> str:
     if not run.data.licenses:
-        return "unknown; this run did not download them."
-    told = []
+        return "unknown, since this run did not download them."
+    found = []
     for one in run.data.licenses[:20]:
         name = plain(one.name or one.url or "unknown")
         address = web_address(one.url)
         link = f"[{name}](<{address}>)" if address and not re.search(r"[<>\s]", address) else name
-        told.append(f"{link} ({one.images:,})")
+        found.append(f"{link} ({one.images:,})")
     more = len(run.data.licenses) - 20
-    return ", ".join(told) + (f" and {more:,} more" if more > 0 else "") + "."
+    return ", ".join(found) + (f" and {more:,} more" if more > 0 else "") + "."

@@ -1,4 +1,4 @@
-"""Which of a run's models a name stands for, wherever the run lay when it was measured."""
+"""Names of a run's models, also after the run was moved."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ...core.model_names import short_teacher
 from ...formats.run import EXPORTS, STUDENTS, RunFolder
 
 FORMS = {"dense": "", "sparse": "2:4 sparse ", "int8": "INT8 ", "sparse-int8": "2:4 sparse INT8 "}
-"""Student -> what stands before its architecture."""
+"""Student -> prefix of its architecture in a sentence."""
 TITLES = {
     "teacher": "Teacher",
     **{name: f"{form or 'Dense '}student" for name, form in FORMS.items()},
 }
-"""In the order in which models are shown."""
+"""Model -> its title, in the order in which models are shown."""
 RUNTIMES = {
     "torch": "PyTorch",
     "onnxruntime": "ONNX Runtime",
@@ -28,9 +28,9 @@ class ModelName:
     """One model of a run.
 
     Attributes:
-        kind: a key of `TITLES`; of anything else, the name of its file.
-        file: below the run's folder, such as "cpu/int8.onnx"; of anything else, its name.
-        folder: "student" or the folder of a classifier ("cpu", "trt"); "" for all others.
+        kind: a key of `TITLES`; of any other model, the name of its file.
+        file: path below the run's folder, such as "cpu/int8.onnx"; of any other model, its name.
+        folder: "student", or the folder of a classifier ("cpu", "trt"); "" for any other model.
     """
 
     kind: str
@@ -39,19 +39,19 @@ class ModelName:
 
     @property
     def title(self) -> str:
-        """For people."""
+        """The title of the model."""
         return TITLES.get(self.kind, self.file)
 
 
 def model_name(model: str, role: str, classifier_of: str = "") -> ModelName:
-    """The model that `evaluate` or `benchmark` called `model`.
+    """Find the model of a run that `evaluate` or `benchmark` measured.
 
-    Only the end of its path counts: a run may have been moved since.
+    Only the end of its path counts, since a run may have been moved.
 
     Args:
-        model: as it was measured.
+        model: name in the measurement.
         role: "teacher" or "student".
-        classifier_of: which student `classifier.onnx` is, where that is known.
+        classifier_of: name of the student in `classifier.onnx`; empty when unknown.
     """
     if role == "teacher":
         return ModelName("teacher", short_teacher(model))
@@ -70,6 +70,6 @@ def model_name(model: str, role: str, classifier_of: str = "") -> ModelName:
 
 
 def kinds_in_order(kinds: set[str]) -> list[str]:
-    """Known kinds in their order, then others by name."""
+    """Sort kinds: those of `TITLES` in their order, then others by name."""
     known = [kind for kind in TITLES if kind in kinds]
     return known + sorted(kinds - set(TITLES))

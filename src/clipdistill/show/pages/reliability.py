@@ -1,4 +1,4 @@
-"""Whether the student's probabilities can be believed."""
+"""Reliability of the student's probabilities."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from ...core import metrics
 from .gather import Gathered, student_predictions, teacher_predictions
 
 FEWEST = 5
-"""Pictures a bin needs to be drawn; the share of fewer says nothing."""
+"""Least images of a bin that is drawn; the share of fewer images is not meaningful."""
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Probability said, against share right.
+    """Share of correct labels by probability.
 
     Attributes:
-        truth: "label", or without labels "teacher".
-        said: mean probability of each bin that has enough pictures.
-        right: share of them that are right.
-        images: how many they are.
-        total: pictures, those of small bins as well.
-        error: expected calibration error over all pictures, 0 to 1.
+        truth: "label", or without labels "teacher": the labels that count as correct.
+        said: mean probability of each bin that has enough images, 0 to 1.
+        right: share of correct labels of each of these bins, 0 to 1.
+        images: number of images of each of these bins.
+        total: number of all images, including those of small bins.
+        error: expected calibration error over all images, 0 to 1.
     """
 
     truth: str
@@ -35,7 +35,7 @@ class Reliability:
 
 
 def reliability_of(run: Gathered, kind: str) -> Reliability | None:
-    """Measured on the pictures of predictions.json; None where nobody knows what is right."""
+    """Measure it on the predictions of a run; None without labels and without a teacher."""
     student = student_predictions(run, kind)
     if run.predictions is None or student is None:
         return None
@@ -45,11 +45,11 @@ def reliability_of(run: Gathered, kind: str) -> Reliability | None:
         teacher = teacher_predictions(run)
         if teacher is None:
             return None
-        truth = [told[0][0] if told else None for told in teacher.ranked]
+        truth = [ranked[0][0] if ranked else None for ranked in teacher.ranked]
     pairs = [
-        (told[0][1], told[0][0] == true)
-        for told, true in zip(student.ranked, truth, strict=True)
-        if told and true is not None
+        (ranked[0][1], ranked[0][0] == true)
+        for ranked, true in zip(student.ranked, truth, strict=True)
+        if ranked and true is not None
     ]
     return _bins(pairs, "label" if by_labels else "teacher") if pairs else None
 

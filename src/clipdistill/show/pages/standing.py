@@ -1,8 +1,7 @@
-"""How the models of a run compare: one row a model, from whatever measured it."""
+"""Comparison of a run's models: one row per model, from all its measurements."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...formats.measurements import BenchmarkRow, ModelEvaluation
@@ -13,17 +12,17 @@ from .naming import ModelName, kinds_in_order, model_name
 
 @dataclass(frozen=True)
 class Standing:
-    """One model.
+    """Measurements of one model.
 
     Attributes:
-        name: which one.
-        accuracy: a share; None without labels.
-        agreement: share of pictures with the teacher's label; None without a teacher.
-        cosine: mean, with the teacher's embeddings; likewise.
-        size_mb: of its file, or its weights, 10^6 bytes.
-        latency_ms: runtime -> milliseconds a picture.
-        rounds_ms: runtime -> the same of every round of the benchmark; only of what it timed.
-        chosen: whether it is the one that was asked for.
+        name: name of the model.
+        accuracy: share of correct labels, 0 to 1; None without labels.
+        agreement: share of images with the teacher's label, 0 to 1; None without a teacher.
+        cosine: mean cosine with the teacher's embeddings; None without a teacher.
+        size_mb: size of its file, or of its weights, in 10^6 bytes.
+        latency_ms: runtime -> milliseconds per image.
+        rounds_ms: runtime -> milliseconds per image in each round of `benchmark`.
+        chosen: whether it is the student that the settings of the run name.
     """
 
     name: ModelName
@@ -47,26 +46,15 @@ class Standing:
 
 @dataclass(frozen=True)
 class _Found:
-    """A measurement of one file in one runtime.
-
-    The lower its `place`, the nearer the file is to the device; `source` 0 is `evaluate`, 1
-    `benchmark`.
-    """
+    """A measurement of one file in one runtime; `source` 0 is `evaluate`, 1 is `benchmark`."""
 
     name: ModelName
-    runtime: str
-    place: int
+    row: ModelEvaluation | BenchmarkRow
     source: int
-    accuracy: float | None
-    agreement: float | None
-    cosine: float | None
-    size_mb: float | None
-    latency_ms: float | None
-    rounds_ms: tuple[float, ...]
 
 
 def chosen_kind(run: Gathered) -> str:
-    """The student that was asked for: the classifier's, else what the settings say."""
+    """Return the student in `classifier.onnx`, or else the one that the settings name."""
     wanted = [
         name
         for name, key in (("sparse", "sparse"), ("int8", "qat"))
@@ -78,75 +66,60 @@ def chosen_kind(run: Gathered) -> str:
 
 
 def standings(run: Gathered) -> tuple[Standing, ...]:
-    """Every measured model, the teacher first."""
-    found = sorted(_found(run), key=lambda one: (one.place, one.source))
+    """Return every measured model, the teacher first."""
+    found = [
+        _Found(model_name(row.model, row.role, run.classifier_of), row, source)
+        for source, measured in enumerate((run.evaluated, run.raced))
+        if measured is not None
+        for row in measured.rows
+    ]
     kinds = kinds_in_order({one.name.kind for one in found})
     return tuple(_standing([one for one in found if one.name.kind == kind], run) for kind in kinds)
 
 
 def shown_student(run: Gathered) -> Standing | None:
-    """The student that was asked for; another one where that was not measured."""
+    """Return the chosen student, or another one where that was not measured."""
     students = [one for one in standings(run) if one.name.kind != "teacher"]
-    asked = [one for one in students if one.chosen]
-    return next(iter(asked or students), None)
+    return next(iter([one for one in students if one.chosen] or students), None)
 
 
 def teacher_of(run: Gathered) -> Standing | None:
-    """The teacher's row."""
+    """Return the teacher's measurements."""
     return next((one for one in standings(run) if one.name.kind == "teacher"), None)
 
 
 def _standing(found: list[_Found], run: Gathered) -> Standing:
-    """One row of all that was measured of one kind.
+    """Combine all measurements of one model.
 
-    The file is the one that goes to the device.  Shares are those that `evaluate` measured, on all
-    pictures, where it did; milliseconds are the benchmark's, whose clock is the better one.
+    The file is the one for the device.  Shares are those of `evaluate`, which measures all images,
+    where there are some.  Milliseconds are those of `benchmark`, which times more exactly, where
+    there are some.
     """
+    target = str(run.record.settings.get("target"))
+    folders = [EXPORTS.get(target, EXPORTS["onnxruntime"]), *EXPORTS.values(), "", "student"]
+    found = sorted(found, key=lambda one: (folders.index(one.name.folder), one.source))
     by_source = sorted(found, key=lambda one: one.source)
-    shares = next((one for one in by_source if _share(one, run) is not None), found[0])
+    known = (one.row for one in by_source if _share(one.row, run) is not None)
+    shares = next(known, found[0].row)
     latency: dict[str, float] = {}
     rounds: dict[str, tuple[float, ...]] = {}
     for one in sorted(found, key=lambda one: -one.source):
-        # PyTorch only plays INT8; what that takes says nothing.
-        played = one.runtime == "torch" and "int8" in one.name.kind
-        if one.latency_ms is not None and not played:
-            latency.setdefault(one.runtime, one.latency_ms)
-            rounds.setdefault(one.runtime, one.rounds_ms)
+        # PyTorch only simulates INT8: its time there is not meaningful.
+        simulated = one.row.runtime == "torch" and "int8" in one.name.kind
+        if one.row.latency_ms is not None and not simulated:
+            latency.setdefault(one.row.runtime, one.row.latency_ms)
+            rounds.setdefault(one.row.runtime, getattr(one.row, "round_ms", ()))
     return Standing(
         name=found[0].name,
         accuracy=shares.accuracy,
         agreement=shares.agreement,
         cosine=shares.cosine,
-        size_mb=found[0].size_mb,
+        size_mb=found[0].row.size_mb,
         latency_ms=latency,
         rounds_ms={runtime: held for runtime, held in rounds.items() if held},
         chosen=found[0].name.kind == chosen_kind(run),
     )
 
 
-def _share(one: _Found, run: Gathered) -> float | None:
-    return one.accuracy if run.labelled else one.agreement
-
-
-def _found(run: Gathered) -> Iterator[_Found]:
-    for source, rows in enumerate((run.evaluated, run.raced)):
-        for row in () if rows is None else rows.rows:
-            yield _one(row, source, run)
-
-
-def _one(row: ModelEvaluation | BenchmarkRow, source: int, run: Gathered) -> _Found:
-    name = model_name(row.model, row.role, run.classifier_of)
-    target = str(run.record.settings.get("target"))
-    folders = [EXPORTS.get(target, EXPORTS["onnxruntime"]), *EXPORTS.values(), "", "student"]
-    return _Found(
-        name=name,
-        runtime=row.runtime,
-        place=folders.index(name.folder),
-        source=source,
-        accuracy=row.accuracy,
-        agreement=row.agreement,
-        cosine=row.cosine,
-        size_mb=row.size_mb,
-        latency_ms=row.latency_ms,
-        rounds_ms=getattr(row, "round_ms", ()),
-    )
+def _share(row: ModelEvaluation | BenchmarkRow, run: Gathered) -> float | None:
+    return row.accuracy if run.labelled else row.agreement

@@ -1,4 +1,4 @@
-"""What can be said of a run at a glance: one sentence, the key figures, what stands out."""
+"""The summary of a run: one sentence, key figures, findings."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .naming import FORMS, RUNTIMES
 from .standing import Standing, chosen_kind
 
 ALIKE = 0.5
-"""Points: shares nearer than this are called equal; a picture or two, on some hundred."""
+"""Percentage points; shares nearer than this are equal: one or two of some hundred images."""
 MUCH = 5.0
-"""Points of loss that speak against a model."""
+"""Percentage points of loss above which a finding is a warning."""
 WEAK = 0.8
-"""Share below which a class is called weak."""
+"""Share of correct labels below which a class is weak."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Tile:
     """A key figure.
 
     Attributes:
-        name: what it is.
-        value: the figure.
-        unit: behind it; may be empty.
-        note: what to compare it with.
+        name: name of the figure.
+        value: the figure, as text.
+        unit: its unit; may be empty.
+        note: a comparison; may be empty.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Tile:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to know before using the model.
+    """Something to consider before using the model.
 
     Attributes:
-        warns: whether it speaks against it.
-        text: a sentence or two.
+        warns: whether it is a warning.
+        text: one or two sentences.
     """
 
     warns: bool
@@ -52,40 +52,40 @@ class Finding:
 
 
 def title_of(run: Gathered) -> str:
-    """What was made, in a few words."""
+    """Return the headline of a run."""
     return f"A classifier for {many(len(run.labels), 'class')}" if run.labels else "A student"
 
 
 def sentence_of(run: Gathered) -> str:
-    """What was made, in one sentence."""
+    """Describe the student of a run in one sentence."""
     student = next((one for one in run.students if one.name == chosen_kind(run)), None)
-    of = f" that tells {listed(run.labels, 5)} apart" if run.labels else ""
+    of = f" for {listed(run.labels, 5)}" if run.labels else ""
     if student is None:
-        return "No student has been trained yet" + (f" for {listed(run.labels, 5)}." if of else ".")
+        return f"No student has been trained yet{of}."
     form = FORMS[student.name]
     article = "An" if form.startswith("INT8") else "A"
     size = student.card.preprocess.size
     teacher = "" if run.teacher is None else f" from {teacher_name(run)}"
-    learnt = _learnt(run)
-    on = "" if learnt is None else f" on {many(learnt, 'unlabelled picture')}"
+    count = _training_images(run)
+    on = "" if count is None else f" on {many(count, 'unlabelled image')}"
     return (
         f"{article} {form}{short(student.card.arch, 60)} at {size} px{of}, distilled{teacher}{on}."
     )
 
 
 def teacher_name(run: Gathered) -> str:
-    """The teacher's name, short."""
+    """Return the short name of the teacher."""
     if run.teacher is None:
         return "an unknown teacher"
     return clean(short_teacher(str(run.teacher)))
 
 
 def tiles_of(run: Gathered, shown: Standing | None, teacher: Standing | None) -> tuple[Tile, ...]:
-    """The key figures of the student that was asked for."""
+    """Return the key figures of the shown student."""
     tiles = [] if shown is None else [*_quality(run, shown, teacher), *_cost(shown, teacher)]
-    learnt = _learnt(run)
-    if learnt is not None:
-        tiles.append(Tile("Learnt from", f"{learnt:,}", "pictures", "without a single label"))
+    count = _training_images(run)
+    if count is not None:
+        tiles.append(Tile("Trained on", f"{count:,}", "images", "without labels"))
     return tuple(tiles)
 
 
@@ -95,7 +95,10 @@ def _quality(run: Gathered, shown: Standing, teacher: Standing | None) -> Iterat
         yield Tile("Accuracy", percent(shown.accuracy).removesuffix("%"), "%", note)
     elif shown.agreement is not None:
         yield Tile(
-            "Agreement", percent(shown.agreement).removesuffix("%"), "%", "the teacher's label"
+            "Agreement",
+            percent(shown.agreement).removesuffix("%"),
+            "%",
+            "with the teacher",
         )
 
 
@@ -110,11 +113,11 @@ def _cost(shown: Standing, teacher: Standing | None) -> Iterator[Tile]:
         note = f"in {RUNTIMES.get(runtime, runtime)}"
         if teacher is not None and teacher.fastest is not None:
             note += f", {_than_teacher(teacher.fastest[1], latency, 'faster')}"
-        yield Tile("A picture takes", milliseconds(latency), "ms", note)
+        yield Tile("Time per image", milliseconds(latency), "ms", note)
 
 
 def _against(theirs: float, ours: float, word: str) -> str:
-    """Such as "3.1 times smaller" or "as fast"; `word` is "smaller" or "faster"."""
+    """Compare, as in "3.1 times smaller" or "as fast"; `word` is "smaller" or "faster"."""
     ratio = theirs / ours if ours else 1.0
     if 0.95 <= ratio <= 1.05:
         return {"smaller": "as large", "faster": "as fast"}[word]
@@ -136,7 +139,7 @@ def findings_of(
     models: Sequence[Standing],
     classes: Classes | None,
 ) -> tuple[Finding, ...]:
-    """What stands out, the most important first."""
+    """Return the findings, the most important first."""
     return (
         *_against_teacher(shown, teacher),
         *_compressed(run, models),
@@ -153,10 +156,10 @@ def _against_teacher(shown: Standing | None, teacher: Standing | None) -> Iterat
     if abs(lost) <= ALIKE:
         yield Finding(False, "The student is as accurate as its teacher.")
         return
-    more = "more" if lost < 0 else "less"
+    more = "higher" if lost < 0 else "lower"
     yield Finding(
         lost > MUCH,
-        f"The student is {abs(lost):.1f} points {more} accurate than its teacher, which reaches "
+        f"The student's accuracy is {abs(lost):.1f} points {more} than that of its teacher, "
         f"{percent(teacher.accuracy)}.",
     )
 
@@ -176,12 +179,13 @@ def _compressed(run: Gathered, models: Sequence[Standing]) -> Iterator[Finding]:
                 facts.append(_against(dense.size_mb, one.size_mb, "smaller"))
             facts += _speed(one, dense)
             yield Finding(
-                change < -MUCH, f"{one.name.title} against the dense one: {', '.join(facts)}."
+                change < -MUCH,
+                f"{one.name.title} against the dense student: {', '.join(facts)}.",
             )
 
 
 def _speed(one: Standing, dense: Standing) -> Iterator[str]:
-    """What the benchmark's rounds agree on; 2:4 weights are left to its own conclusions."""
+    """Compare speed by the rounds of the benchmark, whose conclusions cover 2:4 weights."""
     if one.name.kind == "sparse":
         return
     for name in RUNTIMES:
@@ -195,23 +199,23 @@ def _speed(one: Standing, dense: Standing) -> Iterator[str]:
 def _weak_classes(classes: Classes | None) -> Iterator[Finding]:
     if classes is None or not classes.rows:
         return
-    right = "named right" if classes.truth == "label" else "named as the teacher does"
+    right = "correct" if classes.truth == "label" else "the teacher's"
     weak = [row for row in classes.rows if row.student < WEAK]
     if not weak:
         row = classes.rows[0]
         yield Finding(
             False,
-            f"Every class is {right} in {percent(row.student, 0)} of its pictures or more; the "
-            f"weakest is “{short(row.label, 40)}”.",
+            f"In every class, at least {percent(row.student, 0)} of the labels are {right}; the "
+            f"weakest class is “{short(row.label, 40)}”.",
         )
         return
-    told = [
+    named = [
         f"“{short(row.label, 40)}” {percent(row.student, 0)}"
-        + (f" (taken for “{short(row.taken_for, 40)}”)" if row.taken_for else "")
+        + (f" (confused with “{short(row.taken_for, 40)}”)" if row.taken_for else "")
         for row in weak[:3]
     ]
-    more = f" {many(len(weak), 'class')} in all below {percent(WEAK, 0)}." if weak[3:] else ""
-    yield Finding(True, f"Weak classes: {', '.join(told)}.{more}")
+    more = f" {many(len(weak), 'class')} are below {percent(WEAK, 0)}." if weak[3:] else ""
+    yield Finding(True, f"Weak classes: {', '.join(named)}.{more}")
 
 
 def _baseline(run: Gathered) -> Iterator[Finding]:
@@ -220,8 +224,8 @@ def _baseline(run: Gathered) -> Iterator[Finding]:
     if run.baseline.empty:
         yield Finding(
             True,
-            f"The teacher finds no picture of {listed(run.baseline.empty)}: the student has never "
-            "seen any.",
+            f"The teacher gives no image the label {listed(run.baseline.empty)}: the student was "
+            "trained without such images.",
         )
     if run.baseline.overlapping:
         pairs = [
@@ -229,8 +233,8 @@ def _baseline(run: Gathered) -> Iterator[Finding]:
         ]
         yield Finding(
             True,
-            f"To the teacher these prompts mean nearly the same: {', '.join(pairs)}. Say them "
-            "differently, or make them one class.",
+            f"The teacher hardly separates these classes: {', '.join(pairs)}. Change their "
+            "prompts, or make them one class.",
         )
 
 
@@ -239,15 +243,15 @@ def _calibration(run: Gathered) -> Iterator[Finding]:
     if found is not None:
         yield Finding(
             found.ece_after > 0.1,
-            f"Probabilities are off by {percent(found.ece_after)} on average "
-            f"({percent(found.ece_before)} before calibration). Below "
-            f"{percent(found.threshold, 0)} it answers “unknown”, to "
-            f"{percent(1 - found.coverage, 0)} of the pictures.",
+            f"The mean error of the probabilities is {percent(found.ece_after)} "
+            f"({percent(found.ece_before)} before calibration). Below a probability of "
+            f"{percent(found.threshold, 0)} the answer is “unknown”: for "
+            f"{percent(1 - found.coverage, 0)} of the images.",
         )
 
 
-def _learnt(run: Gathered) -> int | None:
-    """Pictures that the dense student saw in training."""
+def _training_images(run: Gathered) -> int | None:
+    """Number of training images of the dense student."""
     for student in run.students:
         if student.name == "dense":
             count = student.card.training.get("train_images")

@@ -1,4 +1,4 @@
-"""Small copies of pictures as data URIs, wherever the pictures lie."""
+"""Small copies of images as data URIs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ...images.decode import decode
 from ...images.sources import ImageItem, list_images
 
 SIDE = 160
-"""Longest side, pixels: sharp at 80 on a telephone."""
+"""Longest side in pixels: sharp at 80 CSS pixels on a phone."""
 QUALITY = 78
-"""JPEG; 160 pixels take about 5 kB, measured on photographs."""
+"""JPEG quality; a thumbnail has about 5 kB, measured on photographs."""
 
 
 def thumbnail(picture: Picture, folder: RunFolder) -> str:
-    """A picture as "data:image/jpeg;base64,..."; empty where it is gone or cannot be read.
+    """Return an image as "data:image/jpeg;base64,..."; empty where it cannot be read.
 
-    A picture that is no longer where it was is looked for among the run's downloaded ones.
+    An image that is no longer at its path is searched among the run's downloaded images.
     """
     try:
         return _shrunk(_bytes(picture, folder))
@@ -57,7 +57,7 @@ def _members(path: Path) -> dict[str, ImageItem]:
 
 
 def _member(path: Path, key: str) -> str:
-    """A picture's name inside its tar: keys begin with the folders that lead to the tar."""
+    """Name of an image inside its tar; its key begins with the path of the tar."""
     return key.rpartition(f"{path.name}/")[2]
 
 
