@@ -302,7 +302,7 @@ def test_the_advice_for_a_picture_that_changed_in_secret_works(tmp_path, data, t
     large.write_bytes(small.read_bytes().ljust(status.st_size, b"\0"))
     os.utime(large, ns=(status.st_atime_ns, status.st_mtime_ns))
     [failure] = run(copy, tmp_path / "student").failures
-    assert "run `clipdistill embed` again, with --recheck" in failure.reason
+    assert "run `clipdistill embed --recheck`" in failure.reason
     embed(
         copy.images,
         copy.embeddings,
