@@ -301,7 +301,8 @@ def test_the_advice_for_a_picture_that_changed_in_secret_works(tmp_path, data, t
     status = large.stat()
     large.write_bytes(small.read_bytes().ljust(status.st_size, b"\0"))
     os.utime(large, ns=(status.st_atime_ns, status.st_mtime_ns))
-    [failure] = run(copy, tmp_path / "student").failures
+    fresh = replace(FAST, cache_dir=tmp_path / "pixels")  # none decoded before the change
+    [failure] = run(copy, tmp_path / "student", fresh).failures
     assert "run `clipdistill embed --recheck`" in failure.reason
     embed(
         copy.images,
@@ -310,7 +311,7 @@ def test_the_advice_for_a_picture_that_changed_in_secret_works(tmp_path, data, t
         device="cpu",
         recheck=True,
     )
-    assert run(copy, tmp_path / "again").failures == ()
+    assert run(copy, tmp_path / "again", fresh).failures == ()
 
 
 # Starting from weights.
