@@ -163,6 +163,27 @@ def test_bad_files_are_listed_with_reasons_and_the_run_goes_on(run, tmp_path, im
     assert {json.loads(line)["image_path"] for line in lines} == set(reasons)
 
 
+def test_what_is_not_a_file_and_a_bad_member_of_a_tar_stop_nothing(run, images, tmp_path):
+    os.mkfifo(images / "pipe.jpg")
+    (images / "endless.jpg").symlink_to("/dev/zero")
+    make_tar(images / "shard.tar", [images / f"picture_{index}.png" for index in range(3)])
+    data = bytearray((images / "shard.tar").read_bytes())
+    info = tarfile.TarInfo.frombuf(bytes(data[:512]), "utf-8", "strict")
+    data[124:136] = b"\xff" * 10 + b"\xfe\x00"  # a size of -512 in the first header
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    (images / "shard.tar").write_bytes(data)
+    result = run()
+    reasons = {failure.image_path: failure.reason for failure in result.failures}
+    assert reasons == {
+        "pipe.jpg": "not a file but a named pipe",
+        "endless.jpg": "not a file but a device",
+        f"shard.tar/{info.name.removeprefix('./')}": "its header in the tar claims -512 bytes",
+    }
+    keys = as_dict(tmp_path / "emb").keys()
+    assert {"shard.tar/picture_1.png", "shard.tar/picture_2.png", "picture_9.png"} <= keys
+
+
 def test_a_repaired_file_is_embedded_in_the_next_run(run, tmp_path, images, tiny_teacher):
     good = (images / "picture_0.png").read_bytes()
     (images / "picture_0.png").write_bytes(good[:50])
