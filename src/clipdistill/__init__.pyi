@@ -211,6 +211,7 @@ def embed(
     shard_size: int = 4096,
     views: int = 0,
     view_seed: int = 0,
+    recheck: bool = False,
 ) -> EmbedResult: ...
 def embed_text(
     prompts: str | Path,

@@ -129,7 +129,7 @@ def gif() -> bytes:
     ("body", "kind", "detail"),
     [
         (b"<html>sorry</html>", "picture", "not an image"),
-        (b"", "picture", "not an image"),
+        (b"", "picture", "the file is empty"),
         (jpeg(1)[:1500], "picture", "cannot be decoded"),
         (png_of((400, 400))[:-40], "picture", "cannot be decoded"),
         (png_of((10, 90)), "picture", "below the smallest side of 32"),

@@ -99,8 +99,6 @@ def test_nothing_to_look_for(pool, tmp_path, other_teacher, make_text):
         pool_search(pool)
     with pytest.raises(InputError, match="Nothing to search for"):
         pool_search(pool, "  ")
-    with pytest.raises(InputError, match="--top-k"):
-        pool_search(pool, "a", top_k=0)
     with pytest.raises(InputError, match="no such pool"):
         pool_search(tmp_path / "missing", "a")
     with pytest.raises(MismatchError):

@@ -6,6 +6,7 @@ import base64
 import http.client
 import io
 import json
+import os
 import socket
 import tarfile
 import threading
@@ -312,6 +313,8 @@ def test_a_tar_that_was_cut_short_and_a_file_that_went(pool, folder, tmp_path, p
         client = Client(url)
         assert "cannot be read" in message_of(client.ask("GET", "/images/picture_0.png"))
         assert "truncated" in message_of(client.ask("GET", "/images/shard.tar/a/inner.png"))
+        os.mkfifo(images / "picture_0.png")
+        assert "a named pipe" in message_of(client.ask("GET", "/images/picture_0.png"))
 
 
 VECTOR = [0.5] * DIM
@@ -343,7 +346,7 @@ VECTOR = [0.5] * DIM
         ({"image": "no base64!"}, "base64"),
         ({"image": 7}, "base64"),
         ({"image": "ä"}, "base64"),
-        ({"image": base64.b64encode(b"no image").decode()}, "not a PNG"),
+        ({"image": base64.b64encode(b"no image").decode()}, "not an image"),
         ({"embedding_input": VECTOR[:-1]}, "8 numbers"),
         ({"embedding_input": [VECTOR]}, "8 numbers"),
         ({"embedding_input": "0" * DIM}, "8 numbers"),

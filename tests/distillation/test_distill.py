@@ -294,6 +294,28 @@ def test_pictures_that_changed_or_have_no_embedding_are_left_out_and_listed(
     assert result.train_images + result.val_images == 58
 
 
+def test_the_advice_for_a_picture_that_changed_in_secret_works(tmp_path, data, tiny_teacher_name):
+    copy = data.copy(tmp_path)
+    small, large = sorted(
+        (copy.images / f"picture_{index}.png" for index in (3, 4)),
+        key=lambda path: path.stat().st_size,
+    )
+    status = large.stat()
+    large.write_bytes(small.read_bytes().ljust(status.st_size, b"\0"))
+    os.utime(large, ns=(status.st_atime_ns, status.st_mtime_ns))
+    fresh = replace(FAST, cache_dir=tmp_path / "pixels")  # none decoded before the change
+    [failure] = run(copy, tmp_path / "student", fresh).failures
+    assert "run `clipdistill embed --recheck`" in failure.reason
+    embed(
+        copy.images,
+        copy.embeddings,
+        model_name=tiny_teacher_name,
+        device="cpu",
+        recheck=True,
+    )
+    assert run(copy, tmp_path / "again", fresh).failures == ()
+
+
 # Starting from weights.
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -13,10 +15,10 @@ import pytest
 
 import clipdistill.distillation.embed as stage
 import killing
-from clipdistill.core.errors import InputError, MismatchError
+from clipdistill.core.errors import FormatError, InputError, MismatchError
 from clipdistill.core.files import TEMPORARY_PREFIX
 from clipdistill.distillation.embed import embed
-from clipdistill.formats.embeddings import load_embeddings
+from clipdistill.formats.embeddings import load_embeddings, read_failures
 from clipdistill.images.loading import load_one
 from clipdistill.images.sources import content_id, list_images
 
@@ -161,6 +163,27 @@ def test_bad_files_are_listed_with_reasons_and_the_run_goes_on(run, tmp_path, im
     assert {json.loads(line)["image_path"] for line in lines} == set(reasons)
 
 
+def test_what_is_not_a_file_and_a_bad_member_of_a_tar_stop_nothing(run, images, tmp_path):
+    os.mkfifo(images / "pipe.jpg")
+    (images / "endless.jpg").symlink_to("/dev/zero")
+    make_tar(images / "shard.tar", [images / f"picture_{index}.png" for index in range(3)])
+    data = bytearray((images / "shard.tar").read_bytes())
+    info = tarfile.TarInfo.frombuf(bytes(data[:512]), "utf-8", "strict")
+    data[124:136] = b"\xff" * 10 + b"\xfe\x00"  # a size of -512 in the first header
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    (images / "shard.tar").write_bytes(data)
+    result = run()
+    reasons = {failure.image_path: failure.reason for failure in result.failures}
+    assert reasons == {
+        "pipe.jpg": "not a file but a named pipe",
+        "endless.jpg": "not a file but a device",
+        f"shard.tar/{info.name.removeprefix('./')}": "its header in the tar claims -512 bytes",
+    }
+    keys = as_dict(tmp_path / "emb").keys()
+    assert {"shard.tar/picture_1.png", "shard.tar/picture_2.png", "picture_9.png"} <= keys
+
+
 def test_a_repaired_file_is_embedded_in_the_next_run(run, tmp_path, images, tiny_teacher):
     good = (images / "picture_0.png").read_bytes()
     (images / "picture_0.png").write_bytes(good[:50])
@@ -248,6 +271,90 @@ def test_touched_files_are_kept_by_their_content(run, images, seen):
     assert not seen
 
 
+def change_in_secret(path: Path, data: bytes) -> None:
+    """Change the content of a file, but neither its size nor its time."""
+    before = path.stat()
+    assert len(data) <= before.st_size
+    path.write_bytes(data + bytes(before.st_size - len(data)))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_recheck_finds_what_changed_without_its_size_or_time(
+    run, tmp_path, images, seen, tiny_teacher, layout
+):
+    files = sorted(images.iterdir(), key=lambda path: path.stat().st_size)
+    run(layout=layout)
+    small = files[0].read_bytes()
+    change_in_secret(files[-1], small)
+    seen.clear()
+    assert run(layout=layout).kept == 10
+    result = run(layout=layout, recheck=True)
+    assert (result.embedded, result.kept, result.moved) == (1, 9, 0)
+    assert seen == [files[-1].name]
+    check_right(tmp_path / "emb", images, tiny_teacher)
+    assert run(layout=layout, recheck=True).kept == 10
+
+
+def test_recheck_reports_what_cannot_be_read_any_more(run, images):
+    run()
+    change_in_secret(images / "picture_3.png", b"not an image")
+    result = run(recheck=True)
+    assert [one.image_path for one in result.failures] == ["picture_3.png"]
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def not_finite(path: Path) -> None:
+    vectors = np.load(path)
+    vectors[1, 0] = np.nan
+    np.save(path, vectors)
+
+
+def delete(*paths: Path) -> None:
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+VECTORS, ROWS = "img_emb/img_emb_0.npy", "metadata/metadata_0.parquet"
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "damage", "advice", "to_delete"),
+    [
+        ("clip-retrieval", VECTORS, truncate, r"Delete it and .*metadata_0", (VECTORS, ROWS)),
+        ("clip-retrieval", VECTORS, delete, r"Delete it and .*metadata_0", (ROWS,)),
+        ("clip-retrieval", VECTORS, not_finite, "Delete the folder and run .* fp32", (".",)),
+        ("clip-retrieval", ROWS, truncate, "Delete it and run `clipdistill embed` again", (ROWS,)),
+        ("npy", "picture_3.npy", truncate, r"Delete .*/emb and run `clipdistill embed`", (".",)),
+    ],
+)
+def test_the_advice_for_damaged_embeddings_works(
+    run, tmp_path, images, tiny_teacher, layout, name, damage, advice, to_delete
+):
+    run(layout=layout, shard_size=4)
+    folder = tmp_path / "emb"
+    damage(folder / name)
+    with pytest.raises(FormatError, match=advice):
+        load_embeddings(folder)
+    delete(*(folder / path for path in to_delete))
+    run(layout=layout, shard_size=4, precision="fp32")
+    check_right(folder, images, tiny_teacher)
+
+
+def test_the_advice_for_a_damaged_list_of_failures_works(run, tmp_path, images):
+    (images / "bad.png").write_bytes(b"no image")
+    run()
+    for repair in (lambda: run(), lambda: delete(tmp_path / "emb/failures.jsonl")):
+        (tmp_path / "emb/failures.jsonl").write_text("nonsense")
+        with pytest.raises(FormatError, match="Delete the file, or run `clipdistill embed` again"):
+            read_failures(tmp_path / "emb")
+        repair()
+        read_failures(tmp_path / "emb")
+
+
 def test_deleted_pictures_are_counted(run, images):
     run()
     (images / "picture_0.png").unlink()
@@ -271,8 +378,6 @@ def test_another_teacher_is_refused_and_earlier_results_stay(
 
 
 def test_the_same_teacher_in_another_place_is_the_same(run, images, tiny_teacher_dir, tmp_path):
-    import shutil
-
     run()
     shutil.copytree(tiny_teacher_dir, tmp_path / "copy")
     assert run(model_name=f"local-dir:{tmp_path / 'copy'}").kept == 10
@@ -333,8 +438,6 @@ def test_a_tar_cut_short_is_a_row(run, tmp_path, images):
 
 
 def test_names_that_are_not_utf8(run, tmp_path, images, tiny_teacher):
-    import os
-
     (images / os.fsdecode(b"caf\xe9.png")).write_bytes((images / "picture_0.png").read_bytes())
     (images / os.fsdecode(b"bad\xff.png")).write_bytes(b"x")
     result = run()

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clipdistill.core.errors import ImageError
-from clipdistill.images.decode import MAX_PIXELS, decode
+from clipdistill.images import decode as decode_module
+from clipdistill.images.decode import MAX_PIXELS, decode, endings
+from clipdistill.images.intake import take_in
 
 # Pillow warns about damaged metadata, which is what is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -54,9 +56,15 @@ def check_quarters(image: Image.Image, by: int = 12) -> None:
     assert close(image, (high, high), WHITE, by)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"])
 def test_every_kind_of_image(kind):
-    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    if kind == "AVIF" and ".avif" not in endings():
+        pytest.skip("this Pillow has no AVIF")
+    options = {
+        "JPEG": {"quality": 95, "subsampling": 0},
+        "WEBP": {"lossless": True},
+        "AVIF": {"quality": 100},
+    }.get(kind, {})
     check_quarters(decode(encoded(quarters(), kind, **options)))
 
 
@@ -183,13 +191,14 @@ def test_16_bit_grey_without_any_white_stays_dark():
     assert close(decode(encoded(Image.fromarray(values), "PNG")), (1, 1), (26, 26, 26), 1)
 
 
+def chunk(name: bytes, data: bytes, damage: int = 0) -> bytes:
+    """A chunk of a PNG; `damage` makes its checksum wrong."""
+    check = struct.pack(">I", zlib.crc32(name + data) ^ damage)
+    return struct.pack(">I", len(data)) + name + data + check
+
+
 def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
     """A PNG by hand: Pillow writes no 16-bit colours."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(name + data))
-        return struct.pack(">I", len(data)) + name + data + check
-
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
@@ -206,6 +215,61 @@ def test_16_bit_rgba_png():
     pixel = struct.pack(">HHHH", 0, 0, 0, 32768)
     found = decode(png(2, 2, 16, 6, (b"\0" + 2 * pixel) * 2))
     assert close(found, (1, 1), (127, 127, 127), 1)
+
+
+XMP = b"XML:com.adobe.xmp\0"
+BAD_CHUNKS = {
+    "4 MB of XMP": chunk(b"iTXt", XMP + b"\0\0\0\0" + b"<x/>" * 2**20),
+    "4 MB of XMP, compressed": chunk(b"iTXt", XMP + b"\1\0\0\0" + zlib.compress(b"x" * 2**22)),
+    "4 MB of text, compressed": chunk(b"zTXt", b"note\0\0" + zlib.compress(b"x" * 2**22)),
+    "a wrong checksum of a text": chunk(b"tEXt", b"note\0hello", damage=1),
+    "a wrong checksum of a time": chunk(b"tIME", bytes(7), damage=1),
+    "a wrong checksum of EXIF": chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\0", damage=1),
+    "a text that cannot be unpacked": chunk(b"zTXt", b"note\0\0nonsense"),
+    "a physical size cut short": chunk(b"pHYs", b"\0\0"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_CHUNKS)
+@pytest.mark.parametrize("behind", [b"IDAT", b"IEND"])
+def test_bad_notes_in_a_png_do_not_spoil_its_pixels(bad, behind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    own = {} if "EXIF" in bad else {"exif": exif}
+    data = encoded(turned(6 if own else 1), "PNG", **own)
+    place = data.rfind(behind) - 4
+    data = data[:place] + BAD_CHUNKS[bad] + data[place:]
+    check_quarters(decode(data))
+    taken = take_in(data, max_pixels=10**6, min_size=8, resize=512)
+    assert (taken.width, taken.data) == (32, data)
+
+
+def test_a_png_whose_pixels_or_transparency_are_damaged_is_still_refused():
+    data = encoded(quarters(), "PNG", transparency=RED)
+    for name in (b"IDAT", b"tRNS", b"IHDR"):
+        place = data.find(name) + 5
+        bad = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        with pytest.raises(ImageError):
+            decode(bad)
+
+
+@pytest.fixture
+def no_heif(monkeypatch):
+    monkeypatch.setattr(decode_module, "_installed", lambda name: name != "pillow_heif")
+
+
+def test_heic_without_its_decoder_says_what_to_install(no_heif):
+    with pytest.raises(ImageError, match="a HEIC image; to read it, install pillow-heif"):
+        decode(b"\0\0\0\x1cftypheic" + bytes(200))
+    assert ".heic" not in endings()
+
+
+def test_heic_with_its_decoder():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(quarters(64)).save(file, quality=95)
+    check_quarters(decode(file.getvalue()), by=25)
+    assert ".heic" in endings()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "GIF"])

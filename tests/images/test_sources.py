@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import socket
 import tarfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+import clipdistill.images.decode as decode_module
 from clipdistill.core.errors import ImageError, InputError
-from clipdistill.images.sources import content_id, list_images, match_images
+from clipdistill.core.progress import Silent, reporting
+from clipdistill.images.sources import MAX_BYTES, content_id, list_images, match_images
 
 
 def touch(root: Path, *names: str) -> None:
@@ -210,3 +216,219 @@ def test_match_images_does_not_answer_with_nothing(tmp_path):
 def test_content_id_tells_bytes_apart():
     assert content_id(b"a") == content_id(b"a") != content_id(b"b")
     assert len(content_id(b"")) == 32
+
+
+@pytest.fixture
+def odd(tmp_path):
+    """A folder with a good image and things that are not files."""
+    touch(tmp_path, "photos/good.jpg")
+    os.mkfifo(tmp_path / "photos/pipe.jpg")
+    os.mkfifo(tmp_path / "photos/pipe.tar")
+    (tmp_path / "photos/endless.png").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "photos/socket.gif"))
+        yield tmp_path / "photos"
+
+
+def test_what_is_not_a_file_is_a_row_and_is_not_opened(odd):
+    items = {item.key: item for item in list_images(odd)}
+    assert set(items) == {"good.jpg", "pipe.jpg", "pipe.tar", "endless.png", "socket.gif"}
+    assert items["good.jpg"].read() == b"photos/good.jpg"
+    for name, kind in [
+        ("pipe.jpg", "named pipe"),
+        ("pipe.tar", "named pipe"),
+        ("endless.png", "device"),
+        ("socket.gif", "socket"),
+    ]:
+        with pytest.raises(ImageError, match=f"not a file but a {kind}"):
+            items[name].read()
+
+
+def test_what_is_not_a_file_is_a_row_when_it_is_named_or_matched(odd):
+    named = match_images([str(odd / "pipe.jpg"), str(odd / "pipe.*"), "/dev/zero"])
+    assert [item.path.name for item in named] == ["pipe.jpg", "pipe.jpg", "pipe.tar", "zero"]
+    for item in named:
+        with pytest.raises(ImageError, match="not a file"):
+            item.read()
+    [item] = list_images(odd / "pipe.tar")
+    with pytest.raises(ImageError, match="not a file"):
+        item.read()
+
+
+def test_a_file_that_became_a_pipe_is_not_waited_for(tmp_path):
+    touch(tmp_path, "a.jpg")
+    [item] = list_images(tmp_path)
+    item.path.unlink()
+    os.mkfifo(item.path)
+    with pytest.raises(ImageError, match="named pipe"):
+        item.read()
+
+
+def test_a_file_of_gigabytes_is_not_read(tmp_path):
+    with open(tmp_path / "a.jpg", "wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    make_tar(tmp_path / "b.tar", [("x.jpg", b"1")])
+    data = bytearray((tmp_path / "b.tar").read_bytes())
+    data[:512] = header("x.jpg", 1 << 80)
+    (tmp_path / "b.tar").write_bytes(data)
+    for item in list_images(tmp_path)[::2]:
+        with pytest.raises(ImageError, match="over the limit"):
+            item.read()
+
+
+JPEG_NAMES = ["a.jfif", "a.JPE", "a.jif", "a.pjpeg", "a.pjp", "a.mpo"]
+
+
+def test_jpegs_under_any_common_ending_count(tmp_path):
+    touch(tmp_path, *JPEG_NAMES, "a.apng")
+    assert keys(tmp_path) == sorted([*JPEG_NAMES, "a.apng"])
+
+
+class Messages(Silent):
+    """A reporter that keeps the messages."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.texts.append(text)
+
+
+@pytest.fixture
+def messages():
+    reporter = Messages()
+    with reporting(reporter):
+        yield reporter.texts
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """`without(module, ...)`: these are not installed."""
+
+    def call(*modules: str) -> None:
+        real = decode_module._installed
+        monkeypatch.setattr(
+            decode_module, "_installed", lambda name: name not in modules and real(name)
+        )
+
+    return call
+
+
+def test_images_that_are_not_read_are_counted_by_ending(tmp_path, messages, without):
+    without("pillow_heif", "PIL._avif")
+    touch(tmp_path, "a.jpg", "b.HEIC", "sub/c.heic", "d.avif", "e.jp2", ".f.jp2", "g.txt")
+    make_tar(tmp_path / "x.tar", [("1.jp2", b"1"), ("1.json", b"{}"), ("2.jpg", b"2")])
+    assert keys(tmp_path) == ["a.jpg", "x.tar/2.jpg"]
+    [text] = messages
+    assert text == (
+        f"{tmp_path}: 1 .avif, 2 .heic, 2 .jp2: not read. For HEIC, install pillow-heif. "
+        "For AVIF, install Pillow 11.3 or later. Convert them to JPEG or PNG to use them."
+    )
+    list_images(tmp_path)
+    assert len(messages) == 1, "verbs list a folder several times"
+
+
+def test_a_folder_of_images_that_are_not_read_says_so(tmp_path, without):
+    without("pillow_heif")
+    touch(tmp_path, "b.heic", "c.heic")
+    with pytest.raises(InputError, match=r"no images found.*Found 2 \.heic.*pillow-heif"):
+        list_images(tmp_path)
+
+
+def test_nothing_is_said_of_other_files(tmp_path, messages):
+    touch(tmp_path, "a.jpg", "notes.txt", "a.json", "movie.mp4")
+    list_images(tmp_path)
+    assert messages == []
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """A tar's header that claims any size, with the right checksum."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    sign = b"\xff" if size < 0 else b"\x80"
+    block[124:136] = sign + (size % 2**88).to_bytes(11, "big")
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def member(name: str, data: bytes) -> bytes:
+    return header(name, len(data)) + data + bytes(-len(data) % 512)
+
+
+LONG = "././@LongLink"
+PAX_SIZE = header("p", 18, tarfile.XHDTYPE) + b"18 size=-99999999\n" + bytes(494)
+
+
+@pytest.mark.parametrize(
+    ("bad", "key", "reason"),
+    [
+        (header("bad.jpg", -1), "x.tar/bad.jpg", "claims -1 bytes"),
+        (header("bad.jpg", -512), "x.tar/bad.jpg", "claims -512 bytes"),
+        (header("bad.jpg", -(10**15)), "x.tar/bad.jpg", "claims -10"),
+        (header("bad.jpg", 10**15), "x.tar/bad.jpg", "over the limit"),
+        (header("bad.jpg", 10**6), "x.tar/bad.jpg", "ends after"),
+        (header(LONG, -1024, tarfile.GNUTYPE_LONGNAME), "x.tar", "claims -1024 bytes"),
+        (header("p", -1024, tarfile.XHDTYPE), "x.tar", "claims -1024 bytes"),
+        (header("p", 10**12, tarfile.XHDTYPE), "x.tar", "claims 10"),
+        (header("bad.jpg", 0).replace(b"bad", b"lad"), "x.tar", "damaged at byte 1024"),
+        (b"\xff" * 512, "x.tar", "damaged at byte 1024"),
+        (header("bad.jpg", 3, tarfile.GNUTYPE_SPARSE), "x.tar/bad.jpg", "sparse"),
+        (PAX_SIZE + header("bad.jpg", 0), "x.tar/bad.jpg", "claims -99999999 bytes"),
+    ],
+)
+def test_a_bad_member_is_a_row_and_the_others_are_listed(tmp_path, bad, key, reason):
+    good = [member("1.jpg", b"one"), bad, member("2.jpg", b"two"), member("3.jpg", b"three")]
+    (tmp_path / "x.tar").write_bytes(b"".join([*good, bytes(1024)]))
+    items = {item.key: item for item in list_images(tmp_path)}
+    for name, data in [("1", b"one"), ("2", b"two"), ("3", b"three")]:
+        assert items[f"x.tar/{name}.jpg"].read() == data
+    with pytest.raises(ImageError, match=reason):
+        items[key].read()
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tars_of_every_kind_are_listed_as_python_lists_them(tmp_path, kind):
+    names = ["a.jpg", "ünï.png", "d/" * 40 + "deep.jpg", "x" * 90 + ".gif"]
+    if kind != tarfile.USTAR_FORMAT:
+        names.append("long/" + "y" * 300 + ".jpg")
+    with tarfile.open(tmp_path / "x.tar", "w", format=kind) as archive:
+        folder = tarfile.TarInfo("d")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(name), 1.5
+            archive.addfile(info, io.BytesIO(name.encode()[: info.size]))
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = (
+            tarfile.SYMTYPE,
+            "z" * (90 if kind == tarfile.USTAR_FORMAT else 200),
+        )
+        archive.addfile(link)
+        last = tarfile.TarInfo("z.jpg")
+        archive.addfile(last)
+    with tarfile.open(tmp_path / "x.tar") as archive:
+        expected = {
+            f"x.tar/{one.name}": archive.extractfile(one).read() for one in archive if one.isreg()
+        }
+    assert {item.key: item.read() for item in list_images(tmp_path)} == expected
+
+
+@given(data=st.data())
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_damaged_tar_never_stops_the_list(tmp_path, data):
+    whole = bytearray(
+        b"".join(member(f"{index}.jpg", bytes([index]) * 700) for index in range(4)) + bytes(1024)
+    )
+    for _ in range(data.draw(st.integers(1, 8))):
+        place = data.draw(st.sampled_from([0, 1536, 3072])) + data.draw(st.integers(0, 511))
+        whole[place] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.sampled_from([None, len(whole) // 2, 700]))
+    (tmp_path / "x.tar").write_bytes(bytes(whole[:cut]))
+    for item in list_images(tmp_path):
+        with contextlib.suppress(ImageError):
+            assert len(item.read()) == item.size

@@ -157,6 +157,27 @@ def test_links_name_the_pictures_and_tars_are_copied(tmp_path: Path) -> None:
     pytest.fail("never held out")
 
 
+def test_a_tar_that_is_cut_short_is_not_held_out_as_a_whole(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with tarfile.open(tmp_path / "photos/some.tar", "w") as archive:
+        for number in range(20):
+            entry = tarfile.TarInfo(f"{number}.jpg")
+            entry.size = 3
+            archive.addfile(entry, io.BytesIO(b"%3d" % number))
+    whole = (tmp_path / "photos/some.tar").read_bytes()
+    (tmp_path / "photos/some.tar").write_bytes(whole[: 20 * 1024 - 511])
+    everything = list_images(tmp_path / "photos")
+    assert "some.tar" in {item.key for item in everything}
+    folder = RunFolder(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    for seed in range(10):
+        hold_out(everything, 0.5, seed, folder)
+        held = {item.key for item in list_images(folder.holdout)}
+        trained = set(folder.training_list.read_text().split())
+        assert held
+        assert not held & trained
+
+
 def test_one_picture_is_too_few_to_hold_any_out(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with pytest.raises(InputError, match="too few"):

@@ -117,8 +117,6 @@ def pool_search(
         MismatchError: the teacher is not the pool's.
         ModelNotFoundError: the teacher cannot be fetched.
     """
-    if top_k < 1:
-        raise InputError(f"--top-k {top_k}: expected 1 or more.")
     opened = open_pool(pool)
     queries = _stored_queries(opened, text)
     wanted = _texts(texts, prompts)

@@ -16,7 +16,7 @@ from ..core.errors import InputError, MissingExtraError
 from ..core.loopback import LOCALHOST, LOOPBACK, is_loopback
 from ..core.progress import message
 from ..core.results import Result, Table
-from ..images.decode import decode
+from ..images.decode import decoded
 from ..images.sources import ImageItem, list_images
 from .pool import Pool, open_pool, teacher_names
 
@@ -191,10 +191,9 @@ def _image_embedder(teacher: Teacher) -> EmbedImage:
     preprocess = teacher.card.preprocess
 
     def embed(data: bytes) -> NDArray[np.float32]:
-        image = decode(data, at_least=preprocess.size, max_pixels=QUERY_PIXELS)
-        vector: NDArray[np.float32] = teacher.images.embed_pixels(
-            np.stack([preprocess.to_pixels(image)])
-        )[0]
+        with decoded(data, at_least=preprocess.size, max_pixels=QUERY_PIXELS) as image:
+            pixels = preprocess.to_pixels(image)
+        vector: NDArray[np.float32] = teacher.images.embed_pixels(np.stack([pixels]))[0]
         return vector
 
     return embed

@@ -42,7 +42,8 @@ from starlette.routing import Route
 from ..core.errors import ImageError
 from ..core.serving import ERRORS_AS_ANSWERS, OnlyHosts, Refusal, json_object, read_body
 from ..core.zeroshot import normalized
-from ..images.sources import ImageItem
+from ..images.decode import HEIF_BRANDS
+from ..images.sources import ImageItem, open_regular
 from .choose import without_repeats
 from .pool import Pool, PoolRow
 
@@ -69,7 +70,7 @@ TYPES = (
     (b"II*\0", "image/tiff"),
     (b"MM\0*", "image/tiff"),
 )
-"""First bytes of the supported image formats; WebP has its name eight bytes later."""
+"""First bytes of the supported image formats; WebP, AVIF and HEIC have their names later."""
 PICTURE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",
@@ -388,12 +389,14 @@ def _flag(asked: Mapping[str, Any], name: str) -> bool:
 def _picture(item: ImageItem) -> Response:
     """Answer with an image's file, or its part of a tar, with the media type of its bytes."""
     try:
-        with open(item.path, "rb") as file:
+        with open_regular(item.path) as file:
             file.seek(item.offset or 0)
             kind = media_type(file.read(16))
             status = os.fstat(file.fileno())
     except OSError as error:
         raise Refusal(404, "The file of this image cannot be read any more.") from error
+    except ImageError as error:
+        raise Refusal(415, f"This image is {error}.") from error
     if item.offset is not None and item.offset + item.size > status.st_size:
         raise Refusal(404, "The tar of this image is truncated.")
     if kind is None or item.problem:
@@ -406,7 +409,7 @@ def _picture(item: ImageItem) -> Response:
 
 
 def _part_of(item: ImageItem, piece: int = 1 << 16) -> Iterator[bytes]:
-    with open(item.path, "rb") as file:
+    with open_regular(item.path) as file:
         file.seek(item.offset or 0)
         left = item.size
         while left > 0 and (data := file.read(min(piece, left))):
@@ -418,4 +421,7 @@ def media_type(start: bytes) -> str | None:
     """The media type of an image by its first 16 bytes; None for unsupported formats."""
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "image/webp"
+    if start[4:8] == b"ftyp":
+        brand = start[8:12]
+        return "image/avif" if brand == b"avif" else "image/heic" if brand in HEIF_BRANDS else None
     return next((kind for magic, kind in TYPES if start.startswith(magic)), None)

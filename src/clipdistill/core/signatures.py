@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import InputError, did_you_mean
+from .ranges import check_numbers
 
 EMPTY = inspect.Parameter.empty
 POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -92,7 +93,12 @@ def field_names(kind: type) -> list[str]:
 
 
 def call(function: Callable[..., Any], args: Sequence[Any], given: Mapping[str, Any]) -> Any:
-    """Call a verb's function with flat keywords; fields of a dataclass are gathered into it."""
+    """Call a verb's function with flat keywords; fields of a dataclass are gathered into it.
+
+    Raises:
+        InputError: a number is out of range (`ranges.RANGES`).
+    """
+    check_numbers(given)
     own = dict(given)
     grouped: dict[str, dict[str, Any]] = {}
     for option in options_of(function):

@@ -225,8 +225,6 @@ def _check_form(classifier: Path, card: OnnxCard, facts: OnnxFacts) -> None:
 
 
 def _build_options(options: EngineOptions) -> BuildOptions:
-    if options.workspace is not None and options.workspace < 1:
-        raise InputError(f"--workspace {options.workspace}: expected 1 (MB) or more.")
     return BuildOptions(
         _parse_batch(options.batch),
         options.sparse,

@@ -97,6 +97,7 @@ def embed(
     shard_size: int = 4096,
     views: int = 0,
     view_seed: int = 0,
+    recheck: bool = False,
 ) -> EmbedResult:
     """Embed images with a teacher.
 
@@ -119,6 +120,8 @@ def embed(
         views: views per image to embed as well, for `distill` to replay: seeded crops, mirrorings
             and mild colour changes. Each costs as much as the image itself. 0: none.
         view_seed: seed of the views.
+        recheck: compare the content of every image with what was embedded, also where name, size
+            and time are the same.
 
     Raises:
         InputError: the folder is missing, empty, or no image can be read.
@@ -140,7 +143,7 @@ def embed(
     workers = default_workers() if num_workers is None else num_workers
     with locked(out, "embed"):
         store = EmbeddingStore(out, header)
-        plan = _plan(items, store)
+        plan = _plan(items, store, recheck)
         if plan.kept:
             message(f"{plan.kept} of {len(items)} images are embedded already.")
         _append_moved(store, plan.moved)
@@ -203,8 +206,11 @@ def _check_any(
         )
 
 
-def _plan(items: Sequence[ImageItem], store: EmbeddingStore) -> _Plan:
-    """Sort out what is embedded already; hashes only files whose name, size or time is new."""
+def _plan(items: Sequence[ImageItem], store: EmbeddingStore, recheck: bool) -> _Plan:
+    """Sort out what is embedded already.
+
+    Reads only files whose name, size or time is new; with `recheck`, all of them.
+    """
     rows = store.all_rows()
     by_path = {row.image_path: row for row in rows}
     # Only rows that hold: the vector of an image that changed is the new one's.
@@ -225,7 +231,8 @@ def _plan(items: Sequence[ImageItem], store: EmbeddingStore) -> _Plan:
                 continue
             taken[path] = item.key
         row = by_path.get(item.key)
-        if row is not None and (row.size, row.mtime_ns) == (item.size, item.mtime_ns):
+        same = row is not None and (row.size, row.mtime_ns) == (item.size, item.mtime_ns)
+        if same and not recheck:
             kept += 1
             continue
         content = _content(item) if rows else ""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..core.errors import ImageError
-from .decode import DAMAGED, FORMATS, decode
+from .cost import bytes_needed
+from .decode import decode, decoded, open_image
 
 ENDINGS = {
     "JPEG": ".jpg",
@@ -18,6 +19,8 @@ ENDINGS = {
     "BMP": ".bmp",
     "TIFF": ".tiff",
     "GIF": ".gif",
+    "AVIF": ".avif",
+    "HEIF": ".heic",
 }
 """Pillow's format -> file name ending."""
 KEEPABLE = ("JPEG", "MPO", "PNG", "WEBP")
@@ -74,24 +77,22 @@ def take_in(data: bytes, *, max_pixels: int, min_size: int, resize: int) -> Inta
             # Decode at the smallest scale, which still reads the whole file.
             decode(data, at_least=16, max_pixels=max_pixels)
         return Intake(data, ENDINGS[kind], width, height)
-    image = decode(data, at_least=resize, max_pixels=max_pixels)
-    return _shrunk(image, resize)
+    with decoded(data, at_least=resize, max_pixels=max_pixels) as image:
+        return _shrunk(image, resize)
 
 
 def _header(data: bytes) -> tuple[str, tuple[int, int], int]:
-    """Format, size and number of frames, without decoding pixels."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            kind = image.format or ""
-            # An MPO's further frames are other views; the first is the image.
-            moving = kind in ("GIF", "WEBP", "PNG") and getattr(image, "is_animated", False)
-            return kind, image.size, 2 if moving else 1
-    except UnidentifiedImageError as error:
-        raise ImageError(f"not an image, it begins with {data[:12]!r}") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError("more pixels than any limit") from error
-    except DAMAGED as error:
-        raise ImageError(f"damaged header: {str(error) or type(error).__name__}") from error
+    """Format, size and number of frames, without decoding pixels.
+
+    Raises:
+        ImageError: it is not an image, or would not be decoded.
+    """
+    with open_image(data) as image:
+        bytes_needed(image, data)
+        kind = image.format or ""
+        # An MPO's further frames are other views; the first is the image.
+        moving = kind in ("GIF", "WEBP", "PNG") and getattr(image, "is_animated", False)
+        return kind, image.size, 2 if moving else 1
 
 
 def _has_end(kind: str, data: bytes) -> bool:

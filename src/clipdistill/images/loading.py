@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import ImageError
-from .decode import decode
+from .budget import FILES
+from .decode import decoded
 from .preprocess import Preprocess
 from .sources import ImageItem, content_id
 from .views import ViewSpec, view_pixels
@@ -61,17 +62,21 @@ def load_one(item: ImageItem, preprocess: Preprocess, views: ViewsToShow | None 
     """
     content = ""
     try:
-        data = item.read()
-        content = content_id(data)
-        image = decode(data, at_least=preprocess.size)
-        pixels = preprocess.to_pixels(image)
-        if views is None:
-            return Loaded(item, pixels, "", content)
-        drawn = views.draw(content, image) if isinstance(views, ViewSpec) else views
-        shown = np.stack([view_pixels(image, view, preprocess) for view in drawn])
-        return Loaded(item, pixels, "", content, shown, drawn)
+        with FILES.hold(item.size):
+            data = item.read()
+            content = content_id(data)
+            with decoded(data, at_least=preprocess.size) as image:
+                pixels = preprocess.to_pixels(image)
+                if views is None:
+                    return Loaded(item, pixels, "", content)
+                drawn = views.draw(content, image) if isinstance(views, ViewSpec) else views
+                shown = np.stack([view_pixels(image, view, preprocess) for view in drawn])
+                return Loaded(item, pixels, "", content, shown, drawn)
     except ImageError as error:
         return Loaded(item, None, str(error), content)
+    except (MemoryError, RecursionError) as error:
+        reason = f"there is not enough memory to use it ({type(error).__name__})"
+        return Loaded(item, None, reason, content)
 
 
 def load_pixels(

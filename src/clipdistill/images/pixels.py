@@ -170,7 +170,7 @@ class PixelCache:
 
     def _changed(self, row: int, content: str) -> str:
         if self.contents[row] and self.contents[row] != content:
-            return "it has changed since it was embedded; run `clipdistill embed` again"
+            return "it has changed since it was embedded; run `clipdistill embed --recheck`"
         return ""
 
     def _rows_within(self, limit_bytes: int) -> int:

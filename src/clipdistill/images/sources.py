@@ -5,13 +5,33 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import stat
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 from ..core.errors import ImageError, InputError
-from .decode import EXTENSIONS
+from ..core.progress import message
+from .decode import AVIF_ENDINGS, HEIF_ENDINGS, endings
+from .tars import tar_members
+
+MAX_BYTES = 3 << 29
+"""Bytes of an encoded image above which it is not read: 179 megapixels of RGBA with 16 bits."""
+
+_NOT_READ = """
+.3fr .arw .bpg .cr2 .cr3 .crw .cur .dcm .dcr .dds .dng .emf .eps .erf .exr .fits .flif
+.hdp .hdr .heics .icns .ico .iiq .j2c .j2k .jls .jp2 .jpc .jpf .jpm .jpx .jxl .jxr
+.kdc .mos .mrw .nef .nrw .orf .pam .pbm .pcx .pef .pfm .pgm .pnm .ppm .psb .psd .qoi
+.raf .ras .raw .rw2 .rwl .sgi .sr2 .srf .srw .svg .svgz .tga .wdp .wmf .x3f .xbm .xcf
+.xpm
+"""
+NOT_READ = frozenset(_NOT_READ.split())
+"""File name endings of images that are counted but not read, beside those in `decode` whose decoder
+is not installed."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +58,79 @@ class ImageItem:
         """Return the encoded bytes.
 
         Raises:
-            ImageError: it cannot be read (deleted, permissions, a truncated tar).
+            ImageError: it cannot be read (deleted, permissions, a truncated tar, not a regular
+                file, more than `MAX_BYTES`).
         """
         if self.problem:
             raise ImageError(self.problem)
         try:
             if self.offset is None:
-                return self.path.read_bytes()
-            with open(self.path, "rb") as handle:
+                return read_file(self.path)
+            if self.size > MAX_BYTES:
+                raise ImageError(f"{self.size} bytes is over the limit of {MAX_BYTES:,}")
+            with open_regular(self.path) as handle:
                 handle.seek(self.offset)
                 data = handle.read(self.size)
         except OSError as error:
             raise ImageError(f"cannot be read: {error.strerror or error}") from error
+        except (MemoryError, OverflowError) as error:
+            raise ImageError("there is not enough memory to read it") from error
         if len(data) != self.size:
             raise ImageError(f"the tar ends after {len(data)} of {self.size} bytes")
         return data
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a regular file of at most `MAX_BYTES`.
+
+    Raises:
+        ImageError: it is too large, or a device, pipe or socket, which may be endless.
+        OSError: it cannot be opened or read.
+    """
+    with open_regular(path) as handle:
+        size = os.fstat(handle.fileno()).st_size
+        if size > MAX_BYTES:
+            raise ImageError(f"{size} bytes is over the limit of {MAX_BYTES:,}")
+        return handle.read(size)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; devices and pipes, which may hang, are not opened.
+
+    Raises:
+        ImageError: it is not a regular file.
+        OSError: it cannot be opened.
+    """
+    _check_regular(path.stat())
+    # Checked again once it is open, when no other can take its place.
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    handle = open(os.open(path, flags), "rb")  # noqa: SIM115  (the caller closes it)
+    try:
+        _check_regular(os.fstat(handle.fileno()))
+    except ImageError:
+        handle.close()
+        raise
+    return handle
+
+
+def _check_regular(status: os.stat_result) -> None:
+    problem = _irregular(status)
+    if problem:
+        raise ImageError(problem)
+
+
+def _irregular(status: os.stat_result) -> str:
+    """Say what a path is that is not a regular file; empty when it is one."""
+    mode = status.st_mode
+    if stat.S_ISREG(mode):
+        return ""
+    kinds = (
+        (stat.S_ISFIFO, "a named pipe"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISDIR, "a folder"),
+    )
+    kind = next((name for test, name in kinds if test(mode)), "a device")
+    return f"not a file but {kind}"
 
 
 def content_id(data: bytes) -> str:
@@ -70,9 +148,30 @@ def printable(name: str) -> str:
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file name has an ending of `EXTENSIONS`, in any case; hidden files do not count."""
+    """Whether a file name has an ending of `endings()`, in any case; hidden files do not count."""
     base = name.rsplit("/", 1)[-1]
-    return base.lower().endswith(EXTENSIONS) and not base.startswith(".")
+    return base.lower().endswith(endings()) and not base.startswith(".")
+
+
+def _left_out(name: str) -> str:
+    """The ending of an image that is not read; empty for other files and hidden ones."""
+    base = name.rsplit("/", 1)[-1]
+    ending = os.path.splitext(base)[1].lower()
+    known = ending in NOT_READ or ending in AVIF_ENDINGS or ending in HEIF_ENDINGS
+    return ending if known and not base.startswith(".") and ending not in endings() else ""
+
+
+def _describe(left_out: Counter[str]) -> str:
+    """Count images that are not read, by ending, with what would make them readable."""
+    counts = ", ".join(f"{count} {ending}" for ending, count in sorted(left_out.items()))
+    hints = [f"{counts}: not read."]
+    if left_out.keys() & set(HEIF_ENDINGS):
+        hints.append("For HEIC, install pillow-heif.")
+    if left_out.keys() & set(AVIF_ENDINGS):
+        hints.append("For AVIF, install Pillow 11.3 or later.")
+    if left_out.keys() - {*HEIF_ENDINGS, *AVIF_ENDINGS}:
+        hints.append("Convert them to JPEG or PNG to use them.")
+    return " ".join(hints)
 
 
 def list_images(root: Path) -> list[ImageItem]:
@@ -83,15 +182,26 @@ def list_images(root: Path) -> list[ImageItem]:
     """
     if not os.path.exists(root):
         raise InputError(f"{root}: no such folder. Expected a folder of images or WebDataset tars.")
-    if root.is_file() and root.suffix.lower() != ".tar":
+    single = not root.is_dir()
+    if single and root.suffix.lower() != ".tar":
         raise InputError(f"{root}: expected a folder of images or a .tar, found a file.")
-    items = _in_tar(root, printable(root.name)) if root.is_file() else _in_folder(root)
+    left_out: Counter[str] = Counter()
+    items = _in_tar(root, printable(root.name), left_out) if single else _in_folder(root, left_out)
     if not items:
+        found = f" Found {_describe(left_out)}" if left_out else ""
         raise InputError(
-            f"{root}: no images found. Expected files {', '.join(EXTENSIONS)} (or .tar) in it or "
-            "in a folder below it."
+            f"{root}: no images found. Expected files {', '.join(endings())} (or .tar) in it or "
+            f"in a folder below it.{found}"
         )
+    if left_out:
+        _mention(f"{root}: {_describe(left_out)}")
     return sorted(items, key=lambda item: item.key)
+
+
+@lru_cache(maxsize=64)
+def _mention(text: str) -> None:
+    """Show a message once per process: verbs list the same folder several times."""
+    message(text)
 
 
 def match_images(patterns: Sequence[str]) -> list[ImageItem]:
@@ -107,24 +217,25 @@ def match_images(patterns: Sequence[str]) -> list[ImageItem]:
         path = Path(pattern)
         if os.path.isdir(path) or (os.path.isfile(path) and path.suffix.lower() == ".tar"):
             items += list_images(path)
-        elif os.path.isfile(path):
+        elif os.path.exists(path):
             items.append(_of_file(path, printable(pattern)))
         else:
             found = sorted(glob.glob(pattern, recursive=True))
-            files = [name for name in found if os.path.isfile(name)]
+            files = [name for name in found if not os.path.isdir(name)]
             if not files:
                 what = "it matches folders only" if found else "no such image, folder or glob"
                 raise InputError(f"{pattern}: {what}. Name images, a folder of them, or *.jpg.")
-            items += [_of_file(Path(name), printable(name)) for name in files]
+            items += [_link_safe(Path(name), printable(name)) for name in files]
     return items
 
 
 def _of_file(path: Path, key: str) -> ImageItem:
     status = path.stat()
-    return ImageItem(key, path, status.st_size, status.st_mtime_ns)
+    problem = _irregular(status)
+    return ImageItem(key, path, status.st_size, status.st_mtime_ns, problem=problem)
 
 
-def _in_folder(root: Path) -> list[ImageItem]:
+def _in_folder(root: Path, left_out: Counter[str]) -> list[ImageItem]:
     items: list[ImageItem] = []
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         folders[:] = sorted(
@@ -134,9 +245,11 @@ def _in_folder(root: Path) -> list[ImageItem]:
             path = Path(folder, name)
             key = printable(path.relative_to(root).as_posix())
             if name.lower().endswith(".tar"):
-                items += _in_tar(path, key)
+                items += _in_tar(path, key, left_out)
             elif is_picture(name):
                 items.append(_link_safe(path, key))
+            elif ending := _left_out(name):
+                left_out[ending] += 1
     return items
 
 
@@ -161,21 +274,31 @@ def _link_safe(path: Path, key: str) -> ImageItem:
         return ImageItem(key, path, 0, 0)
 
 
-def _in_tar(path: Path, key: str) -> list[ImageItem]:
+def _in_tar(path: Path, key: str, left_out: Counter[str]) -> list[ImageItem]:
     """List the images of a tar.
 
-    A truncated tar gives the images before its end, and a row for the tar itself.  A later member
-    of the same name replaces the earlier, as when unpacking.  No name leads out of the tar.
+    A damaged member gives a row of its own, and a tar that is cut short or damaged between its
+    members gives one for the tar.  A later member of the same name replaces the earlier, as when
+    unpacking.  No name leads out of the tar.
     """
     items: dict[str, ImageItem] = {}
     try:
-        mtime = path.stat().st_mtime_ns
-        with tarfile.open(path, mode="r:") as archive:
-            for member in archive:
-                if member.isreg() and is_picture(member.name):
+        with open_regular(path) as file:
+            status = os.fstat(file.fileno())
+            for member in tar_members(file, status.st_size):
+                if not member.name:
+                    problem = f"cut short or damaged ({member.problem})"
+                    items.setdefault(key, ImageItem(key, path, 0, 0, problem=problem))
+                elif is_picture(member.name):
                     parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
                     name = printable("/".join([key, *parts]))
-                    items[name] = ImageItem(name, path, member.size, mtime, member.offset_data)
+                    items[name] = ImageItem(
+                        name, path, member.size, status.st_mtime_ns, member.offset, member.problem
+                    )
+                elif ending := _left_out(member.name):
+                    left_out[ending] += 1
+    except ImageError as error:
+        items[key] = ImageItem(key, path, 0, 0, problem=str(error))
     # A damaged header can name any size and any character set.
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         problem = f"cut short, or not an uncompressed tar ({error})"

@@ -6,9 +6,10 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from ..core.errors import InputError
+from ..core.errors import ImageError, InputError
 from ..core.files import ensure_folder, write_bytes, writing
 from ..formats.run import RunFolder
 from ..formats.selection import listable
@@ -36,8 +37,9 @@ def hold_out(items: Sequence[ImageItem], share: float, seed: int, folder: RunFol
         InputError: nothing is left to train on, or nothing to measure on.
         OutputError: the links cannot be written.
     """
+    items = [item for item in items if not item.problem]  # a damaged tar would be linked whole
     lots = {item.key: _lot(item.key, seed) for item in items}
-    limit = min(share, MOST / len(items))
+    limit = min(share, MOST / max(1, len(items)))
     held = [item for item in items if lots[item.key] < limit and listable(item.key)]
     if not held and len(items) > 1:
         held = [min(items, key=lambda item: lots[item.key])]
@@ -77,4 +79,5 @@ def _link(item: ImageItem, path: Path) -> None:
             return
         except (OSError, NotImplementedError):
             pass
-    write_bytes(path, item.read())
+    with suppress(ImageError):  # the end of a tar that is cut short
+        write_bytes(path, item.read())

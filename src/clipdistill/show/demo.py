@@ -497,6 +497,6 @@ def _examples(folder: Path | None) -> list[Path]:
         return []
     from ..images.sources import list_images
 
-    files = [item.path for item in list_images(folder) if item.offset is None]
+    files = [item.path for item in list_images(folder) if item.offset is None and not item.problem]
     step = max(1, len(files) // EXAMPLES)
     return files[::step][:EXAMPLES]

@@ -99,10 +99,6 @@ def predict(
     """
     if not images:
         raise InputError(f"No images given. Expected: clipdistill predict {model} IMAGE ...")
-    if top_k < 1 or batch_size < 1:
-        raise InputError("--top-k and --batch-size: expected 1 or more.")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise InputError(f"--threshold {threshold}: expected a probability, 0 to 1.")
     recognizer = open_recognizer(
         model, text=text, prompts=prompts, device=device, arch=arch, image_size=image_size
     )

@@ -38,6 +38,7 @@ from ...formats.ledger import (
 from ...formats.urls import UrlRow, read_urls
 from ...images.intake import ENDINGS, Intake, take_in
 from ...images.loading import default_workers
+from ...images.sources import read_file
 from .fetch import Fetched, Fetcher, open_fetcher
 from .frontier import DEAD_AFTER, Frontier, Job
 from .options import DownloadOptions
@@ -300,7 +301,7 @@ class Download:
         return True
 
     def _existing(self, path: Path) -> _Stored:
-        data = path.read_bytes()
+        data = read_file(path)
         found = take_in(data, max_pixels=self._options.max_pixels, min_size=0, resize=0)
         digest = hashlib.sha256(data).hexdigest()
         return _Stored(path, path.suffix, len(data), found.width, found.height, digest)

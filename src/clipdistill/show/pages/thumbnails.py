@@ -13,7 +13,7 @@ from ...core.errors import ClipDistillError, ImageError
 from ...formats.predictions import Picture
 from ...formats.run import RunFolder
 from ...images.decode import decode
-from ...images.sources import ImageItem, list_images
+from ...images.sources import ImageItem, list_images, read_file
 
 SIDE = 160
 """Longest side in pixels: sharp at 80 CSS pixels on a phone."""
@@ -36,9 +36,9 @@ def _bytes(picture: Picture, folder: RunFolder) -> bytes:
     path = Path(picture.path)
     if path.suffix.lower() == ".tar" and path.is_file():
         return _from_tar(path, picture.key)
-    if not path.is_file():
+    if not path.exists():
         path = folder.images / Path(picture.key).name
-    return path.read_bytes()
+    return read_file(path)
 
 
 def _from_tar(path: Path, key: str) -> bytes:
