@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import clipdistill
 from clipdistill.core.errors import FormatError, InputError, OutputError
 from clipdistill.core.results import to_json
 from clipdistill.core.zeroshot import LogitScale, probabilities
@@ -208,8 +209,8 @@ def test_bad_input(labelled, own, tiny_student, tiny_teacher_name, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
         evaluate(student, labelled=few, text=text, predictions=tmp_path / "file" / "o.json")
-    with pytest.raises(InputError, match="--threshold 2: expected a probability"):
-        predict(str(classifier), str(labelled), threshold=2)
+    with pytest.raises(InputError, match=r"--threshold 2\.0: expected 0 to 1"):
+        clipdistill.predict(str(classifier), str(labelled), threshold=2)
     text.with_suffix(".json").unlink()
     with pytest.raises(InputError, match=r"expected a \.json beside it"):
         evaluate(student, tiny_teacher_name, images=labelled, text=text, calibrate=True)

@@ -10,6 +10,7 @@ from ..core.results import Result, Table, list_some
 from ..core.wording import percent
 from ..formats.embeddings import Failure
 from ..formats.measurements import Baseline, ModelEvaluation
+from ..measure.assessment import assess_evaluation
 from ..measure.evaluate import EvaluateResult
 from .baseline import sentence, warnings
 from .estimate import CostedStep, plan_table
@@ -119,6 +120,9 @@ class RunResult(Result):
             where = "labelled" if self.evaluation.labelled else "held-out"
             title = f"Zero-shot on {self.evaluation.images} {where} images"
             lines.append(results_table(title, rows_of(self.evaluation)))
+            images = 0 if self.baseline is None else self.baseline.images
+            assessed = assess_evaluation(self.evaluation, images)
+            lines = [*([] if assessed is None else [assessed.line]), *lines]
         if self.baseline is not None:
             lines += [sentence(self.baseline), *warnings(self.baseline)]
         title = f"Images that could not be used ({len(self.failures)}):"

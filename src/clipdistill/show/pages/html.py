@@ -21,7 +21,7 @@ from .gather import Gathered
 from .naming import RUNTIMES, TITLES, model_name
 from .reliability import reliability_of
 from .standing import chosen_kind, shown_student, standings, teacher_of
-from .summary import findings_of, sentence_of, teacher_name, tiles_of, title_of
+from .summary import assessment_of, findings_of, sentence_of, teacher_name, tiles_of, title_of
 
 MOST_CREDITS = 300
 """Most authors that are listed; the ledger has all."""
@@ -92,6 +92,7 @@ def _context(run: Gathered) -> dict[str, Any]:
         "style": (files(__package__) / "templates" / "report.css").read_text(encoding="utf-8"),
         "title": title_of(run),
         "sentence": sentence_of(run),
+        "assessment": assessment_of(run),
         "teacher_name": teacher_name(run),
         "license_restriction": "" if run.teacher is None else restriction(run.teacher.license),
         "tiles": tiles_of(run, shown, teacher),

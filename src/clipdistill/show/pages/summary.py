@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from ...core.model_names import short_teacher
 from ...core.wording import clean, listed, many, megabytes, milliseconds, percent, short, times
+from ...measure.assessment import Assessment, assess_evaluation
 from ...measure.race.conclusions import outcome
 from .classes import Classes
 from .gather import Gathered
-from .naming import FORMS, RUNTIMES
+from .naming import FORMS, RUNTIMES, model_name
 from .standing import Standing, chosen_kind
 
 ALIKE = 0.5
@@ -71,6 +72,20 @@ def sentence_of(run: Gathered) -> str:
     return (
         f"{article} {form}{short(student.card.arch, 60)} at {size} px{of}, distilled{teacher}{on}."
     )
+
+
+def assessment_of(run: Gathered) -> Assessment | None:
+    """Assess the chosen student of a run; None where nothing was measured."""
+    if run.evaluated is None:
+        return None
+    kind = chosen_kind(run)
+    named = [
+        one.model
+        for one in run.evaluated.rows
+        if model_name(one.model, one.role, run.classifier_of).kind == kind
+    ]
+    # Of a student and its exported file, the file is what is shipped.
+    return assess_evaluation(run.evaluated, _training_images(run) or 0, named[-1] if named else "")
 
 
 def teacher_name(run: Gathered) -> str:
