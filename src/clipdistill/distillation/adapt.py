@@ -115,7 +115,7 @@ def adapt(
     Every class vector moves half the way from its text to the images of the pool that are nearest
     to it.  The result is text embeddings like any others, for evaluate, export, relabel, predict
     and demo.  Where the pool cannot support it (one class; images of fewer than half the classes;
-    most images would change their label), the text embeddings are kept and the result says why.
+    images of other things), the text embeddings are kept and the result says why.
 
     With --student and --images, the means of the student's own embeddings take the place of the
     teacher's; the labels remain the teacher's.
