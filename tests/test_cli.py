@@ -409,6 +409,41 @@ def test_json_is_alone_on_stdout(fake: list[str]) -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_full_stdout_is_an_error_in_a_sentence(fake: list[str], more: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        command = [*fake, "noisy", *more]
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment()
+        )
+        assert done.returncode == errors.OutputError.exit_code
+        assert "error: The result cannot be written to stdout (No space left" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=full, text=True, check=False, env=environment()
+        )
+        assert done.returncode == 0  # a lost message is no reason to lose the run
+        assert "/a/very/long/path" in done.stdout
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_nobody_who_listens(fake: list[str], closed: str) -> None:
+    done = subprocess.run(
+        f"{shlex.join([*fake, 'noisy', '--json'])} {closed}",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    if not closed.startswith((">", "<")):
+        assert json.loads(done.stdout)["value"] == 0.5
+
+
 def test_a_pipe_gets_plain_text(fake: list[str]) -> None:
     done = call(fake, "noisy", "2.5")
     assert "\x1b" not in done.stdout + done.stderr

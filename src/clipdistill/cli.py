@@ -20,15 +20,16 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
 
-from .core.errors import ClipDistillError, MissingExtraError, did_you_mean
+from .core.errors import ClipDistillError, MissingExtraError, OutputError, did_you_mean
 from .core.progress import reporting
 from .core.signatures import EMPTY, KEYWORD, command, options_of
+from .core.wording import HIDDEN, drawn
 from .verbs import GROUPS, VERBS, Verb
 
 if TYPE_CHECKING:
@@ -249,13 +250,21 @@ def _run_stage(action: Callable[[], Result | None], output: Output) -> int:
     return int(getattr(result, "exit_code", 0))
 
 
+class _LogLines(logging.Formatter):
+    """Log messages, which may quote what strangers wrote."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of a message and its traceback."""
+        return drawn(super().format(record))
+
+
 def _set_up(output: Output) -> None:
     """Logging, warnings and the hub's bars, for this process."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO if output.debug else logging.ERROR,
-        format="%(levelname)s %(name)s: %(message)s",
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LogLines("%(levelname)s %(name)s: %(message)s"))
+    level = logging.INFO if output.debug else logging.ERROR
+    logging.basicConfig(handlers=[handler], level=level)
+    logging.captureWarnings(True)
     if output.debug:
         logging.getLogger("clipdistill").setLevel(logging.DEBUG)
     elif not sys.warnoptions:
@@ -273,11 +282,18 @@ def _show(result: Result, output: Output) -> None:
         from .core.console import show
 
         parts = result.summary()
-        show([output.reword(part) if isinstance(part, str) else part for part in parts])
+        with _answering():
+            show([output.reword(part) if isinstance(part, str) else part for part in parts])
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+    """Print valid JSON whatever the encoding of stdout is; it cannot steer a terminal either."""
+    utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=not utf8, allow_nan=False)
+    # The only line breaks are those between the fields: in a text they are escaped already.
+    lines = (HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", line) for line in text.split("\n"))
+    with _answering():
+        print("\n".join(lines))
 
 
 def _finite(value: Any) -> Any:
@@ -291,22 +307,88 @@ def _finite(value: Any) -> Any:
 
 def _guarded(action: Callable[[], int], output: Output) -> int:
     """Run `action`; turn whatever it raises into a message and an exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
+    _prepare_streams()
     try:
         try:
             code = action()
-            sys.stdout.flush()
+            with _answering():
+                pass
         except BrokenPipeError:
             raise
         except BaseException as error:
             return _explain(error, output)
     except BrokenPipeError:
-        # Nobody reads on (`| head`); what Python flushes at its exit goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up(sys.stdout)  # nobody reads on (`| head`)
         return UNEXPECTED
     return code
+
+
+class _Messages(io.TextIOWrapper):
+    """A stderr that loses messages when its disk is full, instead of ending the run."""
+
+    def write(self, text: str) -> int:
+        """Write a text, or lose it."""
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, or give up."""
+        try:
+            super().flush()
+        except BrokenPipeError:
+            raise
+        except OSError:
+            return
+
+
+def _prepare_streams() -> None:
+    """Open closed streams (`>&-`, pythonw) to nowhere, so that no file gets their number.
+
+    Characters that a stream's encoding does not have are escaped.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(number)
+            except OSError:
+                os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
+        messages = _Messages(sys.stderr.buffer, encoding=sys.stderr.encoding, line_buffering=True)
+        sys.stderr = messages
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
+
+
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    """Flush stdout, and convert the errors of writing to it.
+
+    Raises:
+        OutputError: the disk that stdout goes to is full.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _give_up(sys.stdout)
+        raise OutputError(
+            f"The result cannot be written to stdout ({error.strerror or error}). What the command "
+            "did is kept. Free some space, or send the output elsewhere."
+        ) from error
+
+
+def _give_up(stream: Any) -> None:
+    """Let what is left in a stream's buffer go nowhere; Python would fail to flush it at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _explain(error: BaseException, output: Output) -> int:
@@ -331,8 +413,8 @@ def _explain(error: BaseException, output: Output) -> int:
         log.error("traceback:", exc_info=error)
     if output.json:
         about = {"type": type(error).__name__, "message": text, "exit_code": code}
-        _print_json({"error": about})
-        sys.stdout.flush()
+        with contextlib.suppress(OutputError):  # it is what `text` says, or less important
+            _print_json({"error": about})
     from .core.console import show_error
 
     show_error(text, label="" if code == INTERRUPTED else "error: ")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .lines import PATIENCE, PlainReporter, Task
 from .progress import Step
+from .wording import drawn, escaped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +37,7 @@ def show_error(text: str, label: str = "error: ") -> None:
     from rich.text import Text
 
     console = _console(stderr=True)
-    console.print(Text.assemble((label, "bold red"), text), soft_wrap=True)
+    console.print(Text.assemble((label, "bold red"), drawn(text)), soft_wrap=True)
 
 
 class ConsoleReporter:
@@ -118,7 +119,8 @@ class _Bar:
 
     def __init__(self, bars: _Bars, task: Task) -> None:
         self.bars, self.task, self.shown = bars, task, False
-        self.id = bars.progress.add_task(task.name, total=task.total, visible=False, status="")
+        name = escaped(task.name)
+        self.id = bars.progress.add_task(name, total=task.total, visible=False, status="")
         self.timer = threading.Timer(PATIENCE, self._show)
         self.timer.daemon = True
         self.timer.start()
@@ -135,7 +137,7 @@ class _Bar:
         with self.bars.lock:
             self.bars.progress.remove_task(self.id)
             if self.shown:
-                _print_line(self.bars.progress.console, self.task.finished())
+                _print_line(self.bars.progress.console, escaped(self.task.finished()))
                 self.bars.hide()
             self.timer.finished.set()
 
@@ -148,7 +150,7 @@ class _Bar:
 
     def _update(self, **more: Any) -> None:
         self.bars.progress.update(
-            self.id, completed=self.task.done, status=self.task.status(), **more
+            self.id, completed=self.task.done, status=escaped(self.task.status()), **more
         )
 
 
@@ -160,7 +162,7 @@ def _console(*, stderr: bool) -> Console:
 
 def _print_line(console: Console, text: str) -> None:
     # Paths and messages are left unbroken, so that they can be copied.
-    console.print(text, soft_wrap=True)
+    console.print(drawn(text), soft_wrap=True)
 
 
 def _drawn(table: Table) -> Any:
@@ -169,14 +171,12 @@ def _drawn(table: Table) -> Any:
     from rich import box
     from rich.text import Text
 
-    drawn = rich.table.Table(
-        title=Text(table.title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD
+    result = rich.table.Table(
+        title=Text(escaped(table.title), style="bold"), title_justify="left", box=box.SIMPLE_HEAD
     )
-    for column in table.columns:
+    for column, head in zip(table.columns, table.heads, strict=True):
         right = column.startswith(">")
-        drawn.add_column(
-            Text(column.removeprefix(">")), justify="right" if right else "left", overflow="fold"
-        )
-    for row in table.rows:
-        drawn.add_row(*(Text(cell) for cell in row))
-    return drawn
+        result.add_column(Text(head), justify="right" if right else "left", overflow="fold")
+    for row in table.cells:
+        result.add_row(*(Text(cell) for cell in row))
+    return result

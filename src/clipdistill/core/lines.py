@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .progress import Step
-from .wording import clock, rate
+from .wording import clock, drawn, escaped, rate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,18 +77,18 @@ class PlainReporter:
             nonlocal due
             state.advance(n, note)
             if state.seconds >= due:
-                self.message(f"{task}: {state.status()}")
+                self.message(escaped(f"{task}: {state.status()}"))
                 due = state.seconds + EVERY
 
         def end() -> None:
             if state.seconds >= PATIENCE:
-                self.message(state.finished())
+                self.message(escaped(state.finished()))
 
         return step, end
 
     def message(self, text: str) -> None:
         """See `progress.Reporter.message`."""
-        print(text, file=sys.stderr, flush=True)
+        print(drawn(text), file=sys.stderr, flush=True)
 
     def table(self, table: Table) -> None:
         """See `progress.Reporter.table`."""

@@ -20,6 +20,7 @@ from .console import ConsoleReporter
 from .errors import InputError, did_you_mean
 from .lines import PATIENCE, PlainReporter, Task
 from .progress import Reporter, Silent, Step
+from .wording import escaped
 
 if TYPE_CHECKING:
     pass
@@ -124,12 +125,12 @@ class NotebookReporter(PlainReporter):
 
         def end() -> None:
             if handle is not None:
-                handle.update(HTML(html.escape(state.finished())))
+                handle.update(HTML(html.escape(escaped(state.finished()))))
 
         return step, end
 
 
 def _bar(state: Task) -> str:
     total = "" if state.total is None else f' value="{state.done}" max="{max(1, state.total)}"'
-    name, status = html.escape(state.name), html.escape(state.status())
+    name, status = (html.escape(escaped(text)) for text in (state.name, state.status()))
     return f"<div>{name} <progress{total}></progress> {status}</div>"

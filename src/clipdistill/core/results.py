@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin,
 
 import numpy as np
 
+from .wording import drawn, escaped
+
 
 @dataclass(frozen=True)
 class Table:
@@ -31,12 +33,17 @@ class Table:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """The headings without the marks of their alignment."""
-        return tuple(column.removeprefix(">") for column in self.columns)
+        """The headings as they are shown, without the marks of their alignment."""
+        return tuple(escaped(column.removeprefix(">")) for column in self.columns)
+
+    @property
+    def cells(self) -> tuple[tuple[str, ...], ...]:
+        """The rows as they are shown: no text in them can break a line or steer a terminal."""
+        return tuple(tuple(map(escaped, row)) for row in self.rows)
 
     def text(self) -> str:
         """The table as plain text, a line per row, columns aligned and never wrapped."""
-        lines = [self.heads, *self.rows]
+        lines = [self.heads, *self.cells]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         right = [column.startswith(">") for column in self.columns]
         shown = [
@@ -46,7 +53,7 @@ class Table:
             ).rstrip()
             for line in lines
         ]
-        return "\n".join([self.title, *(f"  {line}" for line in shown)])
+        return "\n".join([escaped(self.title), *(f"  {line}" for line in shown)])
 
     def html(self) -> str:
         """The table as HTML, every text escaped."""
@@ -56,11 +63,11 @@ class Table:
         ]
         rows = [
             "".join(f"<{tag}{how}>{escape(cell)}</{tag}>" for cell, how in zip(line, aligned))  # noqa: B905
-            for tag, lines in (("th", [self.heads]), ("td", self.rows))
+            for tag, lines in (("th", [self.heads]), ("td", self.cells))
             for line in lines
         ]
         body = "".join(f"<tr>{row}</tr>" for row in rows)
-        return f"<table><caption>{escape(self.title)}</caption>{body}</table>"
+        return f"<table><caption>{escape(escaped(self.title))}</caption>{body}</table>"
 
 
 class Result:
@@ -84,7 +91,7 @@ class Result:
     def _repr_html_(self) -> str:
         """Show the summary in a notebook."""
         return "".join(
-            part.html() if isinstance(part, Table) else f"<div>{escape(part)}</div>"
+            part.html() if isinstance(part, Table) else f"<div>{escape(drawn(part))}</div>"
             for part in self.summary()
         )
 
@@ -231,4 +238,4 @@ def list_some(title: str, lines: Sequence[str], most: int = 10) -> list[str]:
     if not lines:
         return []
     more = [f"  ... and {len(lines) - most} more"] if len(lines) > most else []
-    return [title, *(f"  {line}" for line in lines[:most]), *more]
+    return [title, *(f"  {escaped(line)}" for line in lines[:most]), *more]

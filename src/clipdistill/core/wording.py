@@ -23,6 +23,16 @@ def clean(text: str) -> str:
     return HIDDEN.sub("\ufffd", text)
 
 
+def escaped(text: str) -> str:
+    r"""Escape the hidden characters of an untrusted string for a terminal, such as "\x1b"."""
+    return HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def drawn(text: str) -> str:
+    """Escape a text of several lines for a terminal: line breaks stay, tabs become blanks."""
+    return "\n".join(escaped(line.expandtabs(4)) for line in text.split("\n"))
+
+
 def short(text: str, most: int = SHORT) -> str:
     """Clean a string and shorten it to `most` characters."""
     text = clean(text)

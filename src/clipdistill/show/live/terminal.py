@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...core.progress import message
-from ...core.wording import percent
+from ...core.wording import escaped, percent
 from ...models.recognizer import UNKNOWN
 from .answer import Prediction
 from .loop import Seen, Speed, Status
@@ -89,7 +89,7 @@ class PlainLines:
 
 def line(prediction: Prediction, status: Status) -> str:
     """Format a status line: "12.0 s  dog 93%  30.1 frames/s  4.2 ms  3 dropped"."""
-    parts = [f"{status.seconds:.1f} s", prediction.headline, *_speed(status.speed)]
+    parts = [f"{status.seconds:.1f} s", escaped(prediction.headline), *_speed(status.speed)]
     return "  ".join([*parts, *_lost(status)])
 
 
@@ -97,20 +97,20 @@ def display(prediction: Prediction | None, status: Status) -> RenderableType:
     """Compose the live display, as wide as the terminal."""
     parts: list[RenderableType] = []
     if prediction is None:
-        parts.append(Text(f"waiting for {status.source} ...", style="bold"))
+        parts.append(Text(escaped(f"waiting for {status.source} ..."), style="bold"))
     else:
         style = "bold yellow" if prediction.label == UNKNOWN else "bold green"
         parts += [
-            Text(prediction.headline, style=style, no_wrap=True, overflow="ellipsis"),
+            Text(escaped(prediction.headline), style=style, no_wrap=True, overflow="ellipsis"),
             _bars(prediction),
         ]
         fps, total, *each = _speed(status.speed, parts=True)
         line_of_speed = f"{fps}  {total} ({', '.join(each)})"
         parts.append(Text("  ".join([line_of_speed, *_lost(status)])))
     if status.note:
-        parts.append(Text(status.note, style="bold red"))
+        parts.append(Text(escaped(status.note), style="bold red"))
     about = f"{status.source} → {status.model} ({status.runtime}); Ctrl-C stops"
-    parts.append(Text(about, style="dim"))
+    parts.append(Text(escaped(about), style="dim"))
     return Group(*parts)
 
 
@@ -123,7 +123,7 @@ def _bars(prediction: Prediction) -> Table:
     for index, (label, share) in enumerate(prediction.ranked):
         style = "bold" if index == 0 and prediction.label == label else ""
         bar = ProgressBar(total=1.0, completed=share, complete_style="cyan", finished_style="cyan")
-        table.add_row(Text(label, style=style), bar, Text(percent(share), style=style))
+        table.add_row(Text(escaped(label), style=style), bar, Text(percent(share), style=style))
     return table
 
 
