@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -261,6 +262,48 @@ def test_half_a_line_of_the_journal_is_forgotten(knn, prompts, urls):
     knn.asked.clear()
     search(prompts, urls, options(knn, max_workers=1))
     assert asked_for(knn) == PROMPTS[1:]
+
+
+def test_texts_that_utf8_cannot_hold_end_no_search(prompts, urls):
+    bad = {
+        "url": "http://x/\ud800.jpg",
+        "caption": "\udc80\0",
+        "license": "\ud83d",
+        "author": "\ud800",
+    }
+
+    def results(prompt):
+        items = knn_items(prompt, 10)
+        return [{**items[0], **bad}, {**items[1], **bad, "url": items[1]["url"]}, *items[2:]]
+
+    with fake_knn(results).running() as fake:
+        result = search(prompts, urls, options(fake))
+    assert result.added == 15
+    assert [one.without_url for one in result.prompts] == [1, 1, 1]
+    first = next(read_urls(urls))
+    assert (first.caption, first.attribution) == ("\\udc80\0", "\\ud800")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"url": "http://x/\ud800.jpg"},
+        {"url": "http://x/1.jpg", "caption": "\udc80"},
+        {"url": "http://x/1.jpg", "caption": None},
+        {"url": {"a": 1}},
+        {"url": "http://x/1.jpg", "rank": "first"},
+        ["no object"],
+    ],
+)
+def test_a_bad_row_in_an_old_journal_ends_no_search(knn, prompts, urls, row):
+    urls.parent.mkdir()
+    head = {"format": "clipdistill.search", "version": 1, "settings": options(knn).identity()}
+    line = {"prompt": "a red disc", "rows": [row]}
+    journal_path(urls).write_text(f"{json.dumps(head)}\n{json.dumps(line)}\n")
+    result = search(prompts, urls, options(knn))
+    assert result.added >= 10
+    assert all(url.startswith("http") and url.isascii() for url in lines(urls))
+    assert not journal_path(urls).exists()
 
 
 def test_killed_between_the_two_files(knn, prompts, urls):

@@ -17,9 +17,10 @@ is never found.
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,7 @@ from ..formats.embeddings import (
     reading_parquet,
     shard_files,
 )
+from ..formats.parquet import texts
 from ..images.loading import default_workers
 from ..images.preprocess import Preprocess
 from .nearest import LARGEST_HALF, TILE, Best, Buffer, Floats, Found, Rows, joined
@@ -75,10 +77,10 @@ class PoolRow:
             stored; empty when unknown.
         url: URL of the image; empty when unknown.
         caption: caption of the image; empty when unknown.
-        extra: the other columns, as they are stored.
+        extra: the other columns, as JSON values.
     """
 
-    image_path: str
+    image_path: str = ""
     url: str = ""
     caption: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
@@ -229,7 +231,7 @@ def _names(shard: _Shard) -> Iterator[str]:
             yield from [""] * shard.count
             return
         for batch in file.iter_batches(columns=["image_path"]):
-            yield from ("" if name is None else str(name) for name in batch.column(0).to_pylist())
+            yield from (name or "" for name in texts(batch.column(0), "image_path"))
 
 
 class Pool:
@@ -522,7 +524,8 @@ class _Tables:
             places = np.flatnonzero((local >= start) & (local < start + count))
             if len(places):
                 table = self._table(shard.rows, group)
-                rows = _pool_rows(table.take(local[places] - start))
+                with reading_parquet(shard.rows):
+                    rows = _pool_rows(table.take(local[places] - start))
                 for place, row in zip(places.tolist(), rows, strict=True):
                     result[place] = row
             start += count
@@ -546,23 +549,39 @@ class _Tables:
 
 
 def _pool_rows(table: pyarrow.Table) -> list[PoolRow]:
-    """Convert a metadata table of any origin to rows; column names are matched in any case."""
-    rows = []
-    for values in table.to_pylist():
-        known: dict[str, str] = {}
-        extra: dict[str, Any] = {}
-        for name, value in values.items():
-            plain = name.lower()
-            if plain in ("image_path", "url", "caption") and plain not in known:
-                known[plain] = "" if value is None else _text(value)
-            else:
-                extra[name] = value
-        known.setdefault("caption", _text(extra.get("TEXT") or extra.get("text") or ""))
-        rows.append(
-            PoolRow(known.get("image_path", ""), known.get("url", ""), known["caption"], extra)
+    """Convert a metadata table of any origin to rows; column names are matched in any case.
+
+    Raises:
+        FormatError: a column of texts holds something else.
+    """
+    known: dict[str, list[str | None]] = {}
+    extra: dict[str, list[Any]] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        lower = name.lower()
+        if lower in ("image_path", "url", "caption") and lower not in known:
+            known[lower] = texts(column, name)
+        else:
+            extra[name] = [_plain(value) for value in column.to_pylist()]
+    captions = extra.get("TEXT") or extra.get("text")
+    if "caption" not in known and captions:
+        known["caption"] = [str(value or "") for value in captions]
+    return [
+        PoolRow(
+            **{name: values[place] or "" for name, values in known.items()},
+            extra={name: values[place] for name, values in extra.items()},
         )
-    return rows
+        for place in range(table.num_rows)
+    ]
 
 
-def _text(value: Any) -> str:
-    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+def _plain(value: Any) -> Any:
+    """Convert a value of a stranger's table to a JSON value."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int)) else str(value)

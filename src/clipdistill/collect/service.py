@@ -22,7 +22,6 @@ import asyncio
 import base64
 import binascii
 import contextlib
-import math
 import os
 import reprlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -338,7 +337,7 @@ class _Service:
             raise Refusal(400, f"ids: expected row numbers from 0 to {self.pool.stored - 1}.")
         return JSONResponse(
             [
-                {"id": row, "metadata": _plain(_columns(known))}
+                {"id": row, "metadata": _columns(known)}
                 for row, known in zip(ids, self.pool.metadata(ids), strict=True)
             ]
         )
@@ -352,19 +351,6 @@ class _Service:
 def _columns(row: PoolRow) -> dict[str, Any]:
     named = {"image_path": row.image_path, "url": row.url, "caption": row.caption}
     return {**row.extra, **{name: value for name, value in named.items() if value}}
-
-
-def _plain(value: Any) -> Any:
-    """Convert a value of a table to a JSON value."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, bytes):
-        return value.decode(errors="backslashreplace")
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (str, int)) else str(value)
 
 
 def _number(asked: Mapping[str, Any], name: str, default: int) -> int:

@@ -18,6 +18,11 @@ TEMPLATE = re.compile(
 """The usual form of a prompt without a label, and its part that names the class."""
 
 
+def valid(text: str) -> str:
+    r"""Escape what UTF-8 cannot hold, lone surrogates: "\ud800"; any other text stays as it is."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
 def clean(text: str) -> str:
     """Replace the hidden characters of an untrusted string."""
     return HIDDEN.sub("\ufffd", text)

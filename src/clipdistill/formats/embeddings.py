@@ -43,7 +43,7 @@ from ..core.zeroshot import LogitScale, normalized
 from ..images.preprocess import Preprocess
 from ..images.views import ViewSpec
 from .cards import TeacherCard
-from .parquet import arrow, write_rows
+from .parquet import TypeMismatch, arrow, texts, typed_rows, write_rows
 from .views import VIEWS, Views, read_views, write_views
 
 if TYPE_CHECKING:
@@ -450,10 +450,12 @@ def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
 
 @contextlib.contextmanager
 def reading_parquet(path: Path) -> Iterator[None]:
-    """Turn pyarrow's errors about `path` into a `FormatError`."""
+    """Turn pyarrow's errors about `path` into a `FormatError`; name the file in those of types."""
     try:
         yield
-    except (arrow(PURPOSE).ArrowException, OSError) as error:
+    except TypeMismatch as error:
+        raise FormatError(f"{path}: {error}. {REMEDY}") from error
+    except (UnicodeDecodeError, arrow(PURPOSE).ArrowException, OSError) as error:
         raise FormatError(f"{path}: not a readable parquet file ({error}). {REMEDY}") from error
 
 
@@ -471,14 +473,19 @@ def _read_rows(root: Path, number: int) -> list[Row]:
         )
     if _stored_header(path, table.schema) is None:
         # Of clip-retrieval's own files only the path is used; their other columns differ.
-        names = table.column("image_path").to_pylist()
-        return [Row(str(name), "", 0, 0) for name in names]
+        with reading_parquet(path):
+            names = texts(table.column("image_path"), "image_path")
+        return [Row(name or "", "", 0, 0) for name in names]
     columns = [field.name for field in fields(Row)]
     if not set(columns) <= set(table.column_names):
         raise FormatError(
             f"{path}: expected the columns {columns}, found {table.column_names}. {REMEDY}"
         )
-    return [Row(**row) for row in table.select(columns).to_pylist()]
+    with reading_parquet(path):
+        return [Row(**_BLANK | row) for row in typed_rows(table, Row, {n: n for n in columns})]
+
+
+_BLANK: dict[str, Any] = {"image_path": "", "content": "", "size": 0, "mtime_ns": 0}
 
 
 def _write_rows(root: Path, number: int, rows: Sequence[Row], header: Header) -> None:

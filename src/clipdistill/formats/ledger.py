@@ -17,7 +17,8 @@ from pathlib import Path
 
 from ..core.errors import FormatError
 from ..core.files import atomic_path, writing
-from .parquet import arrow, write_rows
+from ..core.results import from_json
+from .parquet import TypeMismatch, arrow, typed_rows, write_rows
 
 INDEX = "index.parquet"
 JOURNAL = "index.jsonl"
@@ -165,15 +166,13 @@ def read_journal(folder: Path) -> Iterator[LedgerRow]:
     path = folder / JOURNAL
     if not path.is_file():
         return
-    names = {field.name for field in fields(LedgerRow)}
     with open(path, "rb") as handle:
         for number, line in enumerate(handle, 1):
             if not line.endswith(b"\n"):
                 return  # a write that a kill cut short
             try:
-                value = json.loads(line)
-                yield LedgerRow(**{k: v for k, v in value.items() if k in names})
-            except (ValueError, TypeError, AttributeError) as error:
+                yield from_json(LedgerRow, json.loads(line))
+            except (ValueError, RecursionError) as error:
                 raise FormatError(
                     f"{path}, line {number}: expected a JSON object about a URL ({error}). "
                     "Delete that line and run the same `clipdistill download` command again."
@@ -195,14 +194,18 @@ def read_index(folder: Path) -> Iterator[LedgerRow]:
         file = pyarrow.parquet.ParquetFile(path)
         names = [f.name for f in fields(LedgerRow) if f.name in file.schema_arrow.names]
         if "url" not in names or "status" not in names:
-            raise FormatError(
-                f"{path}: expected the columns url and status, found "
-                f"{', '.join(file.schema_arrow.names)}. Move it to another folder and run the same "
-                "`clipdistill download` command again: the images are kept."
+            raise TypeMismatch(
+                f"expected the columns url and status, found {', '.join(file.schema_arrow.names)}"
             )
         for batch in file.iter_batches(columns=names):
-            for row in batch.to_pylist():
-                yield LedgerRow(**{k: v for k, v in row.items() if v is not None})
+            for row in typed_rows(batch, LedgerRow, {name: name for name in names}):
+                if row.keys() >= {"url", "status"}:
+                    yield LedgerRow(**row)
+    except TypeMismatch as error:
+        raise FormatError(
+            f"{path}: {error}. Move it to another folder and run the same `clipdistill download` "
+            "command again: the images are kept."
+        ) from error
     except (pyarrow.ArrowException, OSError) as error:
         raise FormatError(
             f"{path}: the ledger of a download cannot be read ({error}). Move it to another folder "

@@ -1,20 +1,25 @@
-"""Parquet files whose rows are dataclasses: one column per field."""
+"""Parquet files: rows that are dataclasses, and the columns of strangers' tables by their types."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import MissingExtraError
+from ..core.errors import FormatError, MissingExtraError
+from ..core.wording import valid
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 WRITTEN_ROWS = 65536
 """Rows that are in memory while a file is written."""
+
+
+class TypeMismatch(FormatError):
+    """A column of a table is of another type than expected; the caller adds the file's name."""
 
 
 def arrow(purpose: str) -> Any:
@@ -67,6 +72,80 @@ def write_rows(
 
 def _storable(row: DataclassInstance) -> dict[str, Any]:
     return {
-        name: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+        name: valid(value) if isinstance(value, str) else value
         for name, value in asdict(row).items()
     }
+
+
+def texts(column: Any, name: str) -> list[str | None]:
+    """Return the values of a column of a stranger's table as texts that UTF-8 can hold.
+
+    Numbers, dates and truth values are written out; bytes that are not UTF-8 are escaped.
+
+    Args:
+        column: pyarrow's array or chunked array.
+        name: name of the column in messages.
+
+    Raises:
+        FormatError: it holds lists, maps or structures.
+    """
+    types = arrow("Reading a table").types
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if types.is_nested(kind):
+        raise TypeMismatch(f"expected texts in the column {name}, found {kind}")
+    if str(kind) in _TEXTS:
+        column = column.cast(str(kind).replace("string", "binary").replace("utf8", "binary"))
+    values = column.to_pylist()
+    return [
+        value.decode(errors="backslashreplace")
+        if isinstance(value, bytes)
+        else None
+        if value is None
+        else str(value)
+        for value in values
+    ]
+
+
+_TEXTS = ("string", "large_string", "string_view")
+"""Names of pyarrow's types of texts; those of bytes have "binary" instead of "string"."""
+
+
+def numbers(column: Any, name: str) -> list[Any]:
+    """Return the values of a column of numbers.
+
+    Raises:
+        FormatError: it holds something else.
+    """
+    types = arrow("Reading a table").types
+    kind = column.type
+    if not (types.is_integer(kind) or types.is_floating(kind) or types.is_null(kind)):
+        raise TypeMismatch(f"expected numbers in the column {name}, found {kind}")
+    return list(column.to_pylist())
+
+
+def typed_rows(
+    batch: Any, kind: type[DataclassInstance], columns: dict[str, str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the fields of a dataclass that each row of a batch or table has, without empty cells.
+
+    Args:
+        batch: pyarrow's record batch or table.
+        kind: the dataclass, whose fields are texts, integers and floats.
+        columns: name of a field -> name of its column.
+
+    Raises:
+        FormatError: a column is of another type.
+    """
+    kinds = {one.name: str(one.type) for one in fields(kind)}
+    read = {
+        field: (texts if kinds[field] == "str" else numbers)(batch.column(name), name)
+        for field, name in columns.items()
+    }
+    for row in zip(*read.values(), strict=True):
+        found = {}
+        for field, value in zip(read, row, strict=True):
+            if value is not None and not (kinds[field] == "int" and value != value):
+                found[field] = int(value) if kinds[field] == "int" else value
+        yield found

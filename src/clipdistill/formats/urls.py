@@ -7,7 +7,6 @@ adds what is known of them.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 
 from ..core.errors import FormatError, InputError
 from ..core.files import atomic_path, write_bytes
-from .parquet import arrow, write_rows
+from ..core.wording import valid
+from .parquet import TypeMismatch, arrow, typed_rows, write_rows
 
 BATCH_ROWS = 8192
 """Parquet rows that are in memory while a file is read."""
@@ -47,6 +47,13 @@ class UrlRow:
     license: str = ""
     license_url: str = ""
     attribution: str = ""
+
+    def __post_init__(self) -> None:
+        """Make texts of strangers valid, so that every row can be written."""
+        for name in ("url", "prompt", "caption", "license", "license_url", "attribution"):
+            text = getattr(self, name)
+            if not text.isascii():
+                object.__setattr__(self, name, valid(text))
 
 
 def save_urls(path: Path, rows: Sequence[UrlRow]) -> None:
@@ -142,26 +149,14 @@ def _parquet_rows(path: Path) -> Iterator[UrlRow]:
             "list that `clipdistill search` wrote."
         )
     columns = {f.name: names[f.name] for f in fields(UrlRow) if f.name in names}
-    blank = UrlRow("")
     try:
         for batch in file.iter_batches(BATCH_ROWS, columns=list(columns.values())):
-            values = {name: batch.column(column).to_pylist() for name, column in columns.items()}
-            for row in zip(*values.values(), strict=True):
-                found = {k: v for k, v in zip(values, row, strict=True) if v is not None}
+            for found in typed_rows(batch, UrlRow, columns):
                 if found.get("url"):
-                    yield dataclasses.replace(blank, **_typed(path, found))
+                    yield UrlRow(**found)
+    except TypeMismatch as error:
+        raise FormatError(
+            f"{path}: {error}. Delete the file, or make it again with: clipdistill search"
+        ) from error
     except (pyarrow.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
-
-
-def _typed(path: Path, found: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return {
-            name: int(value) if name == "rank" else float(value) if name == "score" else str(value)
-            for name, value in found.items()
-        }
-    except (TypeError, ValueError) as error:
-        raise FormatError(
-            f"{path}: expected numbers in the columns rank and score, found another value "
-            f"({error}). Delete the file, or make it again with: clipdistill search"
-        ) from error

@@ -9,6 +9,7 @@ from itertools import zip_longest
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.wording import valid
 from ...formats.urls import UrlRow, one_line
 
 Source = Callable[[str, int], Iterator[UrlRow]]
@@ -24,7 +25,8 @@ Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 def usable_url(value: object) -> str:
     """Return a URL in the form of a list of URLs; "" when `download` does not support it."""
     url = one_line(value) if isinstance(value, str) else ""
-    return url if url.lower().startswith(("http://", "https://")) else ""
+    usable = url.lower().startswith(("http://", "https://")) and url == valid(url)
+    return url if usable else ""
 
 
 def balance(found: Sequence[Sequence[UrlRow]], n: int, taken: Collection[str] = ()) -> list[UrlRow]:

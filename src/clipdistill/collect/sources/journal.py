@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
 from ...core.errors import OutputError
 from ...core.files import writing
 from ...core.progress import message
+from ...core.results import from_json
 from ...formats.urls import UrlRow
+from .hits import usable_url
 
 FORMAT = "clipdistill.search"
 VERSION = 1
@@ -95,11 +97,11 @@ class Journal:
         for line in self._file:
             value = _parsed(line)
             if value is None:
-                break
+                break  # this prompt and those after it are searched again
             if header is None:
                 header = value
             else:
-                self.found[str(value["prompt"])] = [UrlRow(**row) for row in value["rows"]]
+                self.found[value["prompt"]] = value["rows"]
             whole += len(line)
         wanted = {"format": FORMAT, "version": VERSION, "settings": self._settings}
         if header == wanted:
@@ -129,8 +131,10 @@ def _parsed(line: bytes) -> Any:
     try:
         value = json.loads(line)
         if "prompt" in value:
-            [UrlRow(**row) for row in value["rows"]]
-        return value if "prompt" in value or "settings" in value else None
+            rows = [from_json(UrlRow, row) for row in value["rows"]]
+            rows = [replace(row, url=usable_url(row.url)) for row in rows]
+            return {"prompt": str(value["prompt"]), "rows": rows}
+        return value if "settings" in value else None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
 

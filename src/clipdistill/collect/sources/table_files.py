@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import FormatError, InputError, MissingExtraError, ServiceError
+from ...formats.parquet import TypeMismatch, texts
 
 COLUMNS = {
     "url": ("url", "originalurl", "image_url", "imageurl"),
@@ -96,6 +97,8 @@ def open_table(name: str) -> Iterator[Any]:
                 raise InputError(f"{name}: cannot be read ({error.strerror}).") from error
         try:
             yield from _csv(name, handle) if _is_csv(name) else _parquet(name, handle)
+        except TypeMismatch as error:
+            raise FormatError(f"{name}: {error}.") from error
         except (pyarrow.ArrowException, UnicodeDecodeError) as error:
             raise FormatError(f"{name}: the file is damaged, or not a table ({error}).") from error
         except OSError as error:
@@ -132,7 +135,7 @@ def _csv(name: str, handle: Any) -> Iterator[Any]:
         handle,
         parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         convert_options=pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(header, pyarrow.string()),
+            column_types=dict.fromkeys(header, pyarrow.binary()),
             include_columns=list(columns.values()),
         ),
     )
@@ -141,23 +144,23 @@ def _csv(name: str, handle: Any) -> Iterator[Any]:
 
 
 def _renamed(batch: Any, columns: Mapping[str, str]) -> Any:
-    """Select our columns, with our names, as texts."""
+    """Select our columns, with our names, as valid texts.
+
+    Raises:
+        FormatError: one of them holds lists or structures.
+    """
     import pyarrow
 
     arrays = []
     for column in columns.values():
         array = batch.column(column)
-        if not (pyarrow.types.is_string(array.type) or pyarrow.types.is_large_string(array.type)):
-            texts = [_text(value) for value in array.to_pylist()]
-            array = pyarrow.array(texts, pyarrow.string())
+        try:
+            array = array.cast(pyarrow.large_string())
+            array.validate(full=True)
+        except pyarrow.ArrowException:  # of another type, or not UTF-8
+            array = pyarrow.array(texts(batch.column(column), column), pyarrow.large_string())
         arrays.append(array)
     return pyarrow.RecordBatch.from_arrays(arrays, names=list(columns))
-
-
-def _text(value: Any) -> str | None:
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    return None if value is None else str(value)
 
 
 def _columns(name: str, there: Sequence[str]) -> dict[str, str]:
