@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import open_clip
 import pytest
 import torch
 
+from clipdistill import progress
 from clipdistill.core.errors import FormatError, InputError, OutputError
 from clipdistill.distillation.embed_text import embed_text, resolve_templates
 from clipdistill.formats.text import load_text
@@ -107,6 +110,35 @@ def test_labels_that_the_teacher_hardly_tells_apart_are_named(run, tmp_path):
     assert {one, two} == {"one", "two"}
     assert cosine > 0.999
     assert "one ~ two" in "\n".join(map(str, result.summary()))
+
+
+def test_many_alike_labels_cost_little(run, tmp_path):
+    text = load_text(run(tmp_path_with(tmp_path, "a cat\n")).out)
+    count = 3000
+    vectors = np.repeat(text.vectors, count, axis=0)
+    vectors[7] = -vectors[7]
+    many = replace(text, vectors=vectors, labels=tuple(map(str, range(count))))
+    tracemalloc.start()
+    pairs = many.overlapping()
+    assert tracemalloc.get_traced_memory()[1] < 250e6
+    tracemalloc.stop()
+    assert len(pairs) == 1000
+    assert pairs[0][:2] == ("0", "1")
+    assert not any("7" in pair[:2] for pair in pairs)
+
+
+def test_a_prompt_longer_than_the_teacher_reads_is_mentioned(run, tmp_path, capsys):
+    long = "a photo of a " + "very " * 100 + "big cat"
+    with progress("plain"):
+        run(tmp_path_with(tmp_path, f"{long}\na dog\n{'cat' * 5}\n"))
+    said = capsys.readouterr().err
+    assert "1 of 3 texts have more than the 12 tokens that the teacher reads" in said
+    assert "a photo of a very very" in said
+
+
+def tmp_path_with(tmp_path, text):
+    (tmp_path / "many.txt").write_text(text)
+    return tmp_path / "many.txt"
 
 
 def test_bad_prompt_files_leave_earlier_results_alone(run, prompts, tmp_path):

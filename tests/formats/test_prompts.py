@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,11 +65,26 @@ def test_latin_1_says_where_and_how_to_convert(tmp_path):
         load_prompts(path)
 
 
-def test_utf_16_is_not_utf_8(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_text_of_notepad_and_powershell_is_read_by_its_byte_order_mark(tmp_path, encoding):
     path = tmp_path / "p.txt"
-    path.write_bytes("cat\n".encode("utf-16"))
-    with pytest.raises(FormatError, match="UTF-8"):
-        load_prompts(path)
+    mark = "" if encoding in ("utf-16", "utf-32") else "\ufeff"
+    path.write_bytes(f"{mark}cat\r\nчай\r\n".encode(encoding))
+    assert load_prompts(path).labels == ("cat", "чай")
+
+
+def test_utf_16_without_a_mark_and_nul_bytes_are_refused(tmp_path):
+    path = tmp_path / "p.txt"
+    for data in ("cat\n".encode("utf-16-le"), b"cat\0dog\n", b"\xff\xfec"):
+        path.write_bytes(data)
+        with pytest.raises(FormatError, match="UTF-16"):
+            load_prompts(path)
+
+
+def test_both_spellings_of_an_accent_are_one_label():
+    found = parse_prompts("caf\u00e9\ta caf\u00e9\ncafe\u0301\ta cafe\u0301\ncafe\u0301\tinside")
+    assert found.labels == ("caf\u00e9",)
+    assert found.prompts == (("a caf\u00e9", "inside"),)
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n", "\ufeff", " \t \n"])
@@ -96,7 +113,7 @@ def test_any_text_parses(text):
 
 
 word = st.text(st.characters(exclude_characters="\t\r\n#", exclude_categories=["Cs"]), min_size=1)
-words = word.map(str.strip).filter(bool)
+words = word.map(lambda text: unicodedata.normalize("NFC", text).strip()).filter(bool)
 
 
 @given(st.lists(st.tuples(words, words), min_size=1))

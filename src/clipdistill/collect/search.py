@@ -221,7 +221,7 @@ def _open_source(
         return _commons(options, stop), options.max_workers
     if options.source == "openverse":
         return _openverse(options, stop), options.max_workers
-    return _knn(options, stop), options.max_workers
+    return _knn(texts, options, stop), options.max_workers
 
 
 def _service(
@@ -250,7 +250,7 @@ def _contact(options: SearchOptions) -> str:
     return options.contact or os.environ.get("CLIPDISTILL_CONTACT", "")
 
 
-def _knn(options: SearchOptions, stop: threading.Event) -> Source:
+def _knn(texts: Sequence[str], options: SearchOptions, stop: threading.Event) -> Source:
     from .sources.http import check_url
     from .sources.knn import KnnSettings, make_knn
 
@@ -271,7 +271,7 @@ def _knn(options: SearchOptions, stop: threading.Event) -> Source:
         url,
         settings,
         query=options.query,
-        embed=_lazy_embed(options) if named else None,
+        embed=_lazy_embed(texts, options) if named else None,
     )
 
 
@@ -305,7 +305,7 @@ def _tables(texts: Sequence[str], options: SearchOptions) -> Source:
         caption_filter=options.caption_filter,
         candidates=options.candidates,
     )
-    return make_tables(settings, _lazy_embed(options), texts)
+    return make_tables(settings, _lazy_embed(texts, options), texts)
 
 
 def _pool(texts: Sequence[str], options: SearchOptions) -> Source:
@@ -319,10 +319,11 @@ def _pool(texts: Sequence[str], options: SearchOptions) -> Source:
     def fits(card: TeacherCard) -> None:
         card.check_same(pool.teacher, f"The teacher {card}", pool.root)
 
-    return make_pooled(pool, _lazy_embed(options, names, fits), texts, options.hits)
+    return make_pooled(pool, _lazy_embed(texts, options, names, fits), texts, options.hits)
 
 
 def _lazy_embed(
+    prompts: Sequence[str],
     options: SearchOptions,
     names: tuple[str, str] | None = None,
     check: Callable[[TeacherCard], None] = lambda card: None,
@@ -341,6 +342,7 @@ def _lazy_embed(
                     model_name, pretrained, device=options.device, precision=options.precision
                 )
                 check(teacher.card)
+                teacher.mention_cut(prompts)
                 loaded.append(teacher)
             return loaded[0].embed_texts(list(texts))
 

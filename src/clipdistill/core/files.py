@@ -182,7 +182,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def read_text(path: Path, what: str, expected: str) -> str:
-    """Read UTF-8 text, with or without a byte order mark.
+    """Read UTF-8 text, or UTF-16 and UTF-32 text that begins with a byte order mark.
 
     Args:
         path: the file.
@@ -191,20 +191,34 @@ def read_text(path: Path, what: str, expected: str) -> str:
 
     Raises:
         InputError: there is no such file.
-        FormatError: it is not UTF-8 text.
+        FormatError: it is not such text.
     """
+    encoding = "utf-8"
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
+        encoding = encoding_of(data)
+        return data.decode(encoding)
     except OSError as error:
         raise InputError(
             f"{path}: {what} cannot be read ({error.strerror or error}). Expected {expected}."
         ) from error
     except UnicodeDecodeError as error:
+        if encoding != "utf-8-sig":
+            raise FormatError(
+                f"{path}: {what} begins like {encoding.upper()} text, but is not ({error}). Save "
+                "it as UTF-8 text."
+            ) from error
         raise FormatError(
             f"{path}: {what} should be UTF-8 text, but byte {error.start} "
             f"(0x{error.object[error.start]:02x}) is not. Convert the file, for example with: "
             f"iconv -f latin1 -t utf-8 {path}"
         ) from error
+
+
+def encoding_of(start: bytes) -> str:
+    """Return the encoding that a text's first four bytes name; UTF-8 where they name none."""
+    marks = {"utf-32": (b"\xff\xfe\0\0", b"\0\0\xfe\xff"), "utf-16": (b"\xff\xfe", b"\xfe\xff")}
+    return next((name for name, some in marks.items() if start.startswith(some)), "utf-8-sig")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from ..core.errors import InputError
 from ..core.files import ensure_folder
 from ..core.results import Result, Table, list_some
 from ..formats.prompts import load_prompts
-from ..formats.text import save_text
+from ..formats.text import MOST_PAIRS, save_text
 from ..models.teachers import DEFAULT_MODEL_NAME, DEFAULT_PRETRAINED
 
 NO_TEMPLATE = ("{}",)
@@ -27,8 +27,8 @@ class EmbedTextResult(Result):
         labels: the classes.
         prompts: how many prompts they have together.
         templates: how many templates each prompt was put into.
-        overlapping: pairs of labels whose embeddings are nearly the same, and their cosine; see
-            `formats.text.ALIKE`.
+        overlapping: pairs of labels whose embeddings are nearly the same, and their cosine, the
+            nearest first; at most 1000, see `formats.text.ALIKE`.
     """
 
     out: Path
@@ -41,10 +41,11 @@ class EmbedTextResult(Result):
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
         pairs = [f"{one} ~ {other} (cosine {near:.3f})" for one, other, near in self.overlapping]
+        first = f" (the nearest {MOST_PAIRS} pairs)" if len(pairs) == MOST_PAIRS else ""
         return [
             f"{len(self.labels)} labels from {self.prompts} prompts x {self.templates} templates; "
             f"teacher {self.teacher}.",
-            *list_some("The teacher hardly tells these labels apart:", pairs, 5),
+            *list_some(f"The teacher hardly tells these labels apart{first}:", pairs, 5),
             f"Text embeddings: {self.out}",
         ]
 
@@ -76,7 +77,7 @@ def embed_text(
 
     Raises:
         InputError: no prompts, or a template without {}.
-        FormatError: the prompts file is not UTF-8 text.
+        FormatError: the prompts file is not text in UTF-8, or has NUL bytes.
         ModelNotFoundError: the teacher is unknown or cannot be fetched.
         OutputError: `out` cannot be written.
     """

@@ -30,6 +30,10 @@ FORMAT = "clipdistill.text_embeddings"
 VERSION = 1
 ALIKE = 0.98
 """Cosine of two labels' embeddings above which a teacher hardly separates them."""
+MOST_PAIRS = 1000
+"""Most pairs of such labels that are listed."""
+COMPARED = 1 << 22
+"""Pairs of labels that are compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ class TextEmbeddings:
     def overlapping(
         self, also: NDArray[np.bool_] | None = None
     ) -> tuple[tuple[str, str, float], ...]:
-        """Return the pairs of labels that the teacher hardly separates, and their cosine.
+        """Return the pairs of labels that the teacher hardly separates, at most `MOST_PAIRS`.
 
         Args:
             also: bool (C, C), further pairs, above the diagonal.
@@ -159,11 +163,24 @@ class TextEmbeddings:
         Returns:
             (label, label, cosine), the nearest first.
         """
-        cosines = self.vectors @ self.vectors.T
-        near = cosines > ALIKE
-        pairs = np.argwhere(np.triu(near if also is None else near | also, k=1))
-        found = [(self.labels[i], self.labels[j], float(cosines[i, j])) for i, j in pairs]
-        return tuple(sorted(found, key=lambda pair: -pair[2]))
+        count = len(self.labels)
+        near = np.empty(0, np.float32)
+        pairs = np.empty((0, 2), np.intp)
+        rows = max(1, COMPARED // max(1, count))
+        for start in range(0, count, rows):
+            cosines = self.vectors[start : start + rows] @ self.vectors.T
+            alike = cosines > ALIKE
+            if also is not None:
+                alike |= also[start : start + rows]
+            found = np.argwhere(np.triu(alike, k=start + 1))
+            near = np.concatenate([near, cosines[found[:, 0], found[:, 1]]])
+            pairs = np.concatenate([pairs, found + np.array([start, 0])])
+            nearest = np.argsort(-near, kind="stable")[:MOST_PAIRS]
+            near, pairs = near[nearest], pairs[nearest]
+        return tuple(
+            (self.labels[i], self.labels[j], cosine)
+            for (i, j), cosine in zip(pairs.tolist(), near.tolist(), strict=True)
+        )
 
     def beside(self, text: NDArray[np.float32]) -> NDArray[np.float32]:
         """Shift class vectors (n, D) of other labels, so that they fit the vectors of these labels.

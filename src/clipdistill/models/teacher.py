@@ -25,7 +25,9 @@ from ..core.errors import (
     did_you_mean,
     first_line,
 )
-from ..core.progress import track
+from ..core.progress import message, track
+from ..core.results import list_some
+from ..core.wording import short
 from ..core.zeroshot import LogitScale, normalized
 from ..formats.cards import TEACHER_CONFIG, TEACHER_WEIGHTS, TeacherCard
 from ..formats.prompts import Prompts
@@ -86,6 +88,24 @@ class Teacher:
                 output = self._model.encode_text(tokens).float()
             parts.append(torch.nn.functional.normalize(output, dim=-1).cpu().numpy())
         return np.concatenate(parts)
+
+    def mention_cut(self, texts: Sequence[str]) -> None:
+        """Say which texts have more tokens than the teacher reads: it ignores the rest of them."""
+        most: int = getattr(self._tokenizer, "context_length", None) or 0
+        # A token has at least one byte; two tokens mark the start and the end.
+        long = [text for text in texts if len(text.encode()) + 2 > most]
+        if not most or not long:
+            return
+        padding = self._tokenizer([""], context_length=most + 1)[0, -1]
+        beyond = self._tokenizer(long, context_length=most + 1)[:, -1] != padding
+        cut = [text for text, more in zip(long, beyond.tolist(), strict=True) if more]
+        if cut:
+            lines = [short(text, 60) for text in cut]
+            title = (
+                f"{len(cut)} of {len(texts)} texts have more than the {most} tokens that the "
+                "teacher reads; it ignores the rest of them:"
+            )
+            message("\n".join(list_some(title, lines, 3)))
 
 
 def load_teacher(
@@ -159,6 +179,7 @@ def embed_classes(
         for prompt in prompts:
             texts += [template.replace("{}", prompt) for template in templates]
             owners += [label] * len(templates)
+    teacher.mention_cut(texts)
     sums = np.zeros((len(classes.labels), teacher.card.dim), dtype=np.float32)
     with track("embed text", len(texts), "texts") as step:
         for start in range(0, len(texts), TEXT_BATCH):
