@@ -42,6 +42,14 @@ from clipdistill.collect.web.addresses import (
         "::ffff:127.0.0.1",
         "::ffff:10.0.0.1",
         "::127.0.0.1",
+        "::ffff:0:127.0.0.1",
+        "::ffff:0:10.0.0.1",
+        "::fffe:10.0.0.1",
+        "2606:4700::5efe:10.0.0.1",
+        "2606:4700::200:5efe:127.0.0.1",
+        "2001:0:808:808::1",  # Teredo
+        "100::1",
+        "4000::1",
         "64:ff9b::7f00:1",
         "64:ff9b::a00:1",
         "64:ff9b:1::1",
@@ -71,6 +79,7 @@ def test_addresses_that_are_not_of_the_public_internet(text: str) -> None:
         "198.20.0.1",
         "2606:4700::1111",
         "::ffff:8.8.8.8",
+        "::ffff:0:8.8.8.8",
         "64:ff9b::808:808",
         "2002:808:808::1",
     ],
@@ -86,6 +95,8 @@ def test_wrapping_an_address_changes_nothing(address: ipaddress.IPv4Address) -> 
         ipaddress.IPv6Address(0xFFFF << 32 | number),
         ipaddress.IPv6Address(int(ipaddress.IPv6Address("64:ff9b::")) | number),
         ipaddress.IPv6Address(0x2002 << 112 | number << 80),
+        ipaddress.IPv6Address(0xFFFF << 48 | number),
+        ipaddress.IPv6Address(int(ipaddress.IPv6Address("2606:4700::5efe:0:0")) | number),
     ]
     assert {is_public(one) for one in wrapped} == {is_public(address)}
 

@@ -19,6 +19,12 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 """RFC 6052's well-known prefix: the last 32 bits are an IPv4 address."""
+TRANSLATED = ipaddress.IPv6Network("::ffff:0:0:0/96")
+"""RFC 2765's IPv4-translated addresses: the last 32 bits are an IPv4 address."""
+ISATAP = (0x00005EFE, 0x02005EFE)
+"""RFC 5214: the 32 bits before an IPv4 address at the end of any IPv6 address."""
+UNICAST = ipaddress.IPv6Network("2000::/3")
+"""The only IPv6 addresses that IANA has given to the public internet; the rest is reserved."""
 REFUSED = tuple(
     ipaddress.ip_network(text)
     for text in (
@@ -51,14 +57,14 @@ class Refused(Exception):
 def is_public(address: Address) -> bool:
     """Whether an address belongs to the public internet, in any notation.
 
-    IPv4-mapped (::ffff:a.b.c.d), IPv4-compatible, NAT64 and 6to4 addresses count as the IPv4
-    address inside.
+    IPv4-mapped (::ffff:a.b.c.d), IPv4-translated (::ffff:0:a.b.c.d), IPv4-compatible, NAT64, ISATAP
+    and 6to4 addresses count as the IPv4 address inside.
     """
     if isinstance(address, ipaddress.IPv6Address):
         inner = _inner(address)
         if inner is not None:
             return is_public(inner)
-        if address.scope_id is not None:
+        if address.scope_id is not None or address not in UNICAST:
             return False
     refused = any(address.version == net.version and address in net for net in REFUSED)
     return address.is_global and not address.is_multicast and not refused
@@ -71,7 +77,8 @@ def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     if address.sixtofour is not None:
         return address.sixtofour
     compatible = int(address) >> 32 == 0 and int(address) > 0xFFFF
-    if address in NAT64 or compatible:
+    isatap = int(address) >> 32 & 0xFFFFFFFF in ISATAP
+    if address in NAT64 or address in TRANSLATED or compatible or isatap:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return None
 
