@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import io
 import json
@@ -430,7 +431,7 @@ def test_chunked_bodies_without_end(client):
 
 
 def test_a_body_shorter_than_it_says(client, monkeypatch):
-    monkeypatch.setattr("clipdistill.core.serving.BODY_SECONDS", 0.2)
+    monkeypatch.setattr("clipdistill.core.serving.PART_SECONDS", 0.2)
     head = b"POST /knn-service HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{}"
     assert b" 408 " in client.raw(head).splitlines()[0]
 
@@ -449,6 +450,49 @@ def test_clients_that_go_away(client):
         with socket.create_connection((client.host, int(client.port))) as link:
             link.sendall(head)
     assert client.ask("GET", "/health")[0] == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /hea", b"GET /health HTTP/1.1\r\nHost: localhost\r\n"])
+def test_half_sent_requests_keep_nobody_out(pool, monkeypatch, sent):
+    monkeypatch.setattr("clipdistill.core.serving.MAX_CONNECTIONS", 20)
+    with running_service(create_app(pool)) as url, contextlib.ExitStack() as stack:
+        client = Client(url)
+        for _ in range(100):
+            link = stack.enter_context(socket.create_connection((client.host, int(client.port))))
+            link.sendall(sent)
+        for _ in range(30):
+            assert client.ask("GET", "/health")[0] == 200
+
+
+def test_a_head_that_does_not_come_is_given_up(pool, monkeypatch):
+    monkeypatch.setattr("clipdistill.core.serving.HEAD_SECONDS", 0.3)
+    with running_service(create_app(pool)) as url:
+        client = Client(url)
+        assert client.raw(b"GET /health HTTP/1.1\r\nHost: loc").startswith(b"HTTP/1.1 408")
+        begun = client.raw(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea", 20)
+        assert begun.startswith(b"HTTP/1.1 200")  # and the connection is closed in time
+
+
+def test_a_client_that_reads_nothing_is_given_up(monkeypatch):
+    monkeypatch.setattr("clipdistill.core.serving.DRAIN_SECONDS", 0.3)
+    gone = threading.Event()
+
+    async def endless(scope, receive, send):
+        if scope["type"] == "lifespan":
+            for what in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{what}.complete"})
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(1000):
+            await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
+        gone.set()
+
+    with running_service(endless) as url:
+        client = Client(url)
+        with socket.create_connection((client.host, int(client.port))) as link:
+            link.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert gone.wait(5)
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .errors import ClipDistillError, InputError
 from .loopback import LOCALHOST
 
 MAX_CONNECTIONS = 1000
+"""Open connections; fewer where the system allows a process fewer files."""
+HEAD_SECONDS = 10.0
+"""Time in which a request's headers have to arrive."""
+PART_SECONDS = 5.0
+"""Time in which the next part of a request's body has to arrive."""
+DRAIN_SECONDS = 30.0
+"""Time in which a client has to read some of its answer."""
 STOP_SECONDS = 3
 """Time for open requests to finish when a server is stopped."""
 BODY_SECONDS = 30.0
@@ -96,12 +104,13 @@ async def read_body(request: Request, most: int) -> bytes:
     try:
         return await asyncio.wait_for(_stream(request, most), BODY_SECONDS)
     except asyncio.TimeoutError as error:
-        raise Refusal(408, f"The body did not arrive in {BODY_SECONDS:.0f} seconds.") from error
+        raise Refusal(408, "The body did not arrive in time.") from error
 
 
 async def _stream(request: Request, most: int) -> bytes:
     parts, size = [], 0
-    async for part in request.stream():
+    stream = request.stream()
+    while (part := await asyncio.wait_for(anext(stream, None), PART_SECONDS)) is not None:
         size += len(part)
         if size > most:
             raise Refusal(413, f"A request's body may have at most {most} bytes.")
@@ -194,6 +203,80 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class _Connection(H11Protocol):
+    """A connection that is closed when its client keeps it without sending or reading.
+
+    Connections without a request give way to new ones, the oldest first, so that no number of
+    half-sent requests keeps others out.
+    """
+
+    opened = 0.0
+    _late: asyncio.TimerHandle | None = None
+    _stuck: asyncio.TimerHandle | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Make room for the connection, and wait for its first request."""
+        self.opened = self.loop.time()
+        super().connection_made(transport)
+        if len(self.connections) > most_connections():
+            idle = [one for one in self.connections if isinstance(one, _Connection) and one.idle]
+            oldest = min(idle, key=lambda one: one.opened)  # this one, if no other is idle
+            oldest.transport.abort()
+            self.connections.discard(oldest)
+        self._late = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what came; what is no whole request yet has to be one in time."""
+        super().data_received(data)
+        if not self.idle:
+            _cancel(self._late)
+            self._late = None
+        elif self._late is None:
+            self._late = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def pause_writing(self) -> None:
+        """Stop writing; the client has to read within a time."""
+        super().pause_writing()
+        self._stuck = self.loop.call_later(DRAIN_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Write again."""
+        _cancel(self._stuck)
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timers."""
+        _cancel(self._late)
+        _cancel(self._stuck)
+        super().connection_lost(exc)
+
+    def _give_up(self) -> None:
+        self._late = None
+        if self.idle and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
+            self.transport.close()
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()
+
+
+def most_connections() -> int:
+    """Connections that may be open: half of the files that the system allows, or fewer."""
+    try:
+        import resource
+    except ImportError:
+        return MAX_CONNECTIONS
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, files // 2)
+
+
 def make_server(app: ASGIApp) -> uvicorn.Server:
     """Make a server for `app` that sets up no logging and ignores proxies' headers."""
     return uvicorn.Server(
@@ -203,10 +286,9 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            http="h11",
+            http=_Connection,
             ws="none",
             lifespan="on",
-            limit_concurrency=MAX_CONNECTIONS,
             timeout_graceful_shutdown=STOP_SECONDS,
         )
     )
