@@ -292,9 +292,19 @@ def test_version_works_on_every_verb() -> None:
     [
         (["embd", "a", "b"], "Did you mean embed"),
         (["embed", "a", "b", "--layut", "npy"], "Did you mean --layout?"),
-        (["embed", "a", "b", "--layout", "np"], 'Did you mean "npy"?'),
-        (["embed", "a"], "--out requires an argument"),
-        (["embed", "a", "b", "--batch-size", "x"], 'unable to convert "x" into int'),
+        (["embed", "a", "b", "--layout", "np"], "one of clip-retrieval, npy. Did you mean npy?"),
+        (["embed", "a"], "OUT is missing: folder for"),
+        (["embed", "a"], "Expected: clipdistill embed IMAGES OUT."),
+        (["embed", "a", "b", "--batch-size"], "--batch-size needs a value: "),
+        (["embed", "a", "b", "--batch-size", "x"], "--batch-size 'x': expected a whole number."),
+        (["embed", "a", "b", "--batch-size", "1.5"], "'1.5': expected a whole number."),
+        (["distill", "a", "b", "c", "d", "--lr", "x"], "--lr 'x': expected a number."),
+        (
+            ["embed", "a", "b", "c"],
+            "Too many arguments: c. Expected: clipdistill embed IMAGES OUT.",
+        ),
+        (["--layout", "npy"], "Unknown option --layout, or it stands before the command"),
+        (["embed", "a", "b", "--prec", "fp32"], "option --prec. Did you mean --precision?"),
         (["embed", "a", "b", "--json=x"], "--json"),
     ],
 )
@@ -306,6 +316,34 @@ def test_a_wrong_command_line_exits_2(args: list[str], said: str) -> None:
     assert said in done.stderr
     assert "Try: clipdistill" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["embed", "a", "b", "--batch-size", "0"], "--batch-size 0: expected 1 or more."),
+        (["embed", "a", "b", "--batch-size", "9" * 400], "expected 1 or more."),
+        (["search", "p.txt", "u.txt"], "Give --source."),
+        (["search", "p.txt", "u.txt", "--source", "knn"], "needs --url"),
+        (["search", "p.txt", "u.txt", "--source", "commons"], "--contact"),
+        (["serve", "pool", "--port", "99999"], "0 to 65535"),
+        (["embed", "https://a.org/b", "out"], "IMAGES https://a.org/b: expected a file or folder"),
+        (["download", "u.txt", "s3://bucket/b"], "IMAGES s3://bucket/b: expected a file or folder"),
+    ],
+)
+def test_a_wrong_value_or_a_missing_option_exits_2(args: list[str], said: str, tmp_path) -> None:
+    (tmp_path / "p.txt").write_text("a cat\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "clipdistill", *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=environment(),
+    )
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.startswith("error: ")
 
 
 # Errors and exit codes

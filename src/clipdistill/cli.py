@@ -18,17 +18,29 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
-from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
+from cyclopts import (
+    App,
+    CoercionError,
+    CycloptsError,
+    Group,
+    MissingArgumentError,
+    Parameter,
+    RepeatArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 
 from .core.errors import ClipDistillError, MissingExtraError, OutputError, did_you_mean
 from .core.progress import reporting
-from .core.signatures import EMPTY, KEYWORD, command, options_of
+from .core.signatures import EMPTY, KEYWORD, command, documentation, options_of, plain_hint
 from .core.wording import HIDDEN, drawn
 from .verbs import GROUPS, VERBS, Verb
 
@@ -185,8 +197,21 @@ def _command(verb: Verb) -> Callable[..., Any]:
         if option.kind is KEYWORD:
             common = not verb.common or option.name in verb.common or option.default is EMPTY
             group = COMMON if common else ADVANCED
-        groups[option.name] = Parameter(group=group)
+        whole = _whole_number if plain_hint(option.hint) is int else None
+        groups[option.name] = Parameter(group=group, converter=whole)
     return command(function, groups)
+
+
+def _whole_number(kind: type, tokens: Sequence[Any]) -> int:
+    """Convert a text to a whole number; cyclopts itself would round 1.5."""
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+    if not number.is_integer():
+        raise ValueError(text)
+    return int(number)
 
 
 def _home(app: App, verb: Verb, place: int) -> App:
@@ -443,9 +468,67 @@ def _usage_text(error: CycloptsError) -> str:
         known = {words[len(chain)] for words in names if words[: len(chain)] == chain}
         token = (error.unused_tokens or [""])[0]
         text = f"Unknown command {token!r}.{did_you_mean(token, sorted(known))}"
+        if token.startswith("-"):
+            text = f"Unknown option {token}, or it stands before the command it belongs to."
     else:
-        text = str(error)
+        text = _argument_text(error, chain)
     return f"{text}\nTry: {' '.join(['clipdistill', *chain, '--help'])}"
+
+
+def _argument_text(error: CycloptsError, chain: Sequence[str]) -> str:
+    """What is wrong with the arguments of a command."""
+    names = [] if error.argument is None else [n for n in error.argument.names if n[:2] == "--"]
+    name = names[0] if names else ""
+    if isinstance(error, MissingArgumentError) and name:
+        field = name.lstrip("-").replace("-", "_")
+        about = _about(chain, field)
+        if error.keyword:
+            return f"{error.keyword} needs a value{about}."
+        shown = field.upper() if field in _positional(chain) else name
+        return f"{shown} is missing{about}.{_order(chain)}"
+    if isinstance(error, CoercionError) and error.token is not None and error.argument is not None:
+        hint = plain_hint(error.argument.hint)
+        choices = [str(one) for one in get_args(hint)] if get_origin(hint) is Literal else []
+        kind = {int: "a whole number", float: "a number", bool: "no value"}.get(
+            hint, "another value"
+        )
+        expected = f"one of {', '.join(choices)}" if choices else kind
+        near = did_you_mean(error.token.value, choices, 1)
+        return f"{error.token.keyword or name} {error.token.value!r}: expected {expected}.{near}"
+    if isinstance(error, UnknownOptionError):
+        given = error.token.keyword or error.token.value
+        known = [n.lstrip("-") for one in error.argument_collection for n in one.names]
+        near = did_you_mean(given.partition("=")[0].lstrip("-"), known, 1)
+        return f"Unknown option {given}.{near.replace('mean ', 'mean --')}"
+    if isinstance(error, UnusedCliTokensError):
+        more = " ".join(error.unused_tokens or ())
+        return f"Too many arguments: {more}.{_order(chain)} Put quotes around what contains blanks."
+    if isinstance(error, RepeatArgumentError):
+        return f"{error.token.keyword or name} is given more than once."
+    return str(error)
+
+
+def _verb(chain: Sequence[str]) -> Verb | None:
+    return next((one for one in VERBS if one.name.split() == list(chain)), None)
+
+
+def _positional(chain: Sequence[str]) -> list[str]:
+    verb = _verb(chain)
+    found = options_of(verb.function()) if verb else []
+    return [option.name for option in found if option.kind is not KEYWORD]
+
+
+def _about(chain: Sequence[str], name: str) -> str:
+    """The description of an argument in its verb's help, after a colon; "" without one."""
+    verb = _verb(chain)
+    text = documentation(verb.function()) if verb else ""
+    found = re.search(rf"^    {name}: (.*(?:\n     .*)*)", text, re.MULTILINE)
+    return f": {' '.join(found[1].split()).rstrip('.')}" if found else ""
+
+
+def _order(chain: Sequence[str]) -> str:
+    names = " ".join(name.upper() for name in _positional(chain))
+    return f" Expected: clipdistill {' '.join(chain)} {names}".rstrip() + "."
 
 
 def _default_text(value: Any) -> str | None:

@@ -123,7 +123,7 @@ def test_nothing_found_and_no_urls_are_in_the_summary(prompts, urls):
         result = search(prompts, urls, options(fake))
     said = text_of(result)
     assert "Found nothing for:\n  a green square" in said
-    assert "2 hits have no URL" in said
+    assert "no URL can be downloaded: 2 hits." in said
     assert "a red disc: 2 (3 found, 1 without a URL)" in said
 
 

@@ -202,7 +202,7 @@ def test_images_without_embeddings_and_embeddings_without_images(pile):
     assert result.unlistable == ("bro\nken.png",)
     assert set(pile.numbers()) == {1, 2, 3}
     text = "\n".join(map(str, result.summary()))
-    assert "2 images are not embedded" in text
+    assert "because not embedded: 2 images" in text
     assert r"bro\nken.png" in text
 
 

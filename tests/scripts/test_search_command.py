@@ -60,7 +60,7 @@ def test_an_existing_file_without_append(knn: FakeService, tmp_path: Path) -> No
 
 def test_without_an_address_it_says_why(tmp_path: Path) -> None:
     done = run(tmp_path, "-n", 10)
-    assert done.returncode == 3
+    assert done.returncode == 2
     assert done.stderr.startswith("error: The search needs --url")
     assert "knn.laion.ai" in done.stderr
     assert "clipdistill serve" in done.stderr

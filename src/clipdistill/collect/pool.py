@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import FormatError, InputError, MismatchError
+from ..core.errors import FormatError, InputError, MismatchError, OptionError
 from ..core.files import read_array
 from ..core.zeroshot import LogitScale, normalized
 from ..formats.cards import TeacherCard
@@ -184,12 +184,12 @@ def teacher_names(pool: Pool, model_name: str | None, pretrained: str | None) ->
     """Name and weights tag of the teacher for a pool's queries: the pool's own, unless named.
 
     Raises:
-        InputError: the pool does not name its teacher, and no other is named.
+        OptionError: the pool does not name its teacher, and no other is named.
     """
     if model_name is not None:
         return model_name, pretrained or ""
     if pool.teacher.fingerprint is None:
-        raise InputError(
+        raise OptionError(
             f"{pool.root}: the pool does not name its teacher. Name it with --model-name NAME "
             f"--pretrained TAG (its vectors have {pool.dim} dimensions)."
         )

@@ -11,9 +11,10 @@ import numpy as np
 from cyclopts import Parameter
 from numpy.typing import NDArray
 
-from ..core.errors import InputError
+from ..core.errors import InputError, OptionError
 from ..core.results import Result, Table
 from ..core.signatures import NameOrPath
+from ..core.wording import many
 from ..formats.prompts import Prompts, load_prompts
 from ..formats.text import load_text
 from ..images.loading import default_workers, load_pixels, stack
@@ -78,7 +79,7 @@ class PoolSearchResult(Result):
         lines: list[str | Table] = [_table(answer) for answer in self.answers]
         if self.broken:
             lines.append(
-                f"{self.broken} rows of {self.pool} hold NaN or infinite values and were left out."
+                f"Left out, with NaN or infinite values: {many(self.broken, 'row')} of {self.pool}."
             )
         return lines
 
@@ -123,7 +124,7 @@ def pool_search(
     if wanted.labels or image:
         queries += _embedded_queries(opened, wanted, image, model_name, pretrained, device)
     if not queries:
-        raise InputError(
+        raise OptionError(
             f'Nothing to search for. Expected: pool search {pool} "a red fish" ..., --prompts FILE,'
             " --image FILE or --text FILE"
         )

@@ -18,6 +18,7 @@ from ..core.errors import InputError, OutputError
 from ..core.files import ensure_folder
 from ..core.progress import message, track
 from ..core.results import Result, Table, list_some
+from ..core.wording import many
 from ..formats.prompts import load_prompts
 from ..formats.urls import UrlRow, read_urls, save_urls
 from ..models.teachers import DEFAULT_MODEL_NAME, DEFAULT_PRETRAINED
@@ -88,11 +89,12 @@ class SearchResult(Result):
         ]
         lost = sum(one.without_url for one in self.prompts)
         lines: list[str | Table] = [
-            f"{self.added} URLs for {len(self.prompts)} prompts{resumed}, source {self.source}"
+            f"{many(self.added, 'URL')} for {many(len(self.prompts), 'prompt')}{resumed}, "
+            f"source {self.source}"
             f"{before}.",
         ]
         if lost:
-            lines.append(f"{lost} hits have no URL that can be downloaded and were left out.")
+            lines.append(f"Left out, because no URL can be downloaded: {many(lost, 'hit')}.")
         lines += list_some("Found nothing for:", nothing)
         lines += list_some(f"Fewer than {self.asked} different URLs for:", fewer)
         return [*lines, f"URLs: {self.urls} (the origin of each: {_parquet(self.urls).name})"]

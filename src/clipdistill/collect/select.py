@@ -12,9 +12,10 @@ import numpy as np
 from cyclopts import Parameter
 from numpy.typing import NDArray
 
-from ..core.errors import InputError
+from ..core.errors import InputError, OptionError
 from ..core.progress import message, track
 from ..core.results import Result, Table, list_some
+from ..core.wording import many
 from ..formats.selection import (
     LIST,
     SHEETS,
@@ -101,11 +102,11 @@ class SelectResult(Result):
         )
         columns = ("label", ">images", ">taken", ">near-duplicate", ">below", ">over", ">lowest")
         lines: list[str | Table] = [
-            Table(f"{self.taken} of {self.images} images selected", columns, rows)
+            Table(f"{self.taken} of {many(self.images, 'image')} selected", columns, rows)
         ]
         if self.not_embedded:
             lines.append(
-                f"{self.not_embedded} images are not embedded and were left out. Run "
+                f"Left out, because not embedded: {many(self.not_embedded, 'image')}. Run "
                 "`clipdistill embed` for them."
             )
         names = [repr(name) for name in self.unlistable]
@@ -221,14 +222,14 @@ def _check(
     min_score: float | None, num_images: int | None, max_images: int | None, duplicates: float
 ) -> None:
     if min_score is None and num_images is None and max_images is None:
-        raise InputError(
+        raise OptionError(
             "How many images should be selected? Give --num-images (per label), --min-score or "
             "--max-images."
         )
     if any(value is not None and value < 1 for value in (num_images, max_images)):
-        raise InputError("--num-images and --max-images should be 1 or more.")
+        raise OptionError("--num-images and --max-images should be 1 or more.")
     if not -1 <= (min_score or 0) <= 1 or not 0 < duplicates <= 1:
-        raise InputError("--min-score should be -1 to 1, and --duplicates above 0 and at most 1.")
+        raise OptionError("--min-score should be -1 to 1, and --duplicates above 0 and at most 1.")
 
 
 def _score(pool: Pool, classes: TextEmbeddings, listed: Sequence[ImageItem]) -> _Pile:

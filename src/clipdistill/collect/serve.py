@@ -12,10 +12,11 @@ import numpy as np
 from cyclopts import Parameter
 from numpy.typing import NDArray
 
-from ..core.errors import InputError, MissingExtraError
+from ..core.errors import MissingExtraError, OptionError
 from ..core.loopback import LOCALHOST, LOOPBACK, is_loopback
 from ..core.progress import message
 from ..core.results import Result, Table
+from ..core.wording import many
 from ..images.decode import decoded
 from ..images.sources import ImageItem, list_images
 from .pool import Pool, open_pool, teacher_names
@@ -117,7 +118,9 @@ def serve(
             )
         url = url_of(listener)
         with contextlib.suppress(KeyboardInterrupt):  # the way to stop it
-            message(f"Serving {len(opened)} images as {options.name!r} at {url} (Ctrl-C stops)")
+            message(
+                f"Serving {many(len(opened), 'image')} as {options.name!r} at {url} (Ctrl-C stops)"
+            )
             make_server(app).run([listener])
     return ServeResult(opened.root, url)
 
@@ -147,9 +150,9 @@ def build_service(pool: Pool, images: Path | None, options: ServeOptions) -> Sta
 
 def _check(options: ServeOptions) -> None:
     if min(options.max_body, options.max_results, options.searches) < 1:
-        raise InputError("--max-body, --max-results and --searches should be 1 or more.")
+        raise OptionError("--max-body, --max-results and --searches should be 1 or more.")
     if not options.name.strip():
-        raise InputError("--name should not be empty.")
+        raise OptionError("--name should not be empty.")
 
 
 def _hosts(options: ServeOptions, alone: bool) -> tuple[str, ...] | None:

@@ -2,7 +2,8 @@
 
     ClipDistillError            1   any other error that clipdistill raises on purpose
     ├── InputError              3   what the user named is missing, empty or unreadable
-    │   └── ImageError          3   one image cannot be used (a row in the report, rarely fatal)
+    │   ├── ImageError          3   one image cannot be used (a row in the report, rarely fatal)
+    │   └── OptionError         2   an option has a wrong value, or one that is needed is missing
     ├── FormatError             4   a file is not what it should be: truncated, another kind, newer
     ├── MismatchError           5   two artefacts do not belong together: teacher, dimension, labels
     ├── ModelNotFoundError      6   unknown model name, or its weights cannot be fetched
@@ -35,6 +36,12 @@ class InputError(ClipDistillError):
 
 class ImageError(InputError):
     """One image cannot be used; `str(error)` is the reason for the report."""
+
+
+class OptionError(InputError):
+    """An option has a wrong value, or one that is needed is missing: a wrong command line."""
+
+    exit_code = 2
 
 
 class FormatError(ClipDistillError):

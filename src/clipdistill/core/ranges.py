@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import InputError
+from .errors import OptionError
+
+LARGEST = 1 << 63
+"""Largest whole number of any option."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Range:
 
     def __contains__(self, value: float) -> bool:
         """Whether a number is in the range; NaN and infinity are in none."""
+        if isinstance(value, int) and abs(value) > LARGEST:
+            return False  # no float can hold it
         enough = value > self.least if self.above else value >= self.least
         little = value < self.most if self.below else value <= self.most
         return math.isfinite(value) and enough and little
@@ -105,10 +110,10 @@ def check_numbers(given: Mapping[str, Any]) -> None:
         given: name of an option -> its value; those without a range are not checked.
 
     Raises:
-        InputError: a number is out of range.
+        OptionError: a number is out of range.
     """
     for name, value in given.items():
         expected = RANGES.get(name)
         if expected is not None and isinstance(value, int | float) and value not in expected:
             option = "--" + name.replace("_", "-")
-            raise InputError(f"{option} {value}: expected {expected}.")
+            raise OptionError(f"{option} {value}: expected {expected}.")

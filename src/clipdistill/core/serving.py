@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .errors import ClipDistillError, InputError
+from .errors import ClipDistillError, InputError, OptionError
 from .loopback import LOCALHOST
 
 MAX_CONNECTIONS = 1000
@@ -179,7 +179,7 @@ def listen(host: str, port: int) -> socket.socket:
         InputError: the address is not this machine's, or the port is taken.
     """
     if not 0 <= port <= 65535:  # the system would take it modulo 65536
-        raise InputError(f"Cannot listen on port {port}: choose a --port from 0 to 65535.")
+        raise OptionError(f"Cannot listen on port {port}: choose a --port from 0 to 65535.")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from .errors import InputError, did_you_mean
+from .errors import OptionError, did_you_mean
 from .ranges import check_numbers
 
 EMPTY = inspect.Parameter.empty
@@ -176,6 +176,12 @@ def command(function: Callable[..., Any], groups: Mapping[str, Any]) -> Callable
     @functools.wraps(function)
     def verb(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
+            keyword = signature.parameters[name].kind is KEYWORD
+            for one in value if isinstance(value, tuple) else (value,):
+                if isinstance(one, Path):
+                    title = f"--{name.replace('_', '-')}" if keyword else name.upper()
+                    check_no_url(title, str(one))
         many = next((bound.arguments.pop(p.name, ()) for p in shown if p.kind is VARIADIC), ())
         return call(function, many, bound.arguments)
 
@@ -194,12 +200,12 @@ def check_ranges(options: Any, ranges: Mapping[str, tuple[bool, str]]) -> None:
         ranges: name of an option -> (whether its value is in range, the range in words).
 
     Raises:
-        InputError: a value is out of range.
+        OptionError: a value is out of range.
     """
     for name, (fine, expected) in ranges.items():
         if not fine:
             option = "--" + name.replace("_", "-")
-            raise InputError(f"{option} {getattr(options, name)}: expected {expected}.")
+            raise OptionError(f"{option} {getattr(options, name)}: expected {expected}.")
 
 
 def documentation(function: Callable[..., Any]) -> str:
@@ -278,7 +284,7 @@ def converted(name: str, value: Any, hint: Any) -> Any:
     """Convert a value to the option's type.
 
     Raises:
-        InputError: the value is of another type, or none of the choices.
+        OptionError: the value is of another type, or none of the choices.
     """
     kind, origin = plain_hint(hint), get_origin(plain_hint(hint))
     if value is None and _takes_none(hint):
@@ -292,15 +298,34 @@ def converted(name: str, value: Any, hint: Any) -> Any:
     return _plain(name, value, kind)
 
 
+URL = re.compile(r"(https?|ftp|s3|gs|hf|az|hdfs|file):/+", re.IGNORECASE)
+
+
+def check_no_url(name: str, text: str) -> None:
+    """Refuse a URL where a path of this machine is expected.
+
+    Raises:
+        OptionError: it is a URL, even one whose slashes a `Path` has joined.
+    """
+    if URL.match(text):
+        url = URL.sub(r"\1://", text, count=1)
+        raise OptionError(
+            f"{name} {url}: expected a file or folder of this machine, found a URL. Fetch it first "
+            "(lists of image URLs with: clipdistill download)."
+        )
+
+
 def _plain(name: str, value: Any, kind: Any) -> Any:
     """Convert a value to a truth value, number, text or path."""
     expected, accepted = _KINDS.get(kind, ("", (object,)))
     if hasattr(value, "item") and kind in (int, float) and getattr(value, "ndim", 1) == 0:
         value = value.item()  # NumPy's numbers
     if not isinstance(value, accepted) or (kind is not bool and isinstance(value, bool)):
-        raise InputError(f"{name}={value!r}: expected {expected}.")
+        raise OptionError(f"{name}={value!r}: expected {expected}.")
     if kind is Path and not value:
-        raise InputError(f"{name}={value!r}: expected the path of a file or folder.")
+        raise OptionError(f"{name}={value!r}: expected the path of a file or folder.")
+    if kind is Path:
+        check_no_url(name, str(value))
     if kind in (float, Path):
         return kind(value)
     return value
@@ -326,12 +351,12 @@ def _choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
         return value
     listed = ", ".join(map(repr, choices))
     hint = did_you_mean(str(value), [str(one) for one in choices])
-    raise InputError(f"{name}={value!r}: expected one of {listed}.{hint}")
+    raise OptionError(f"{name}={value!r}: expected one of {listed}.{hint}")
 
 
 def _several(name: str, value: Any, kind: Any) -> tuple[Any, ...]:
     if isinstance(value, str | os.PathLike):
         value = (value,)
     if not isinstance(value, Iterable):
-        raise InputError(f"{name}={value!r}: expected a text or a list of texts.")
+        raise OptionError(f"{name}={value!r}: expected a text or a list of texts.")
     return tuple(converted(name, one, kind) for one in value)

@@ -19,7 +19,7 @@ from ..core.errors import InputError, MismatchError, OutputError
 from ..core.files import ensure_folder
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
-from ..core.wording import percent
+from ..core.wording import many, percent
 from ..formats.cards import Compression, StudentCard, TeacherCard
 from ..formats.embeddings import CACHE, Embeddings, Failure, load_embeddings, match_rows
 from ..formats.prompts import load_prompts
@@ -117,7 +117,8 @@ class DistillResult(Result):
         """See `Result.summary`."""
         lines: list[str | Table] = [
             f"{self.arch} ({self.parameters / 1e6:.1f} M parameters, {self.image_size} px, "
-            f"{self.dim}-d): {self.epochs} epochs over {self.train_images} images"
+            f"{self.dim}-d): {many(self.epochs, 'epoch')} over "
+            f"{many(self.train_images, 'image')}"
             f"{', continued' if self.resumed else ''}.",
         ]
         if self.val_cosine is not None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..core.errors import InputError
+from ..core.errors import OptionError
 from ..core.files import ensure_folder
 from ..core.results import Result, Table, list_some
+from ..core.wording import many
 from ..formats.prompts import load_prompts
 from ..formats.text import MOST_PAIRS, save_text
 from ..models.teachers import DEFAULT_MODEL_NAME, DEFAULT_PRETRAINED
@@ -43,8 +44,8 @@ class EmbedTextResult(Result):
         pairs = [f"{one} ~ {other} (cosine {near:.3f})" for one, other, near in self.overlapping]
         first = f" (the nearest {MOST_PAIRS} pairs)" if len(pairs) == MOST_PAIRS else ""
         return [
-            f"{len(self.labels)} labels from {self.prompts} prompts x {self.templates} templates; "
-            f"teacher {self.teacher}.",
+            f"{many(len(self.labels), 'label')} from {many(self.prompts, 'prompt')} x "
+            f"{many(self.templates, 'template')}; teacher {self.teacher}.",
             *list_some(f"The teacher hardly tells these labels apart{first}:", pairs, 5),
             f"Text embeddings: {self.out}",
         ]
@@ -104,7 +105,7 @@ def resolve_templates(template: Sequence[str]) -> tuple[str, ...]:
     """Turn template texts and set names into templates, each with one `{}`.
 
     Raises:
-        InputError: one has no `{}` and is not the name of a set.
+        OptionError: one has no `{}` and is not the name of a set.
     """
     result: list[str] = []
     for one in template:
@@ -113,7 +114,7 @@ def resolve_templates(template: Sequence[str]) -> tuple[str, ...]:
         elif one in ("openai", "simple"):
             result += _openai_set(one)
         else:
-            raise InputError(
+            raise OptionError(
                 f"Template {one!r}: expected a text with {{}} where the prompt goes, such as "
                 "'a photo of {}', or one of the sets: openai, simple."
             )

@@ -30,9 +30,11 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
+        why = first_line(error)
+        if why.startswith("Expected one of"):  # torch lists every back end that it has heard of
+            why = "expected auto, cpu, cuda, cuda:1 or mps"
         raise InputError(
-            f"Device {name!r} cannot be used here ({first_line(error)}). Try --device cpu or "
-            "--device auto."
+            f"Device {name!r} cannot be used here ({why}). Try --device cpu or --device auto."
         ) from error
     return device
 

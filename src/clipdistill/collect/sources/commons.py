@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, Literal, cast
 
-from ...core.errors import InputError, ServiceError
+from ...core.errors import OptionError, ServiceError
 from ...formats.urls import UrlRow
 from .hits import Source, usable_url
 from .http import Service
@@ -41,12 +41,12 @@ def contact_of(text: str | None) -> str:
     """Check the contact for Wikimedia's User-Agent policy.
 
     Raises:
-        InputError: it is missing, or neither an e-mail address nor a URL.
+        OptionError: it is missing, or neither an e-mail address nor a URL.
     """
     found = (text or "").strip()
     if re.fullmatch(r"[^\s()@]+@[^\s()@]+\.[^\s()@]+|https?://[^\s()]+", found):
         return found
-    raise InputError(
+    raise OptionError(
         "Wikimedia's User-Agent policy requires a contact for every program, and blocks programs "
         "without one. Give your e-mail address or a URL of yours with --contact (or set "
         f"CLIPDISTILL_CONTACT); found {repr(found) if found else 'none'}."

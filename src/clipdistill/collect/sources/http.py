@@ -23,7 +23,7 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from ...core.errors import InputError, ServiceError
+from ...core.errors import InputError, OptionError, ServiceError
 from ..retry_after import retry_after
 
 MAX_BODY = 64 << 20
@@ -289,10 +289,10 @@ def check_url(url: str, option: str) -> str:
     """Check the address of a service, and return it without a slash at its end.
 
     Raises:
-        InputError: it is not an http(s) address.
+        OptionError: it is not an http(s) address.
     """
     if not re.match(r"https?://[^/\s?#@]+(/[^\s?#]*)?$", url, re.IGNORECASE):
-        raise InputError(
+        raise OptionError(
             f"{option} {url!r}: expected an address such as http://127.0.0.1:1234 or "
             "https://example.org/api"
         )

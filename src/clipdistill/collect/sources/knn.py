@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ...core.errors import InputError, ServiceError, did_you_mean
+from ...core.errors import InputError, OptionError, ServiceError, did_you_mean
 from ...core.progress import message
 from ...formats.urls import UrlRow
 from .hits import Embed, Source, usable_url
@@ -76,7 +76,7 @@ def make_knn(
     base = url.removesuffix(ENDPOINT).rstrip("/")
     index = choose_index(service, base, settings.indice_name)
     if query == "embedding" and embed is None:
-        raise InputError(
+        raise OptionError(
             "--query embedding needs the teacher that made the service's index. Add --model-name "
             "and --pretrained."
         )

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...core.errors import InputError, ServiceError
+from ...core.errors import OptionError, ServiceError
 from ...formats.urls import UrlRow
 from .hits import Source, usable_url
 from .http import Service
@@ -56,7 +56,7 @@ def make_openverse(
         license_type: uses that the licences have to allow, separated by commas.
 
     Raises:
-        InputError: there is no such licence or use.
+        OptionError: there is no such licence or use.
     """
     only = {
         "license": _checked("--license", license, LICENSES),
@@ -109,7 +109,7 @@ def _checked(option: str, value: str, known: tuple[str, ...]) -> str:
     parts = [part.strip().lower() for part in value.split(",") if part.strip()]
     for part in parts:
         if part not in known:
-            raise InputError(f"{option} {part!r}: expected one of {', '.join(known)}.")
+            raise OptionError(f"{option} {part!r}: expected one of {', '.join(known)}.")
     return ",".join(parts)
 
 

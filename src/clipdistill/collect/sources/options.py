@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from ...core.errors import InputError
+from ...core.errors import OptionError
 from ...core.signatures import check_ranges
 
 SourceName = Literal["knn", "commons", "openverse", "parquet", "pool"]
@@ -136,16 +136,16 @@ class SearchOptions(SourceOptions):
         """Refuse values that cannot work.
 
         Raises:
-            InputError: an option is out of range, or a required option of the source is missing.
+            OptionError: an option is out of range, or a required option of the source is missing.
         """
         if self.source is None:
-            raise InputError(WHICH_SOURCE)
+            raise OptionError(WHICH_SOURCE)
         if self.source == "knn" and not self.url:
-            raise InputError(NO_PUBLIC_KNN)
+            raise OptionError(NO_PUBLIC_KNN)
         if self.source == "pool" and self.pool is None:
-            raise InputError("--source pool needs --pool: a folder of embeddings with URLs.")
+            raise OptionError("--source pool needs --pool: a folder of embeddings with URLs.")
         if self.source == "parquet" and not self.tables:
-            raise InputError(
+            raise OptionError(
                 "--source parquet needs --tables: files, globs, or URLs such as "
                 "hf://datasets/ORG/NAME/*.parquet"
             )

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.errors import FormatError, InputError, MismatchError
+from ...core.errors import FormatError, MismatchError, OptionError
 from ...core.files import read_array
 from ...core.progress import track
 from ...core.zeroshot import normalized
@@ -149,7 +149,7 @@ def _check_filter(text: str) -> None:
     try:
         pyarrow.compute.match_substring_regex(pyarrow.array([""]), text, ignore_case=True)
     except pyarrow.ArrowException as error:
-        raise InputError(
+        raise OptionError(
             f"--caption-filter {text!r}: not a regular expression ({error})."
         ) from error
 
