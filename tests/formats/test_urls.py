@@ -77,3 +77,54 @@ def test_tables_that_cannot_be_used(tmp_path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(FormatError):
         list(read_urls(path))
+
+
+TABLES = {
+    "a.csv": b'id,URL,caption\n1,http://a/1,"a cat, sitting"\n2,,none\n3,"http://a/2?x=1,2",dog\n',
+    "a.txt": b"URL\tTEXT\nhttp://a/1\ta cat, sitting\nhttp://a/2?x=1,2\tdog\n",
+    "cc.tsv": b"a cat, sitting\thttp://a/1\ndog\thttp://a/2?x=1,2\n",
+    "b.csv": b'http://a/1,"a cat, sitting"\n"http://a/2?x=1,2",dog\n',
+    "quoted.tsv": b'"url"\t"text"\n"http://a/1"\t"a cat, sitting"\n"http://a/2?x=1,2"\t"dog"\n',
+    "list.jsonl": b'{"url": "http://a/1", "text": "a cat, sitting", "n": [1]}\n\n'
+    b'{"URL": "http://a/2?x=1,2", "caption": "dog"}\n{"url": null}\n',
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_as_text_are_read_as_tables(tmp_path: Path, name: str) -> None:
+    data = TABLES[name]
+    for text in (data, data.replace(b"\n", b"\r\n"), data.decode().encode("utf-16")):
+        (tmp_path / name).write_bytes(text)
+        rows = list(read_urls(tmp_path / name))
+        assert [(row.url, row.caption) for row in rows] == [
+            ("http://a/1", "a cat, sitting"),
+            ("http://a/2?x=1,2", "dog"),
+        ]
+        assert count_urls(tmp_path / name) == 2
+
+
+def test_a_table_of_one_column_and_captions_in_latin_1(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"url\nhttp://a/1,2\nhttp://a/3\n")
+    assert [row.url for row in read_urls(tmp_path / "a.txt")] == ["http://a/1,2", "http://a/3"]
+    (tmp_path / "a.csv").write_bytes(b"url,caption\nhttp://a/1,caf\xe9\n")
+    assert [row.caption for row in read_urls(tmp_path / "a.csv")] == ["caf\\xe9"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("a.csv", b"id,link\n1,http://a\n", "expected a column url .*found id, link"),
+        ("a.tsv", b"id\tname\n1\tx\n", "expected a column url"),
+        ("a.txt", b"id,link\n1,http://a\n", "one URL per line.*found 'id,link'"),
+        ("a.json", b'[{"url": "http://a"}]\n', "one URL per line"),
+        ("a.jsonl", b'{"url": "http://a"}\nno json\n', "line 2: expected a JSON object with a url"),
+        ("a.jsonl", b'{"link": "http://a"}\n', "line 1: expected a JSON object with a url"),
+        ("a.jsonl", b'["http://a"]\n', "line 1: expected a JSON object with a url"),
+        ("a.txt", "http://a\n".encode("utf-16-le"), "one URL per line"),
+        ("a.csv", b'url,caption\nhttp://a,"' + b"x" * 200_000 + b'"\n', "not a readable table"),
+    ],
+)
+def test_what_is_no_list_is_refused_before_anything_is_asked(tmp_path, name, data, said) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(FormatError, match=said):
+        count_urls(tmp_path / name)

@@ -2,13 +2,13 @@
 with the prompt, score, source and licence of each.
 
 Only the text file decides which URLs are in the list, so it may be edited by hand.  The parquet
-adds what is known of them.
+adds what is known of them.  Tables of others (.parquet, .csv, .tsv, .jsonl) are lists, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..core.errors import FormatError, InputError
 from ..core.files import atomic_path, write_bytes
 from ..core.wording import valid
 from .parquet import TypeMismatch, arrow, typed_rows, write_rows
+from .url_tables import open_list, table_rows
 
 BATCH_ROWS = 8192
 """Parquet rows that are in memory while a file is read."""
@@ -73,7 +74,7 @@ def one_line(url: str) -> str:
 
 
 def read_urls(path: Path) -> Iterator[UrlRow]:
-    """Read a list, text or parquet, row by row, in its order and with repeated URLs.
+    """Read a list, text, table or parquet, row by row, in its order and with repeated URLs.
 
     Raises:
         InputError: there is no such file.
@@ -82,6 +83,11 @@ def read_urls(path: Path) -> Iterator[UrlRow]:
     """
     if path.suffix.lower() == ".parquet":
         yield from _parquet_rows(path)
+        return
+    table = _table_rows(path)
+    if table is not None:
+        for found in table:
+            yield replace(UrlRow(""), **found)
         return
     beside = path.with_suffix(".parquet")
     known = {row.url: row for row in _parquet_rows(beside)} if beside.is_file() else {}
@@ -94,26 +100,33 @@ def count_urls(path: Path) -> int:
 
     Raises:
         InputError: there is no such file.
-        FormatError: it is not UTF-8 text, or not parquet.
+        FormatError: it is not UTF-8 text, not parquet, or has no column of URLs.
     """
     if path.suffix.lower() == ".parquet":
         return int(_open_parquet(path).metadata.num_rows)
-    return sum(1 for _ in _lines(path))
+    table = _table_rows(path)
+    return sum(1 for _ in (_lines(path) if table is None else table))
+
+
+def _table_rows(path: Path) -> Iterator[dict[str, Any]] | None:
+    if path.with_suffix(".parquet").is_file() and path.suffix.lower() == ".txt":
+        return None  # a list that `search` wrote
+    try:
+        return table_rows(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: the list of URLs cannot be read ({error.strerror or error}). Expected a text "
+            "file with one URL per line, or a .csv, .tsv, .jsonl or .parquet with a column url. "
+            "Make one with: clipdistill search"
+        ) from error
 
 
 def _lines(path: Path) -> Iterator[str]:
     try:
-        # Not universal newlines: a pasted URL may contain a form feed or U+2028.
-        with open(path, encoding="utf-8-sig", newline="\n") as handle:
+        with open_list(path) as handle:
             for line in handle:
                 if url := line.strip("\r\n \t"):
                     yield url
-    except OSError as error:
-        raise InputError(
-            f"{path}: the list of URLs cannot be read ({error.strerror or error}). Expected a text "
-            "file with one URL per line, or a .parquet with a column url. Make one with: "
-            "clipdistill search"
-        ) from error
     except UnicodeDecodeError as error:
         raise FormatError(
             f"{path}: the list of URLs should be UTF-8 text, but a byte "

@@ -115,6 +115,14 @@ def test_redirects_are_followed_and_each_target_is_checked(
     assert fetch(tmp_path, server.url("one")).read() == jpeg(3)
 
 
+def test_headers_that_browsers_read_are_read(server: HostileServer, tmp_path: Path) -> None:
+    server.answers["long"] = replies(jpeg(1), Set_Cookie="x" * 65_000)
+    assert fetch(tmp_path, server.url("long")).read() == jpeg(1)
+    server.answers["latin"] = replies(b"", 302, Location="/caf\xe9.jpg")
+    server.answers["caf\ufffd.jpg"] = replies(jpeg(2))  # how the server reads %E9
+    assert fetch(tmp_path, server.url("latin")).read() == jpeg(2)
+
+
 def test_without_leave_loopback_is_not_asked(server: HostileServer, tmp_path: Path) -> None:
     server.answers["a.jpg"] = replies(jpeg())
     for host in ("127.0.0.1", "localhost", "2130706433"):

@@ -11,15 +11,8 @@ from typing import Any
 
 from ...core.errors import FormatError, InputError, MissingExtraError, ServiceError
 from ...formats.parquet import TypeMismatch, texts
+from ...formats.url_tables import COLUMNS, columns_of
 
-COLUMNS = {
-    "url": ("url", "originalurl", "image_url", "imageurl"),
-    "caption": ("text", "caption", "title", "top_caption"),
-    "license": ("license", "license_type", "licence"),
-    "license_url": ("license_url",),
-    "attribution": ("attribution", "author", "creator", "artist"),
-}
-"""Our column name -> the names in tables, lower case, the most likely first."""
 BATCH_ROWS = 8192
 
 
@@ -169,12 +162,7 @@ def _columns(name: str, there: Sequence[str]) -> dict[str, str]:
     Raises:
         FormatError: it has no column of URLs, or none of captions.
     """
-    by_lower = {one.lower(): one for one in reversed(there)}
-    found: dict[str, str] = {}
-    for field, names in COLUMNS.items():
-        match = next((by_lower[one] for one in names if one in by_lower), None)
-        if match is not None:
-            found[field] = match
+    found = {field: there[place] for field, place in columns_of(there).items()}
     for field in ("url", "caption"):
         if field not in found:
             raise FormatError(

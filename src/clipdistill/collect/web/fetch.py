@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import ssl
 import tempfile
@@ -30,6 +31,8 @@ MIN_RATE = 1024
 """Least average rate of a body in bytes per second, checked after `RATE_AFTER`."""
 RATE_AFTER = 5.0
 """Seconds of a body before its rate is checked."""
+MAX_HEADER = 1 << 17
+"""Bytes of a header; some servers send policies and cookies of 64 KB, which browsers read."""
 RESOLVERS = 32
 """Threads that resolve names; the system's resolver blocks."""
 
@@ -97,7 +100,7 @@ class Fetcher:
             async with self._asking(target) as answer:
                 state.http_status = answer.status
                 if answer.status in REDIRECTS and "Location" in answer.headers:
-                    url = urljoin(str(target), answer.headers["Location"])
+                    url = urljoin(str(target), _location(answer.headers["Location"]))
                     continue
                 await self._receive(answer, state)
                 return
@@ -188,6 +191,8 @@ async def open_fetcher(options: DownloadOptions, spool: Path) -> AsyncIterator[F
         timeout=timeout,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
+        max_line_size=MAX_HEADER,
+        max_field_size=MAX_HEADER,
         trust_env=options.env_proxy,
         headers={
             "User-Agent": options.user_agent,
@@ -196,6 +201,11 @@ async def open_fetcher(options: DownloadOptions, spool: Path) -> AsyncIterator[F
         },
     ) as session:
         yield Fetcher(session, options, spool)
+
+
+def _location(header: str) -> str:
+    """A redirect's target, its bytes that are not UTF-8 percent-encoded, as browsers do it."""
+    return re.sub("[\udc80-\udcff]", lambda found: f"%{ord(found[0]) - 0xDC00:02X}", header)
 
 
 def _explain_connector(error: aiohttp.ClientConnectorError, state: Fetched) -> None:
