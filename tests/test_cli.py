@@ -396,6 +396,14 @@ def test_the_unforeseen_asks_for_a_report(fake: list[str]) -> None:
     assert "Traceback" in call(fake, "broken", "--debug").stderr
 
 
+def test_too_little_memory_is_no_fault_of_ours(capsys) -> None:
+    def hungry() -> None:
+        raise MemoryError
+
+    assert cli.run_script(hungry) == cli.UNEXPECTED
+    assert "error: There is not enough memory" in capsys.readouterr().err
+
+
 def test_file_names_that_are_not_utf8_are_named_anyway(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff\xfe")
     done = run("embed", str(tmp_path / name), str(tmp_path / "out"))

@@ -427,6 +427,14 @@ def _explain(error: BaseException, output: Output) -> int:
         code, text = WRONG_COMMAND_LINE, _usage_text(error)
     elif isinstance(error, KeyboardInterrupt):
         code, text = INTERRUPTED, "stopped; run the same command again to go on"
+    elif isinstance(error, MemoryError):
+        code, text = (
+            UNEXPECTED,
+            (
+                "There is not enough memory for this. Close other programs, allow this one more (ulimit "
+                "-v), or give it less at a time."
+            ),
+        )
     else:
         code = UNEXPECTED
         text = (

@@ -44,6 +44,8 @@ def test_fields_of_another_version_are_left_out_or_get_their_default() -> None:
     assert from_json(Inner, {"name": "x", "later": 1}) == Inner("x")
     with pytest.raises(ValueError, match="name is missing"):
         from_json(Inner, {"share": 1.0})
+    with pytest.raises(ValueError, match="share: expected a number"):
+        from_json(Inner, {"name": "x", "share": 10**400})
 
 
 def test_a_wrong_value_is_named() -> None:

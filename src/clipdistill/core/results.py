@@ -148,6 +148,8 @@ def to_json(value: Any) -> Any:
 
 
 Kind = TypeVar("Kind")
+LARGEST = 1 << 1000
+"""Whole numbers beyond it are none in any file of ours, and the largest have no float."""
 PLAIN = {str: "a text", int: "a whole number", bool: "true or false", float: "a number"}
 """Types of fields that JSON has as they are, and how messages call them."""
 
@@ -190,6 +192,8 @@ def _built(kind: Any, value: Any, where: str) -> Any:
 
 def _plain(kind: type, value: Any, where: str) -> Any:
     kinds = (int, float) if kind is float else (kind,)
+    if kind is float and type(value) is int and abs(value) > LARGEST:
+        _expect(False, PLAIN[kind], value, where)
     return kind(_expect(type(value) in kinds, PLAIN[kind], value, where))
 
 

@@ -142,7 +142,7 @@ class OnnxCard:
                 precision=card.get("precision", "fp32"),
                 compression=None if compression is None else Compression.from_json(compression),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise _damaged(path, f"the card cannot be read: {error!r}") from error
         except FormatError as error:
             raise _damaged(path, str(error)) from error

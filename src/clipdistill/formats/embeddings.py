@@ -306,7 +306,7 @@ def read_failures(root: Path) -> tuple[Failure, ...]:
         try:
             value = json.loads(line)
             found.append(Failure(str(value["image_path"]), str(value["reason"])))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FormatError(
                 f"{path}, line {number}: expected an image and a reason ({error!r}). Delete the "
                 "file, or run `clipdistill embed` again."
@@ -336,7 +336,7 @@ def _stored_header(path: Path, schema: pyarrow.Schema) -> Header | None:
         return None
     try:
         value = json.loads(stored)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(
             f"{path}: the card of the embeddings is not JSON ({error}). {REMEDY}"
         ) from error

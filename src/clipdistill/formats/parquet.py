@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from itertools import islice
@@ -146,6 +147,8 @@ def typed_rows(
     for row in zip(*read.values(), strict=True):
         found = {}
         for field, value in zip(read, row, strict=True):
-            if value is not None and not (kinds[field] == "int" and value != value):
-                found[field] = int(value) if kinds[field] == "int" else value
+            if kinds[field] == "int" and value is not None:
+                value = int(value) if math.isfinite(value) else None
+            if value is not None:
+                found[field] = value
         yield found

@@ -233,7 +233,7 @@ def read_metrics(folder: Path) -> tuple[dict[str, Any], ...]:
         try:
             value = json.loads(line)
             rows.append({"epoch": int(value["epoch"]), **value})
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise FormatError(
                 f"{path}, line {number}: expected the metrics of an epoch ({error!r}). Delete the "
                 "file, or copy the student's folder again."

@@ -223,7 +223,7 @@ class TextEmbeddings:
                 calibration=_calibration(value.get("calibration")),
                 adaptation=Adaptation.from_json(value.get("adaptation"), vectors.shape),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise FormatError(f"text embeddings cannot be read: {error!r}") from error
         if vectors.shape != (len(result.labels), result.teacher.dim):
             raise FormatError(

@@ -80,6 +80,7 @@ def test_lagging_databases_are_waited_for():
         ([1], "expected the answer of a MediaWiki API"),
         ({"batchcomplete": True, "query": {"pages": {"1": {}}}}, "expected a list of files"),
         ({"batchcomplete": True, "query": {"pages": [{"imageinfo": [3]}]}}, "imageinfo"),
+        ({"batchcomplete": True, "continue": [1]}, "expected how to continue"),
     ],
 )
 def test_other_answers_are_errors(value, said):
@@ -88,6 +89,16 @@ def test_other_answers_are_errors(value, said):
         pytest.raises(ServiceError, match=said),
     ):
         list(source(fake)("cat", 5))
+
+
+@pytest.mark.parametrize("index", [None, "x", [1], 10**400, -1, True])
+def test_odd_places_and_metadata_end_nothing(index):
+    info = {"url": "https://x/1.jpg", "extmetadata": [1]}
+    page = {"title": "File:A.jpg", "index": index, "imageinfo": [info]}
+    value = {"batchcomplete": True, "query": {"pages": [page, {**page, "title": "B", "index": 1}]}}
+    with FakeService(lambda asked: Reply(value)).running() as fake:
+        rows = list(source(fake)("cat", 5))
+    assert {row.caption for row in rows} == {"A", "B"}
 
 
 def test_paging_in_circles_ends():

@@ -126,12 +126,12 @@ def test_columns_in_other_cases_and_licences():
     assert (row.license, row.license_url) == ("CC BY 2.0", item["license"])
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.3", None, True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.3", None, True, 10**400])
 def test_a_similarity_that_is_no_finite_number(value):
     items = [{**knn_items("x", 1)[0], "similarity": value}]
     with (
         fake_knn(lambda prompt: items).running() as fake,
-        pytest.raises(ServiceError, match=f"'x' has the similarity {value!r}"),
+        pytest.raises(ServiceError, match=f"'x' has the similarity {repr(value)[:9]}"),
     ):
         list(source(fake)("x", 4))
 

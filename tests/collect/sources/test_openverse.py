@@ -69,6 +69,8 @@ def test_a_used_up_limit_is_waited_for():
     day = {"x-ratelimit-limit-d": "200/day", "x-ratelimit-available-d": "0"}
     assert rest_of(day) == 0  # hours; the 429 that comes says how many
     assert rest_of({"x-ratelimit-available-x": "0"}) == 0
+    for odd in ("9" * 400 + "/min", "1/" + "9" * 5000 + "min", "0/min", "x"):
+        assert rest_of({**headers, "x-ratelimit-limit-anon_burst": odd}) in (0, 3.0)
 
 
 def test_rests_are_kept():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import html
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, Literal, cast
@@ -102,14 +103,25 @@ def _pages(service: Service, api: str, fields: Mapping[str, str]) -> Iterator[di
         for page in _found(service.name, value):
             batch.setdefault(str(page.get("title")), {}).update(page)
         if "batchcomplete" in value:
-            yield from sorted(batch.values(), key=lambda page: int(page.get("index", 0)))
+            yield from sorted(batch.values(), key=_place)
             batch = {}
         if "continue" not in value:
             return
+        if not isinstance(value["continue"], dict):
+            raise ServiceError(
+                f"{service.name} ({api}): expected how to continue, found "
+                f"{str(value['continue'])[:80]}"
+            )
         following = {str(key): str(text) for key, text in value["continue"].items()}
         if following == more:
             raise ServiceError(f"{service.name} ({api}): its paging goes in circles.")
         more = following
+
+
+def _place(page: Mapping[str, Any]) -> int:
+    """The place of a file in the results; the last where the answer gives none."""
+    index = page.get("index")
+    return index if isinstance(index, int) else sys.maxsize
 
 
 def _busy(value: Any) -> str:
@@ -156,9 +168,9 @@ def _row(name: str, prompt: str, rank: int, page: Mapping[str, Any]) -> UrlRow:
     )
 
 
-def _plain(about: Mapping[str, Any], name: str) -> str:
+def _plain(about: Any, name: str) -> str:
     """Return a field of the metadata without its HTML."""
-    field = about.get(name)
+    field = about.get(name) if isinstance(about, dict) else None
     value = field.get("value") if isinstance(field, dict) else None
     if not isinstance(value, (str, int)):
         return ""

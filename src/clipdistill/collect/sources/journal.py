@@ -18,7 +18,7 @@ from ...core.files import writing
 from ...core.progress import message
 from ...core.results import from_json
 from ...formats.urls import UrlRow
-from .hits import usable_url
+from .hits import ranked, usable_url
 
 FORMAT = "clipdistill.search"
 VERSION = 1
@@ -131,8 +131,8 @@ def _parsed(line: bytes) -> Any:
     try:
         value = json.loads(line)
         if "prompt" in value:
-            rows = [from_json(UrlRow, row) for row in value["rows"]]
-            rows = [replace(row, url=usable_url(row.url)) for row in rows]
+            read = [from_json(UrlRow, row) for row in value["rows"]]
+            rows = ranked([replace(row, url=usable_url(row.url)) for row in read])
             return {"prompt": str(value["prompt"]), "rows": rows}
         return value if "settings" in value else None
     except (ValueError, TypeError, KeyError, RecursionError):

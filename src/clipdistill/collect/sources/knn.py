@@ -8,6 +8,7 @@ embedding_input is answered with [{"id", "similarity", "url", "caption", ...}, .
 from __future__ import annotations
 
 import math
+import reprlib
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -187,9 +188,12 @@ def _rows(name: str, prompt: str, answer: Any, n: int) -> Iterator[UrlRow]:
 
 
 def _similarity(name: str, prompt: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    # Whole numbers may have any number of digits, and then no float.
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or (isinstance(value, int) and abs(value) > 1 << 63) or not math.isfinite(value):
         raise ServiceError(
-            f"{name}: a result for {prompt!r} has the similarity {value!r}, expected a finite "
+            f"{name}: a result for {prompt!r} has the similarity {reprlib.repr(value)}, expected a "
+            "finite "
             "number. Its index holds damaged vectors, or another model made the query."
         )
     return float(value)

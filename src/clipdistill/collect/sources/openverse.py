@@ -98,7 +98,7 @@ def rest_of(headers: Mapping[str, str]) -> float:
     for name, left in headers.items():
         if name.startswith("x-ratelimit-available-") and left.strip() in ("0", "-1"):
             rate = headers.get(name.replace("-available-", "-limit-"), "")
-            match = re.match(r"(\d+)\s*/\s*(\d*)\s*([smhd])", rate.strip().lower())
+            match = re.match(r"(\d{1,9})\s*/\s*(\d{0,9})\s*([smhd])", rate.strip().lower())
             if match and int(match[1]):
                 seconds = int(match[2] or 1) * _UNITS[match[3]]
                 waits.append(seconds / int(match[1]))
