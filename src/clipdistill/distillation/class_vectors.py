@@ -39,8 +39,9 @@ of images follows its own half the way (more and fewer: benchmarks/adapt-2026-11
 SUPPORTED = 3
 """Images from which a class counts as present in the pool."""
 HELD = 0.75
-"""What has to be left of `likeness` after the last round: 0.9 and more where the pool holds the
-classes, 0.6 where none of its images is of any (benchmarks/adapt-2026-11-28.md)."""
+"""What has to be left of `likeness` after the last round.  Measured 2026-11-28 with one teacher
+(lit-efficientnet-lite2), 10 draws each of 2 to 15 of 20 kinds: 0.81 to 0.95 where the pool holds
+three or more classes of the list (0.67 to 0.89 for two), 0.39 to 0.73 where it holds none."""
 
 
 @dataclass(frozen=True)
