@@ -428,12 +428,10 @@ def _explain(error: BaseException, output: Output) -> int:
     elif isinstance(error, KeyboardInterrupt):
         code, text = INTERRUPTED, "stopped; run the same command again to go on"
     elif isinstance(error, MemoryError):
-        code, text = (
-            UNEXPECTED,
-            (
-                "There is not enough memory for this. Close other programs, allow this one more (ulimit "
-                "-v), or give it less at a time."
-            ),
+        code = UNEXPECTED
+        text = (
+            "There is not enough memory for this. Close other programs, allow this one more "
+            "(ulimit -v), or give it less at a time."
         )
     else:
         code = UNEXPECTED
