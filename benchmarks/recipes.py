@@ -47,12 +47,14 @@ class Recipe:
         pretrained: start from --student-weights.
         options: of `distill`.
         views: whether the embeddings with views are used.
+        raw: whether embeddings are as the tower gives them, not of unit length.
     """
 
     arch: str
     pretrained: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     views: bool = False
+    raw: bool = False
 
 
 LITE = "tf_efficientnet_lite0"
@@ -70,6 +72,7 @@ RECIPES = {
             "grad_clip": 0.0,
             "flip": False,
         },
+        raw=True,  # as the older scripts stored them; the mean squared error depends on it
     ),
     "resnet18, defaults": Recipe("resnet18", options={"image_size": 64}),
     "resnet18, EMA .99": Recipe("resnet18", options={"image_size": 64, "ema_decay": 0.99}),
@@ -177,6 +180,10 @@ def measured(
     """Train one recipe within the older one's processor seconds, and measure it."""
     recipe = RECIPES[name]
     emb = asked.out / "emb"
+    if recipe.raw:
+        emb = asked.out / "emb-raw"
+        raw = {"normalize": False, "dtype": "float32"}
+        clipdistill.embed(asked.images, emb, model_name=asked.teacher, **raw)
     if recipe.views:
         emb = asked.out / "emb-views"
         clipdistill.embed(asked.images, emb, model_name=asked.teacher, views=asked.views)

@@ -21,6 +21,17 @@ def short_teacher(name: str) -> str:
     return {"local-dir": Path(rest).name, "hf-hub": rest}.get(scheme, name)
 
 
+def short_name(name: str) -> str:
+    """A model's name without the folders before it; a hub's or open_clip's name as it is."""
+    prefix, colon, rest = name.partition(":")
+    if colon and not prefix.endswith("dir"):
+        return name
+    path = rest if colon else prefix
+    if colon or path.startswith(("/", ".")) or path.endswith((".onnx", ".engine", ".pth")):
+        return path.rstrip("/").rsplit("/", 1)[-1]
+    return name
+
+
 def short_names(models: Sequence[str], runtimes: Sequence[str] = ()) -> list[str]:
     """The ends of models' names, as short as they are distinct, one per model.
 

@@ -19,7 +19,7 @@ ANCHOR_SCALE = 20.0
 """Logit scale of similarities to anchors: a temperature of 0.05.  SEED has 0.01 for the teacher and
 0.2 for the student (Fang et al. 2021)."""
 ANCHOR_WEIGHT, RELATION_WEIGHT = 0.1, 10.0
-"""Weights of the added terms; the cosine has weight 1."""
+"""Weights of the added terms; the cosine has weight 1.  They were not tuned."""
 
 
 @dataclass(frozen=True)

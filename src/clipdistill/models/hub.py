@@ -18,7 +18,7 @@ def hub_access(*, allowed: bool = True) -> Iterator[None]:
     """Set the hub for loading models: without a network only its local cache, without retries.
 
     huggingface_hub tries every file five times, which takes about 25 seconds per file when there
-    is no network (1.x and 2.4, measured 2026-11-28).  Here one connection attempt detects it.
+    is no network (2.4, measured 2026-11-28).  Here one connection attempt detects it.
 
     Args:
         allowed: False: use the local cache even if the hub can be reached.

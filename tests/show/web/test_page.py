@@ -26,13 +26,13 @@ from PIL import Image
 
 from browser import PHONE, launched, opened
 from clipdistill.core.errors import InputError
+from clipdistill.core.model_names import short_name
 from clipdistill.formats.text import TextEmbeddings, save_text
 from clipdistill.models.embedder import Embedder
 from clipdistill.models.open import open_embedder
 from clipdistill.models.recognizer import Recognizer
 from clipdistill.pipeline.toy.world import draw
 from clipdistill.show.predict import predict
-from clipdistill.show.web.answers import short_name
 from clipdistill.show.web.class_lists import ClassLists, Models, check_classes
 
 pytest.importorskip("starlette")

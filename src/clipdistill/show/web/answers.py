@@ -33,14 +33,3 @@ def answer(recognizer: Recognizer, image: Image.Image) -> dict[str, Any]:
     best = top_k(shares[None], SHOWN)[0]
     ranked = [(recognizer.labels[index], float(shares[index])) for index in best]
     return {"ranked": ranked, "milliseconds": round(took, 2)}
-
-
-def short_name(name: str) -> str:
-    """A model's name without the folders before it; a hub's or open_clip's name as it is."""
-    prefix, colon, rest = name.partition(":")
-    if colon and not prefix.endswith("dir"):
-        return name
-    path = rest if colon else prefix
-    if colon or path.startswith(("/", ".")) or path.endswith((".onnx", ".engine", ".pth")):
-        return path.rstrip("/").rsplit("/", 1)[-1]
-    return name

@@ -32,6 +32,7 @@ from starlette.routing import Route
 
 from ...core.errors import ClipDistillError, ImageError
 from ...core.loopback import LOOPBACK
+from ...core.model_names import short_name
 from ...core.progress import message
 from ...core.serving import (
     ERRORS_AS_ANSWERS,
@@ -43,7 +44,7 @@ from ...core.serving import (
 )
 from ...images.decode import decode
 from ...models.recognizer import UNKNOWN, Recognizer
-from .answers import answer, short_name
+from .answers import answer
 from .class_lists import LONGEST_NAME, MOST_CLASSES, ClassLists, Encode, Models, check_classes
 from .guard import Guard
 
