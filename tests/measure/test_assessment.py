@@ -32,6 +32,8 @@ def test_within_chance_of_the_teacher_is_as_good():
     assert assess(replace(GOOD, accuracy=0.9 - 0.8 * chance(0.9, 500))).level == "good"
     assert assess(replace(GOOD, accuracy=0.92)).line.startswith("As good as the teacher: 92.0%")
     assert assess(replace(GOOD, accuracy=0.84)).level == "care"
+    assert assess(replace(GOOD, accuracy=0.984, teacher_accuracy=1.0)).level == "good"
+    assert assess(replace(GOOD, accuracy=0.97, teacher_accuracy=1.0)).level == "care"
     assert assess(unlabelled()).level == "good"
     assert assess(unlabelled(agreement=0.85)).level == "care"
 

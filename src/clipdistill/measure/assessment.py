@@ -1,7 +1,7 @@
 """What a measured student is good for, in one line a person can act on.
 
 The line starts the report and the summary of `run`.  Its limits are rules of thumb, stated here
-once; differences within chance are never held against a student.
+once; differences within chance, or of two points, are never held against a student.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ WEAK_TEACHER = 0.5
 """A teacher below this accuracy on the user's own classes is the first thing to change."""
 FEW_IMAGES = 30
 """Training images per class below which more images are the first thing to try."""
+CLOSE = 0.02
+"""A difference of accuracy that is none in practice, even where it is more than chance."""
 SIGMAS = 2.0
 """Standard errors that count as chance: 95%."""
 
@@ -191,7 +193,7 @@ def _compared(evidence: Evidence) -> Assessment:
     right, top = evidence.accuracy, evidence.teacher_accuracy
     if right is not None and top is not None:
         figures = f"{percent(right)} right, the teacher {percent(top)}"
-        if right >= top - chance(top, evidence.images):
+        if right >= top - max(CLOSE, chance(top, evidence.images)):
             return Assessment("good", f"{figures}, on {evidence.images} images.")
         far = right < SHARE_OF_TEACHER * top
     elif evidence.agreement is not None:
