@@ -404,10 +404,26 @@ def test_student_weights_keep_their_projection_out(tmp_path, data):
     torch.manual_seed(5)
     wide = build_student("test_resnet", 1000).state_dict()
     torch.save(wide, tmp_path / "imagenet.pth")
-    run(data, tmp_path / "student", still(student_weights=tmp_path / "imagenet.pth"))
+    # --pretrained then needs no hub: the file replaces timm's weights.
+    options = still(student_weights=tmp_path / "imagenet.pth", pretrained=True)
+    run(data, tmp_path / "student", options)
     found = load_weights(tmp_path / "student/model.safetensors")
     assert torch.allclose(found["conv1.0.weight"], wide["conv1.0.weight"], atol=1e-6)
     assert found["fc.weight"].shape == (16, 96)
+
+
+def test_a_training_from_random_weights_is_announced(tmp_path, finished, data, capsys):
+    parent, _ = finished
+    torch.save(build_student("test_resnet", 9).state_dict(), tmp_path / "weights.pth")
+    for name, start in (
+        ("random", {}),
+        ("file", {"student_weights": tmp_path / "weights.pth"}),
+        ("derived", {"init_checkpoint": parent}),
+    ):
+        with reporting(PlainReporter()):
+            run(data, tmp_path / name, still(**start))
+        announced = "starts from random weights" in capsys.readouterr().err
+        assert announced == (name == "random"), name
 
 
 # Kills and resuming.

@@ -141,6 +141,10 @@ class DistillResult(Result):
         return [*lines, f"Student: {self.out}"]
 
 
+RANDOM_WEIGHTS = (
+    "The student starts from random weights. Pretrained ones (--pretrained, or --student-weights "
+    "FILE) give far more accuracy in the same time; docs/students.md has figures."
+)
 STATES = {
     "dense": "dense, as it was",
     "sparse": "2:4 sparse, as it was",
@@ -257,6 +261,8 @@ def distill(
         check_start(options, card, parent)
     accelerator = _accelerator(options)
     network = _network(card, earlier, options)
+    if earlier is None and not (options.pretrained or options.starts_from_file):
+        message(RANDOM_WEIGHTS)
     ensure_folder(out)
     cache = _pixel_cache(pairs, card, embeddings, options)
     _decode(cache, accelerator)
@@ -503,7 +509,7 @@ def _initial_network(card: StudentCard, options: DistillOptions) -> torch.nn.Mod
         card.arch,
         card.dim,
         image_size=card.preprocess.size,
-        pretrained=options.pretrained and options.init_checkpoint is None,  # which replaces all
+        pretrained=options.pretrained and not options.starts_from_file,  # which replaces all
         ask_hub=True,
     )
     check_size(network, card.arch, card.preprocess.size)

@@ -188,6 +188,11 @@ class DistillOptions(TrainingOptions):
         """Whether the student becomes sparse, INT8 or both."""
         return self.sparse or self.qat
 
+    @property
+    def starts_from_file(self) -> bool:
+        """Whether the first weights are those of a file."""
+        return self.init_checkpoint is not None or self.student_weights is not None
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
