@@ -402,8 +402,10 @@ def _trace(source: TorchEmbedder, side: int, arch: str, path: Path) -> None:
     """
     import torch
 
+    from ..models.compression.padding import fix_padding
     from .graph import OPSET
 
+    fix_padding(source.module, side)
     # Two images: with one, networks that look at the batch size would have it baked in.
     example = torch.zeros(2, 3, side, side, device=source.device)
     batch = {0: "batch"}

@@ -3,6 +3,7 @@
 links       a graph with its links, on which everything else works
 files       loading untrusted files; checking and writing ours
 tidy        cleaning up after torch's exporter
+shapes      sizes that do not depend on the number of images, as constants
 head        zero-shot head and metadata, shared by `export` and `relabel`
 quantized   INT8 for TensorRT and OpenVINO: Q/DQ around every layer
 cpu         INT8 for ONNX Runtime's CPU provider, made from the former

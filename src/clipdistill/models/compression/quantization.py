@@ -21,6 +21,7 @@ import torch
 from ...core.errors import ClipDistillError, InputError, MissingExtraError
 from ...formats.cards import Calibration, Quantization
 from .folding import fold
+from .padding import fix_padding
 from .residuals import check_adds, quantize_shortcuts
 from .structure import Layer, evaluating, read_structure
 
@@ -83,7 +84,9 @@ def why_float(layer: Layer) -> str:
 
 
 def insert_quantizers(network: torch.nn.Module, image_size: int, arch: str) -> Quantization:
-    """Fold the batch norms and insert the quantisers; `calibrate` sets their ranges.
+    """Fix the padding, fold the batch norms and insert the quantisers.
+
+    `calibrate` sets their ranges.
 
     Args:
         network: network in floating point; changed in place.
@@ -99,6 +102,7 @@ def insert_quantizers(network: torch.nn.Module, image_size: int, arch: str) -> Q
         MissingExtraError: ModelOpt is not installed.
     """
     tools = modelopt()
+    fix_padding(network, image_size)
     folded = fold(network, image_size)
     structure = read_structure(network, image_size)
     reasons = {layer.name: why_float(layer) for layer in structure.layers}
@@ -129,8 +133,7 @@ def _convert(tools: _ModelOpt, layer: Layer, arch: str) -> None:
     if type(layer.module) not in tools.registry:
         raise InputError(
             f"Student {arch}: its layer {layer.name} is a {type(layer.module).__name__}, which "
-            "ModelOpt cannot quantise. Choose a student with plain convolutions, such as one whose "
-            "name does not start with tf_."
+            "ModelOpt cannot quantise. Choose a student with plain convolutions."
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about tensor parallelism, which is not used
