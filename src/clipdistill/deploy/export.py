@@ -7,6 +7,7 @@ with torch's embeddings of real images.  A file that fails one is not kept.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import time
 import warnings
@@ -376,7 +377,7 @@ def _write(
     from .graph.lint import lint_model
     from .graph.targets import prepare
 
-    _trace(source, card.preprocess.size, card.arch, path)
+    _trace(source, card, path)
     model = load_graph(path)
     tidy(model, card)
     card = prepare(model, card, card.preprocess.normalize(checks.pixels))
@@ -394,25 +395,25 @@ def _write(
     return card, report
 
 
-def _trace(source: TorchEmbedder, side: int, arch: str, path: Path) -> None:
-    """Run torch's exporter.
+def _trace(source: TorchEmbedder, card: OnnxCard, path: Path) -> None:
+    """Run torch's exporter on the network as a device runs it: merged, with constant paddings.
 
     The TorchScript one: measured with torch 2.14, the newer one (dynamo=True) gives opset 18 and
     its converter to 17 fails (Resize, ReduceMean with axes as input), leaving the file at 18.
     """
     import torch
 
-    from ..models.compression.padding import fix_padding
     from .graph import OPSET
 
-    fix_padding(source.module, side)
+    side = card.preprocess.size
+    network = _as_deployed(source.module, side, compressed=card.compression is not None)
     # Two images: with one, networks that look at the batch size would have it baked in.
     example = torch.zeros(2, 3, side, side, device=source.device)
     batch = {0: "batch"}
     try:
         with _quiet(), torch.inference_mode():
             torch.onnx.export(
-                _unit_length(source.module),
+                _unit_length(network),
                 (example,),
                 str(path),
                 dynamo=False,
@@ -424,9 +425,25 @@ def _trace(source: TorchEmbedder, side: int, arch: str, path: Path) -> None:
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ClipDistillError(
-            f"torch cannot export {arch} to ONNX opset {OPSET} ({first}). "
+            f"torch cannot export {card.arch} to ONNX opset {OPSET} ({first}). "
             "Choose another architecture; ResNets, EfficientNets, MobileNets and ViTs work."
         ) from error
+
+
+def _as_deployed(network: torch.nn.Module, side: int, *, compressed: bool) -> torch.nn.Module:
+    """The network with merged branches, unless compressed, and constant paddings.
+
+    Whether a compressed student is merged was decided before; merging it now would fill the zeros
+    of a 2:4 layer.
+    """
+    from ..models.compression.merging import can_merge, merge
+    from ..models.compression.padding import fix_padding
+
+    if not compressed and can_merge(network):
+        network = copy.deepcopy(network)
+        merge(network, side)
+    fix_padding(network, side)
+    return network
 
 
 def _unit_length(network: torch.nn.Module) -> torch.nn.Module:

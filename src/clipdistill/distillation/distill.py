@@ -395,12 +395,15 @@ def _new_card(
             if parent is None
             else f"The input is that of {options.init_checkpoint}: {preprocess.geometry}."
         )
+    compression = None if parent is None else parent.compression
+    merged = compression is not None and compression.merged
     return StudentCard(
         arch=arch,
         dim=pairs.teacher.dim,
         preprocess=preprocess,
         teacher=pairs.teacher if known else None,
         training={"options": options.identity(), "data": pairs.fingerprint()},
+        compression=Compression(merged=True) if merged else None,
     )
 
 
@@ -493,9 +496,13 @@ def _network(
 
 
 def _initial_network(card: StudentCard, options: DistillOptions) -> torch.nn.Module:
-    """Build the student and give it its initial weights, the same for the same seed."""
+    """Build the student and give it its initial weights, the same for the same seed.
+
+    It is merged where the student to start from is merged.
+    """
     import torch
 
+    from ..models.compression.merging import merge_unchecked
     from ..models.student import build_student, check_size, load_backbone_weights, load_state
 
     torch.manual_seed(options.seed)
@@ -507,6 +514,8 @@ def _initial_network(card: StudentCard, options: DistillOptions) -> torch.nn.Mod
         ask_hub=True,
     )
     check_size(network, card.arch, card.preprocess.size)
+    if card.compression is not None and card.compression.merged:
+        merge_unchecked(network)
     if options.student_weights is not None:
         load_backbone_weights(network, options.student_weights)
     if options.init_checkpoint is not None:

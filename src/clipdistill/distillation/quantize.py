@@ -340,9 +340,8 @@ def _calibrate(
     """Make the embedder's network INT8 in place, its ranges taken from `pixels`."""
     from ..models.compression import Compressed, add_int8
 
-    sparse = None if card.compression is None else card.compression.sparse
     return add_int8(
-        Compressed(embedder.module, Compression(sparse=sparse)),
+        Compressed(embedder.module, card.compression or Compression()),
         card.preprocess.size,
         card.arch,
         _batches(embedder, pixels, batch_size),

@@ -164,10 +164,13 @@ class Compression:
     Attributes:
         sparse: its 2:4 sparsity; None for a dense student.
         int8: its quantisation; None for a student in floating point.
+        merged: whether its branches are merged and its standardised weights computed; a compressed
+            student alone is stored so, and trained so.
     """
 
     sparse: Sparsity | None = None
     int8: Quantization | None = None
+    merged: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
