@@ -152,7 +152,7 @@ STATES = {
 
 def _compression_lines(result: DistillResult) -> list[str | Table]:
     """What was done, what was left alone, and what each step cost."""
-    from ..models.compression import describe
+    from ..models.compression import describe, float_adds_note
 
     done = result.compression
     assert done is not None
@@ -160,6 +160,7 @@ def _compression_lines(result: DistillResult) -> list[str | Table]:
     for title, facts in (("Not pruned:", done.sparse), ("Not quantised:", done.int8)):
         if facts is not None:
             lines += list_some(title, [f"{name}: {why}" for name, why in facts.skipped], 5)
+    lines += float_adds_note(done)
     if result.val_cosine is not None:
         states = [*result.before, StateMeasure("", result.val_cosine, result.val_agreement)]
         rows = [

@@ -141,10 +141,11 @@ class Quantization:
         calibration_images: number of images of the INT8 calibration.
         trained: whether the student was trained with its quantisers afterwards (QAT).
         layers: names of the modules whose weight and input are quantised.
-        residuals: names of the quantisers of the shortcuts, one per residual add.
+        residuals: names of the quantisers of the shortcuts, one per residual add that has one.
         folded: names of the batch norms that were folded into the layer before them.
         skipped: (name, reason) of the layers that stay in floating point.
-        quantizers: number of enabled quantisers: two per layer and one per residual add.
+        quantizers: number of enabled quantisers: two per layer and one per quantised add.
+        float_adds: number of residual adds that stay in floating point.
     """
 
     method: str
@@ -155,6 +156,7 @@ class Quantization:
     folded: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
     quantizers: int
+    float_adds: int = 0
 
 
 @dataclass(frozen=True)

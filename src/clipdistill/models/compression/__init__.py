@@ -1,8 +1,9 @@
 """Compressing a student: 2:4 sparsity, INT8, or both, always in this order.
 
 In memory a compressed student is a timm network with branches merged (where it has some), batch
-norms folded (INT8 only), masks applied (2:4) and ModelOpt's quantisers inserted (INT8).  On disk it is a state dict and a `Compression` in
-the card, from which `rebuild` builds the same network again; nothing is pickled.
+norms folded (INT8 only), masks applied (2:4) and ModelOpt's quantisers inserted (INT8).  On disk it
+is a state dict and a `Compression` in the card, from which `rebuild` builds the same network again;
+nothing is pickled.
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ from .merging import merge, merge_unchecked
 from .quantization import calibrate, insert_quantizers
 from .sparsity import Masks, found_sparsity, prune
 
-__all__ = ["Compressed", "add_int8", "add_sparsity", "check_int8", "describe", "rebuild"]
+__all__ = [
+    "Compressed",
+    "add_int8",
+    "add_sparsity",
+    "check_int8",
+    "describe",
+    "float_adds_note",
+    "rebuild",
+]
 
 
 @dataclass(frozen=True)
@@ -139,3 +148,15 @@ def describe(compression: Compression | None) -> str:
         int8 = compression.int8
         parts.append(f"INT8 ({len(int8.layers)} layers, {len(int8.residuals)} residual adds)")
     return ", ".join(parts)
+
+
+def float_adds_note(compression: Compression) -> list[str]:
+    """Say how many residual adds stay in floating point and what that costs; empty when none."""
+    int8 = compression.int8
+    if int8 is None or not int8.float_adds:
+        return []
+    return [
+        f"Residual adds that stay in floating point: {int8.float_adds}. TensorRT and OpenVINO read "
+        "and write floats around each of them and so gain less from INT8; in a file for ONNX "
+        "Runtime such an add is INT8 where both of its inputs are."
+    ]
