@@ -13,12 +13,12 @@ import torch
 from clipdistill.core import zeroshot
 from clipdistill.core.errors import ClipDistillError, InputError, MismatchError, OutputError
 from clipdistill.core.metrics import cosines
-from clipdistill.deploy import export as stage
 from clipdistill.deploy import graph as onnx_graph
 from clipdistill.deploy.export import export
 from clipdistill.deploy.lint import lint
 from clipdistill.formats.student import load_weights
 from clipdistill.formats.text import load_text
+from clipdistill.models import tracing
 from clipdistill.models.open import OnnxEmbedder, open_embedder
 
 
@@ -200,11 +200,11 @@ def test_a_file_that_differs_is_not_kept(
 def test_a_network_that_torch_cannot_export(
     tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Odd(torch.nn.Module):
+    class Odd(tracing.UnitLength):
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
             return torch.special.bessel_j0(pixels)
 
-    monkeypatch.setattr(stage, "_unit_length", lambda network: Odd())
+    monkeypatch.setattr(tracing, "UnitLength", Odd)
     with pytest.raises(ClipDistillError, match="cannot export test_resnet"):
         export(str(tiny_student), tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []

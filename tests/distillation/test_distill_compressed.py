@@ -40,7 +40,14 @@ from clipdistill.show.predict import predict
 pytest.importorskip("modelopt")
 pytest.importorskip("requests")
 
-FAST = DistillOptions(image_size=32, batch_size=8, num_epochs=2, device="cpu", val_fraction=0.2)
+FAST = DistillOptions(
+    image_size=32,
+    batch_size=8,
+    num_epochs=2,
+    device="cpu",
+    val_fraction=0.2,
+    check_export=False,
+)
 ARCH = "test_resnet"
 KINDS = {
     "sparse": {"sparse": True},

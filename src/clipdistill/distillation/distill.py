@@ -233,13 +233,15 @@ def distill(
         options: how to distil.
 
     Raises:
-        InputError: images or embeddings are missing or empty, or nothing matches.
+        InputError: images or embeddings are missing or empty, nothing matches, or the student
+            cannot be exported.
         MismatchError: dimensions, teachers, or the initial checkpoint do not fit.
         ModelNotFoundError: the student is unknown or its weights cannot be fetched.
         OutputError: `out` cannot be written, or holds a student made with other settings.
         TrainingError: the loss is no longer finite.
     """
     from ..models.student import check_arch
+    from ..models.tracing import check_exportable
     from .fine_tuning import check_start, start_card
 
     images, embeddings, out = Path(images), Path(embeddings), Path(out)
@@ -258,6 +260,8 @@ def distill(
         check_start(options, card, parent)
     accelerator = _accelerator(options)
     network = _network(card, earlier, options)
+    if options.check_export and earlier is None and parent is None:
+        check_exportable(network, card.preprocess.size, arch)
     ensure_folder(out)
     cache = _pixel_cache(pairs, card, embeddings, options)
     _decode(cache, accelerator)

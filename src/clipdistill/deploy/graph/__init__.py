@@ -22,13 +22,12 @@ try:
 except ImportError as _error:
     raise MissingExtraError("onnx", "train", "Working on an ONNX file") from _error
 
-from .files import IR_VERSION, OPSET, load_graph, save_graph
+from .files import IR_VERSION, load_graph, save_graph
 from .head import change_classes, check_head, describe, set_head
 from .tidy import tidy
 
 __all__ = [
     "IR_VERSION",
-    "OPSET",
     "change_classes",
     "check_head",
     "describe",

@@ -8,8 +8,8 @@ import onnx
 from onnx import TensorProto
 
 from ...core.errors import first_line
-from ...formats.classifier import INPUT
-from .files import HALF_OPSET, OPSET
+from ...formats.classifier import INPUT, OPSET
+from .files import HALF_OPSET
 from .findings import Finding, Rule, Severity, Subject, reexport
 from .links import opset_of
 from .weights import stored_weight

@@ -88,6 +88,20 @@ class OnnxEmbedder(CardedEmbedder):
         return result
 
 
+def run_file(path: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Run an ONNX file without metadata on the CPU: float32 (N, 3, S, S) -> its first output.
+
+    Raises:
+        FormatError: ONNX Runtime cannot open or run it.
+    """
+    session = _open_session(path, _providers("cpu"), None)
+    try:
+        result: NDArray[np.float32] = session.run(None, {INPUT: pixels})[0]
+    except _ORT_ERRORS as error:
+        raise FormatError(f"{path}: ONNX Runtime cannot run it ({_reason(error)}).") from error
+    return result
+
+
 def _providers(device: str) -> list[tuple[str, dict[str, str]]]:
     """Choose ONNX Runtime's execution providers with their options, best first."""
     kind, _, number = device.partition(":")
