@@ -12,7 +12,7 @@ import torch
 
 from clipdistill.core.errors import InputError, MismatchError, OutputError
 from clipdistill.distillation.embed import embed
-from clipdistill.distillation.quantize import quantize
+from clipdistill.distillation.quantize import QuantizedState, quantize
 from clipdistill.formats.cards import Compression
 from clipdistill.formats.student import (
     load_card,
@@ -80,6 +80,33 @@ def test_the_int8_student_is_near_to_the_one_it_was_made_from(
     samples = load_samples(tmp_path / "int8")
     cosine = (student.embed_pixels(samples) * dense.embed_pixels(samples)).sum(1)
     assert 0.85 < cosine.min() < 1
+
+
+@pytest.mark.parametrize(
+    ("cosine", "teacher", "same_label", "nothing"),
+    [
+        (0.999, None, None, True),
+        (0.997, None, None, False),
+        (0.997, (0.66, 0.659), None, True),
+        (0.999, (0.66, 0.657), 1.0, False),
+        (0.999, (0.66, 0.66), 0.98, False),
+        (0.999, (0.66, 0.67), 0.99, True),
+    ],
+)
+def test_training_is_only_advised_where_int8_lost_something(
+    cosine, teacher, same_label, nothing, tmp_path, tiny_student, images
+):
+    made = quantize(tiny_student, images, tmp_path / "int8", device="cpu", calibration_images=1)
+    before, after = teacher or (None, None)
+    states = (
+        QuantizedState("before", 1.0, before, None if same_label is None else 1.0),
+        QuantizedState("calibrated", cosine, after, same_label),
+    )
+    result = replace(made, states=states)
+    text = "\n".join(map(str, result.summary()))
+    assert result.lost_nothing == nothing
+    assert ("INT8 lost nothing: training it with" in text) == nothing
+    assert ("keeps the result only where it is nearer to the teacher" in text) != nothing
 
 
 def test_a_sparse_student_stays_sparse(tmp_path, sparse_student, images):

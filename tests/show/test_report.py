@@ -299,6 +299,22 @@ def test_a_run_that_was_moved_shows_its_pictures(tmp_path: Path) -> None:
     assert "INT8 student" in page.words
 
 
+@pytest.mark.parametrize(("calibrated", "nothing"), [(0.8995, True), (0.88, False), (None, False)])
+def test_where_calibration_alone_lost_nothing_it_is_said(
+    tmp_path: Path, calibrated: float | None, nothing: bool
+) -> None:
+    folder = assemble(tmp_path / "run", KINDS_OF_FOUR)
+    path = folder.student("int8") / "student.json"
+    card = read_json(path, "the card")
+    card["training"]["before"] = [
+        {"epoch": 0, "state": "dense", "val_cosine": 0.9},
+        {"epoch": 0, "state": "calibrated", "val_cosine": calibrated},
+    ]
+    write_json(path, card)
+    said = "INT8 by calibration alone (clipdistill quantize) lost nothing" in page_of(folder).words
+    assert said == nothing
+
+
 def test_pictures_in_a_tar(tmp_path: Path) -> None:
     import tarfile
 

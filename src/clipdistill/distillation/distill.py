@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from ..core.errors import InputError, MismatchError, OutputError
 from ..core.files import ensure_folder
+from ..core.metrics import lost_nothing
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
 from ..core.wording import many, percent
-from ..formats.cards import Compression, StudentCard, TeacherCard
+from ..formats.cards import Compression, Quantization, StudentCard, TeacherCard
 from ..formats.embeddings import CACHE, Embeddings, Failure, load_embeddings, match_rows
 from ..formats.prompts import load_prompts
 from ..formats.selection import load_selection
@@ -40,7 +41,7 @@ from ..formats.views import Views
 from ..images.loading import default_workers
 from ..images.pixels import PixelCache
 from ..images.sources import ImageItem, list_images
-from .options import COMPRESSING, DistillOptions
+from .options import COMPRESSING, INT8_EPOCHS, DistillOptions
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,7 @@ class StateMeasure:
     """How close a state of the network was to the teacher, on the held-out images.
 
     Attributes:
-        state: "dense", "sparse", "pruned" or "calibrated".
+        state: "dense", "sparse", "pruned", "trained" or "calibrated".
         val_cosine: as in `DistillResult`.
         val_agreement: share of held-out images with the teacher's label; None without any.
     """
@@ -80,12 +81,15 @@ class DistillResult(Result):
         train_images: images trained on.
         val_images: images held out.
         epochs: finished.
-        best_epoch: whose weights were kept, from 1.
+        best_epoch: whose weights were kept, from 1; 0: no epoch was better than the student before
+            training, the last of `before`, which was kept.
         val_cosine: mean cosine with the teacher on held-out images; None without any.
         val_agreement: share of them on which both choose the same label; None without prompts.
+        not_kept: measures of the best epoch, where it was not kept; else None.
         before: the same measures before training, of the student it started from ("dense" or
-            "sparse"), after pruning without training ("pruned"), and after calibration without
-            training ("calibrated"); empty without --sparse and --qat.
+            "sparse"), after pruning without training ("pruned"), after 2:4 training ("trained"),
+            and after calibration without training ("calibrated"); empty without
+            --init-checkpoint.
         compression: what was done to the network; None: a plain one.
         not_embedded: images without an embedding.
         gone: embeddings without an image.
@@ -105,6 +109,7 @@ class DistillResult(Result):
     best_epoch: int
     val_cosine: float | None
     val_agreement: float | None
+    not_kept: StateMeasure | None
     before: tuple[StateMeasure, ...]
     compression: Compression | None
     not_embedded: int
@@ -127,9 +132,15 @@ class DistillResult(Result):
                 if self.val_agreement is None
                 else f", same label as the teacher {percent(self.val_agreement)}"
             )
+            which = "" if self.not_kept else f" (epoch {self.best_epoch}, the best)"
             lines.append(
-                f"On {self.val_images} held-out images (epoch {self.best_epoch}, the best): "
-                f"mean cosine with the teacher {self.val_cosine:.3f}{agreement}."
+                f"On {self.val_images} held-out images{which}: mean cosine with the teacher "
+                f"{self.val_cosine:.3f}{agreement}."
+            )
+        if self.not_kept is not None:
+            lines.append(
+                f"The student before training ({STATES[self.before[-1].state]}) was kept, because "
+                f"no epoch was better; the best one has the cosine {self.not_kept.val_cosine:.3f}."
             )
         if self.compression is not None:
             lines += _compression_lines(self)
@@ -149,9 +160,12 @@ STATES = {
     "dense": "dense, as it was",
     "sparse": "2:4 sparse, as it was",
     "pruned": "pruned to 2:4, not trained",
+    "trained": "2:4 sparse, trained",
     "calibrated": "INT8, calibrated, not trained",
 }
 """What the states before training are called."""
+MUCH_CLIPPED = 0.01
+"""Share of a layer's weights beyond its range from which the layer is named."""
 
 
 def _compression_lines(result: DistillResult) -> list[str | Table]:
@@ -165,26 +179,53 @@ def _compression_lines(result: DistillResult) -> list[str | Table]:
         if facts is not None:
             lines += list_some(title, [f"{name}: {why}" for name, why in facts.skipped], 5)
     lines += float_adds_note(done)
+    lines += _clipped_lines(done.int8)
     if result.val_cosine is not None:
-        states = [*result.before, StateMeasure("", result.val_cosine, result.val_agreement)]
-        rows = [
-            (
-                STATES.get(one.state, f"trained, epoch {result.best_epoch}"),
-                _figure(one.val_cosine),
-                _figure(one.val_agreement),
-            )
-            for one in states
-        ]
-        columns = ("state", ">cosine with the teacher", ">same label")
-        width = 3 if result.val_agreement is not None else 2
-        lines.append(
-            Table(
-                "What each step cost, and what training recovered",
-                columns[:width],
-                tuple(row[:width] for row in rows),
-            )
-        )
+        lines += [_table_of_states(result), *_calibration_lines(result)]
     return lines
+
+
+def _clipped_lines(int8: Quantization | None) -> list[str]:
+    """Say how many weights training has moved beyond the ranges, which stay as calibrated."""
+    if int8 is None or not int8.clipped_share:
+        return []
+    worst = [f"{name}: {percent(share)}" for name, share in int8.clipped if share >= MUCH_CLIPPED]
+    return [
+        f"Training moved {percent(int8.clipped_share, 2)} of the INT8 weights beyond their range, "
+        "where they are clipped. A lower --lr moves fewer.",
+        *list_some(f"Layers with {percent(MUCH_CLIPPED, 0)} or more:", worst, 5),
+    ]
+
+
+def _table_of_states(result: DistillResult) -> Table:
+    kept = StateMeasure("", result.val_cosine, result.val_agreement)
+    last = (f"trained, epoch {result.best_epoch}", kept)
+    if result.not_kept is not None:
+        last = ("trained, not kept", result.not_kept)
+    rows = [
+        (name, _figure(one.val_cosine), _figure(one.val_agreement))
+        for name, one in (*((STATES[one.state], one) for one in result.before), last)
+    ]
+    columns = ("state", ">cosine with the teacher", ">same label")
+    width = 3 if result.val_agreement is not None else 2
+    return Table(
+        "What each step cost, and what training recovered",
+        columns[:width],
+        tuple(row[:width] for row in rows),
+    )
+
+
+def _calibration_lines(result: DistillResult) -> list[str]:
+    """Say where calibration cost nothing, so that INT8 needs no training."""
+    if len(result.before) < 2 or result.before[-1].state != "calibrated":
+        return []
+    start, calibrated = result.before[-2:]
+    if not lost_nothing(start.val_cosine, calibrated.val_cosine):
+        return []
+    return [
+        "INT8 by calibration alone lost nothing: `clipdistill quantize` makes such a student "
+        "without training."
+    ]
 
 
 def _figure(value: float | None) -> str:
@@ -256,7 +297,7 @@ def distill(
     text = _load_class_list(options.prompts, pairs.teacher, embeddings, options.device)
     parent = None if options.init_checkpoint is None else start_card(options.init_checkpoint)
     card = _new_card(arch, pairs, parent, options)
-    earlier = _check_output(out, card)
+    earlier = _check_output(out, card, options)
     if is_student(out):
         message(f"{out} is finished already.")
         return _result(out, load_card(out), pairs, {}, True, time.monotonic() - start)
@@ -418,7 +459,7 @@ def _new_card(
     )
 
 
-def _check_output(out: Path, card: StudentCard) -> StudentCard | None:
+def _check_output(out: Path, card: StudentCard, options: DistillOptions) -> StudentCard | None:
     """The card of an earlier run of the same training in `out`; None without one.
 
     Raises:
@@ -437,7 +478,7 @@ def _check_output(out: Path, card: StudentCard) -> StudentCard | None:
         found = StudentCard.from_json(checkpoint["card"])
     else:
         return None
-    difference = _difference(found, card)
+    difference = _difference(found, card, options)
     if difference:
         raise OutputError(
             f"{out} holds a student made differently: {difference}. Choose another output folder "
@@ -446,7 +487,7 @@ def _check_output(out: Path, card: StudentCard) -> StudentCard | None:
     return found
 
 
-def _difference(found: StudentCard, wanted: StudentCard) -> str:
+def _difference(found: StudentCard, wanted: StudentCard, options: DistillOptions) -> str:
     """Say in words how two trainings differ; empty when one continues the other."""
     if found.arch != wanted.arch:
         return f"it is a {found.arch}, not a {wanted.arch}"
@@ -456,13 +497,17 @@ def _difference(found: StudentCard, wanted: StudentCard) -> str:
         return "from other images or embeddings"
     # What a card leaves out (see `DistillOptions.identity`) has its default.
     defaults = DistillOptions().to_json()
-    theirs, ours = found.training.get("options", {}), wanted.training["options"]
+    theirs, ours = found.training.get("options", {}), dict(wanted.training["options"])
+    both = ours.pop(INT8_EPOCHS, None) and theirs.get("sparse") and theirs.get("qat")
+    if both and INT8_EPOCHS not in theirs:
+        return "trained for 2:4 and INT8 at once; now INT8 training follows 2:4 training"
     keys = [*ours, *(key for key in COMPRESSING if key in theirs and key not in ours)]
     pairs = [
         (key, theirs.get(key, defaults.get(key)), ours.get(key, defaults.get(key))) for key in keys
     ]
     changed = [
         f"--{key.replace('_', '-')} was {before}, now {now}"
+        + (f" by default (--lr {before} continues it)" if key == "lr" and not options.lr else "")
         for key, before, now in pairs
         if before != now
     ]
@@ -605,41 +650,65 @@ def _train(
     out: Path,
     earlier: StudentCard | None,
 ) -> StudentCard:
-    """Prune and calibrate where `options` say so, train; returns the finished card."""
-    from ..models.compression import Compressed
+    """Train, pruned and calibrated before where `options` say so; returns the finished card.
+
+    `network` has its initial weights, or the structure of `earlier`, whose training is resumed.
+    """
+    from ..models.compression import rebuild
     from .fine_tuning import begin
-    from .trainer import Trainer
+    from .trainer import Start, Trainer
     from .validation import Validator
 
-    begun = Compressed(network)
-    before: list[dict[str, Any]] = []
+    stages, start, state = options.stages(), Start(), None
+    validator = Validator(accelerator, data, card.preprocess, options.batch_size)
     if earlier is not None:
         card = replace(card, compression=earlier.compression)
-    elif options.compresses:
-        validator = Validator(accelerator, data, card.preprocess, options.batch_size)
-        begun, before = begin(network, card, data, validator, options)
-        card = replace(card, compression=begun.compression)
-    trainer = Trainer(
-        accelerator, network, data, card, out, options, masks=begun.masks, before=before
-    )
-    return _finished_card(card, trainer.run(), data, network)
+    if card.compression is not None and card.compression.int8 is not None:
+        stages = stages[-1:]
+    for stage in stages:
+        if state is not None:  # from the student that the stage before has kept
+            accelerator.free_memory()
+            network = rebuild(card.arch, card.dim, card.preprocess.size, card.compression)
+            network.load_state_dict(state.best_model)
+        if earlier is None and options.init_checkpoint is not None:
+            compression, start = begin(network, card, data, validator, stage, state)
+            card = replace(card, compression=compression)
+        resume, earlier = earlier is not None, None
+        trainer = Trainer(accelerator, network, data, card, out, stage, start=start, resume=resume)
+        state = trainer.run()
+    assert state is not None
+    return _finished_card(card, state, data, network)
 
 
 def _finished_card(
     card: StudentCard, state: TrainingState, data: TrainingData, network: torch.nn.Module
 ) -> StudentCard:
-    best: dict[str, Any] = state.history[state.best_epoch]
     outcome = {
-        "epochs": state.epoch,
-        "best": best,
-        "before": state.before,
+        "epochs": state.epochs,
+        "best": state.kept,
+        "before": [row for row in state.before if "state" in row],
         "train_images": len(data.train),
         "val_images": len(data.val),
         "parameters": sum(p.numel() for p in network.parameters()),
         "versions": {name: version(name) for name in ("clipdistill", "torch", "timm")},
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
-    return replace(card, training={**card.training, **outcome})
+    if state.best_epoch < 0:
+        outcome["best_trained"] = max(state.history, key=lambda row: row["val_cosine"])
+    compression = _as_kept(card.compression, state)
+    return replace(card, training={**card.training, **outcome}, compression=compression)
+
+
+def _as_kept(compression: Compression | None, state: TrainingState) -> Compression | None:
+    """The compression of the state that was kept: whether it was trained, and what is clipped."""
+    from ..models.compression.quantization import clipped_shares
+
+    if compression is None or compression.int8 is None:
+        return compression
+    share, layers = clipped_shares(state.best_model)
+    trained = "state" not in state.kept
+    facts = replace(compression.int8, trained=trained, clipped_share=share, clipped=layers)
+    return replace(compression, int8=facts)
 
 
 def _result(
@@ -660,17 +729,21 @@ def _result(
         train_images=training["train_images"],
         val_images=training["val_images"],
         epochs=training["epochs"],
-        best_epoch=best["epoch"],
+        best_epoch=0 if "best_trained" in training else best["epoch"],
         val_cosine=best.get("val_cosine"),
         val_agreement=best.get("val_agreement"),
-        before=tuple(
-            StateMeasure(row["state"], row.get("val_cosine"), row.get("val_agreement"))
-            for row in training.get("before", [])
-        ),
+        not_kept=_measure(training["best_trained"]) if "best_trained" in training else None,
+        before=tuple(_measure(row) for row in training.get("before", [])),
         compression=card.compression,
         not_embedded=pairs.not_embedded,
         gone=pairs.gone,
         failures=tuple(Failure(pairs.items[row].key, why) for row, why in failures.items()),
         resumed=resumed,
         seconds=seconds,
+    )
+
+
+def _measure(row: dict[str, Any]) -> StateMeasure:
+    return StateMeasure(
+        row.get("state", "trained"), row.get("val_cosine"), row.get("val_agreement")
     )

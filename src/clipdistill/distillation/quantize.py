@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 HELD_OUT, MOST_HELD_OUT = 0.2, 500
 """Share of the images, and the most, that are not calibrated on but measured on."""
+SAME_LABELS = 0.99
+"""Share of images with the same label from which INT8 lost nothing."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,31 @@ class QuantizeResult(Result):
             *float_adds_note(self.compression),
             self._table(),
             f"Least cosine of an image with the student as it was: {self.worst_cosine:.3f}.",
+            self._cost(),
             *list_some("Not used:", [f"{f.image_path}: {f.reason}" for f in self.failures]),
         ]
         return [*lines, f"Student: {self.out} (clipdistill export writes the INT8 file)"]
+
+    @property
+    def lost_nothing(self) -> bool:
+        """Whether INT8 cost nothing, so that a training with `distill --qat` has nothing to gain.
+
+        Nearness to the teacher decides; without it, nearness to the student as it was.  With class
+        vectors, the labels must be the same as well.
+        """
+        before, after = self.states
+        teacher = before.teacher_cosine, after.teacher_cosine
+        pair = (before.cosine, after.cosine) if None in teacher else teacher
+        labels = 1.0 if after.same_label is None else after.same_label
+        return metrics.lost_nothing(*pair) and labels >= SAME_LABELS
+
+    def _cost(self) -> str:
+        if self.lost_nothing:
+            return "INT8 lost nothing: training it with `clipdistill distill --qat` is not needed."
+        return (
+            "INT8 lost a little. `clipdistill distill --qat` trains it, and keeps the result only "
+            "where it is nearer to the teacher."
+        )
 
     def _table(self) -> Table:
         names = {"before": "as it was", "calibrated": "INT8, calibrated, not trained"}
@@ -155,8 +179,8 @@ def quantize(
     """Make a finished student INT8 without training, calibrated on a folder of images.
 
     The weights become INT8 per channel; the ranges of the activations come from the images, a fifth
-    of which (500 at most) is held out to measure what it cost.  `distill --qat` also trains, which
-    recovers most of the loss.  A 2:4 sparse student stays sparse.
+    of which (500 at most) is held out to measure what it cost.  Where that is not nothing, training
+    with `distill --qat` can recover some of it.  A 2:4 sparse student stays sparse.
 
     Args:
         student: a student's folder or checkpoint (.pth), dense or sparse, in floating point.

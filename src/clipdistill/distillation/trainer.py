@@ -61,10 +61,10 @@ class TrainingState:
         step: steps done of the next epoch.
         loss_sum: of those steps, weighted by images; `seen` images.
         history: a row an epoch.
-        best: validation cosine of the best epoch so far.
-        best_epoch: which that was; -1 before the first.
+        best: validation cosine of the best state so far.
+        best_epoch: its epoch, as an index of `history`; -1: the network before training.
         best_model: its weights.
-        before: what was measured before training (see `Trainer`).
+        before: what was measured before training (see `Start`).
     """
 
     epoch: int = 0
@@ -82,6 +82,43 @@ class TrainingState:
         """The lines of `metrics.jsonl`."""
         return [*self.before, *self.history]
 
+    @property
+    def earlier_epochs(self) -> int:
+        """Epochs of the training before this one: of 2:4 before INT8."""
+        return max((row["epoch"] for row in self.before), default=0)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs finished, of all trainings."""
+        return self.earlier_epochs + self.epoch
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The row of the state that is kept: the best epoch, or the network before training."""
+        return self.before[-1] if self.best_epoch < 0 else self.history[self.best_epoch]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with, besides the network.
+
+    Attributes:
+        masks: weights that are held at zero (2:4 sparsity).
+        rows: what was measured before, a row per state of the network, the last as it begins; also
+            the epochs of an earlier training.
+        counts: whether the network as it begins is kept where no epoch is better.
+    """
+
+    masks: Masks = field(default_factory=dict)
+    rows: Sequence[dict[str, Any]] = ()
+    counts: bool = False
+
+    @property
+    def score(self) -> float:
+        """Validation cosine that an epoch has to exceed to be kept."""
+        score = self.rows[-1].get("val_cosine", -math.inf) if self.counts else -math.inf
+        return score if math.isfinite(score) else -math.inf
+
 
 class Trainer:
     """One training run: `Trainer(...).run()`.
@@ -93,8 +130,8 @@ class Trainer:
         card: what is trained.
         out: the student's folder.
         options: how to train.
-        masks: weights that are held at zero (2:4 sparsity).
-        before: what was measured before training, a row a state of the network.
+        start: what it begins with; not needed to resume.
+        resume: whether the checkpoint in `out`, if any, is of this training.
     """
 
     def __init__(
@@ -106,8 +143,8 @@ class Trainer:
         out: Path,
         options: DistillOptions,
         *,
-        masks: Masks | None = None,
-        before: Sequence[dict[str, Any]] = (),
+        start: Start = Start(),
+        resume: bool = True,
     ) -> None:
         self.accelerator = accelerator
         self.data = data
@@ -115,14 +152,17 @@ class Trainer:
         self.out = out
         self.options = options
         self.device = accelerator.device
-        self.masks = self._here(masks or {})
+        self.masks = self._here(start.masks)
         self.validator = Validator(accelerator, data, card.preprocess, options.batch_size)
         self.layout = memory_layout(network)
         network = network.to(self.device).to(memory_format=self.layout)
+        self.state = TrainingState(before=list(start.rows), best=start.score)
+        if start.score > -math.inf:
+            self.state.best_model = _copied(network)
+        self.resume = resume
         self.ema = self._make_ema(network)
         optimizer = make_optimizer(network, options)
         self.network, self.optimizer = accelerator.prepare(network, optimizer)
-        self.state = TrainingState(before=list(before))
         self.steps = batch_count(len(data.train), options.batch_size, accelerator.num_processes)
         self.anchors = self._anchors() if options.criterion == "anchors" else None
         self.writer: SummaryWriter | None = None
@@ -134,10 +174,11 @@ class Trainer:
         Raises:
             TrainingError: the loss is no longer finite.
         """
-        self._resume()
+        if self.resume:
+            self._resume()
         if self.accelerator.is_main_process:
             with writing(self.out / LOG):
-                self.writer = SummaryWriter(str(self.out / LOG), purge_step=self.state.epoch)
+                self.writer = SummaryWriter(str(self.out / LOG), purge_step=self.state.epochs)
         try:
             total = self.options.num_epochs * len(self.data.train)
             before = self.state.epoch * len(self.data.train) + self.state.seen
@@ -273,7 +314,7 @@ class Trainer:
         kept = self.out / CHECKPOINT
         where = f"The last good state is kept in {kept}." if kept.is_file() else "None was saved."
         return TrainingError(
-            f"{what} is no longer finite in epoch {self.state.epoch + 1}, step {self.state.step} "
+            f"{what} is no longer finite in epoch {self.state.epochs + 1}, step {self.state.step} "
             f"(learning rate {rate:.2g}, criterion {self.options.criterion}). {where} Try a lower "
             "--lr. --grad-clip 1 and --precision fp32 can help as well. Use another output folder; "
             "--init-checkpoint starts from what was learnt."
@@ -283,7 +324,7 @@ class Trainer:
         state = self.state
         loss = state.loss_sum / max(1, state.seen)
         row: dict[str, Any] = {
-            "epoch": state.epoch + 1,
+            "epoch": state.epochs + 1,
             "loss": loss,
             "lr": lr,
             "images_per_second": rate,
@@ -296,16 +337,13 @@ class Trainer:
         score = row.get("val_cosine", float(state.epoch))
         if score > state.best:
             state.best, state.best_epoch = score, state.epoch
-            state.best_model = {
-                name: value.detach().to("cpu", copy=True).contiguous()
-                for name, value in self._kept_network().state_dict().items()
-            }
+            state.best_model = _copied(self._kept_network())
         state.history.append(row)
         if self.writer is not None:
             with writing(self.out / LOG):
                 for name, value in row.items():
                     if name != "epoch":
-                        self.writer.add_scalar(name, value, state.epoch)
+                        self.writer.add_scalar(name, value, state.epochs)
         state.epoch, state.step, state.loss_sum, state.seen = state.epoch + 1, 0, 0.0, 0
         last = state.epoch == self.options.num_epochs
         if last or self._due():
@@ -337,7 +375,8 @@ class Trainer:
 
     def _note(self) -> str:
         state = self.state
-        parts = [f"epoch {state.epoch + 1}/{self.options.num_epochs}"]
+        total = state.earlier_epochs + self.options.num_epochs
+        parts = [f"epoch {state.epochs + 1}/{total}"]
         if state.history:
             row = state.history[-1]
             measured = (("cosine", "val_cosine"), ("agreement", "val_agreement"))
@@ -398,3 +437,10 @@ class Trainer:
             best_model=best["model"],
             before=saved.get("before", []),
         )
+
+
+def _copied(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        name: value.detach().to("cpu", copy=True).contiguous()
+        for name, value in network.state_dict().items()
+    }

@@ -139,13 +139,17 @@ class Quantization:
     Attributes:
         method: INT8 calibration of the activations: "max", "percentile" or "entropy".
         calibration_images: number of images of the INT8 calibration.
-        trained: whether the student was trained with its quantisers afterwards (QAT).
+        trained: whether its weights were trained with the quantisers (QAT).
         layers: names of the modules whose weight and input are quantised.
         residuals: names of the quantisers of the shortcuts, one per residual add that has one.
         folded: names of the batch norms that were folded into the layer before them.
         skipped: (name, reason) of the layers that stay in floating point.
         quantizers: number of enabled quantisers: two per layer and one per quantised add.
         float_adds: number of residual adds that stay in floating point.
+        clipped_share: share of the weights of `layers` that lie beyond the range of their channel,
+            0 to 1: the ranges stay as they were calibrated while training moves the weights; None:
+            unknown.
+        clipped: (name, share) of the layers with such weights, the largest share first.
     """
 
     method: str
@@ -157,6 +161,8 @@ class Quantization:
     skipped: tuple[tuple[str, str], ...]
     quantizers: int
     float_adds: int = 0
+    clipped_share: float | None = None
+    clipped: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,8 @@ STRIDE = 16
 """Bins between two ranges that entropy tries; all 2,000 take 2.5 s per tensor (2026-11)."""
 SMALLEST_RANGE = 1e-6
 """Least amax: a channel of zeros must not get the scale 0, which no runtime accepts."""
+WEIGHT_AMAX = ".weight_quantizer._amax"
+"""Ending of the name of the range of a layer's weights in a state dict."""
 
 
 @dataclass(frozen=True)
@@ -220,3 +222,27 @@ def _range_of(calibrator: Any, method: Calibration) -> Any:
     if method == "percentile":
         return calibrator.compute_amax(method, percentile=PERCENTILE)
     return calibrator.compute_amax(method, stride=STRIDE)
+
+
+def clipped_shares(
+    state: Mapping[str, torch.Tensor],
+) -> tuple[float, tuple[tuple[str, float], ...]]:
+    """Count the weights that lie beyond the range of their channel, where INT8 clips them.
+
+    Args:
+        state: state dict of a network with quantisers.
+
+    Returns:
+        Their share of all weights with a range, 0 to 1, and (layer, share) of the layers that have
+        some, the largest share first.
+    """
+    counts: dict[str, tuple[int, int]] = {}
+    for name, amax in state.items():
+        layer = name.removesuffix(WEIGHT_AMAX)
+        if layer != name:
+            weight = state[f"{layer}.weight"]
+            counts[layer] = int((weight.abs() > amax).sum()), weight.numel()
+    total = sum(size for _, size in counts.values())
+    beyond = {layer: count / size for layer, (count, size) in counts.items() if count}
+    ranked = sorted(beyond.items(), key=lambda pair: -pair[1])
+    return sum(count for count, _ in counts.values()) / max(1, total), tuple(ranked)

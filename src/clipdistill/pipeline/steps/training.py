@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...core.progress import message
+from ...distillation.options import DistillOptions
 from ...formats.probe import Probe
 from ...formats.student import CARD, WEIGHTS
 from ...images.sources import list_images
@@ -12,8 +13,9 @@ from ..options import StudentName
 from .command import changed, command
 from .step import Estimate, Step
 
-COST = {"dense": 1.0, "sparse": 1.1, "int8": 2.0, "sparse-int8": 2.1}
-"""Of a training step; quantisers double it (resnet18 and test_resnet on 2 cores, 2026-11)."""
+SPARSE_COST, INT8_COST = 0.1, 1.0
+"""What masks and quantisers add to the time of a training step, of a dense one (resnet18 and
+test_resnet on 2 cores, 2026-11)."""
 CHECKPOINT_COPIES = 5
 """Weights, and in the checkpoint the network, two moments of the optimiser and the best weights."""
 FLOAT_BYTES = 4
@@ -76,7 +78,7 @@ def _distill(context: RunContext, name: StudentName) -> Step:
 
     def estimate(probe: Probe) -> Estimate:
         count = context.image_count
-        training = COST[name] * options.num_epochs * count / probe.training_rate
+        training = _epochs(options) * count / probe.training_rate
         decoding = count / probe.decode_rate if dense else 0.0
         pixels = 3 * probe.image_size**2 * count if dense else 0
         weights = CHECKPOINT_COPIES * FLOAT_BYTES * probe.parameters
@@ -98,4 +100,12 @@ def _distill(context: RunContext, name: StudentName) -> Step:
         command=command("distill", *arguments, **changed(options)),
         leftovers="move",
         probed=True,
+    )
+
+
+def _epochs(options: DistillOptions) -> float:
+    """How long a student trains, in epochs of a dense one."""
+    return sum(
+        stage.num_epochs * (1 + SPARSE_COST * stage.sparse + INT8_COST * stage.qat)
+        for stage in options.stages()
     )
