@@ -39,6 +39,7 @@ from cyclopts import (
 )
 
 from .core.errors import ClipDistillError, MissingExtraError, OutputError, did_you_mean
+from .core.launch import first_process
 from .core.progress import reporting
 from .core.signatures import EMPTY, KEYWORD, command, documentation, options_of, plain_hint
 from .core.wording import HIDDEN, drawn
@@ -260,7 +261,7 @@ def _prefer_docstrings(app: App, tokens: Sequence[str]) -> None:
 def _run_stage(action: Callable[[], Result | None], output: Output) -> int:
     """Run a stage with progress shown, then show its result; returns the result's exit code."""
     _set_up(output)
-    helper = os.environ.get("RANK", "0") not in ("", "0")  # not the first process of torchrun
+    helper = not first_process()
     with contextlib.ExitStack() as stack:
         # Whatever a library prints must not end up in the result.
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))

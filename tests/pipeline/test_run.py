@@ -19,7 +19,6 @@ import pytest
 
 from clipdistill import cli
 from clipdistill.core.errors import FormatError, InputError, ModelNotFoundError, OutputError
-from clipdistill.core.files import locked
 from clipdistill.core.progress import Silent, reporting
 from clipdistill.core.results import Table
 from clipdistill.formats.embeddings import load_embeddings
@@ -32,7 +31,7 @@ from clipdistill.pipeline.run import run
 from clipdistill.pipeline.steps import measuring
 from clipdistill.pipeline.toy.world import KINDS, prompts, render
 from clipdistill.show.predict import predict
-from killing import changed, killed_when, run_to_end, soon_after
+from killing import changed, holding, killed_when, run_to_end, soon_after
 
 MEASURED = {
     "run.json",
@@ -383,8 +382,13 @@ def test_a_failure_names_the_step_and_the_same_command_goes_on(
     assert dict(row[:2] for row in said.tables[0].rows)["evaluate"] == "resume where it stopped"
 
 
-def test_two_runs_do_not_share_a_folder(copied: Path, world: Path, options: RunOptions) -> None:
-    with locked(copied, "run"), pytest.raises(OutputError, match="another run"):
+def test_two_runs_do_not_share_a_folder(
+    copied: Path, world: Path, options: RunOptions, tmp_path: Path
+) -> None:
+    with (
+        holding(copied, tmp_path / "ready", folder=True),
+        pytest.raises(OutputError, match="is writing it now"),
+    ):
         run(world / "prompts.txt", copied, options)
 
 

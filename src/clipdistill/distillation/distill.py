@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError, MismatchError, OutputError
-from ..core.files import ensure_folder
+from ..core.launch import first_process
+from ..core.locks import locked
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
 from ..core.wording import many, percent
@@ -235,7 +237,8 @@ def distill(
         InputError: images or embeddings are missing or empty, or nothing matches.
         MismatchError: dimensions, teachers, or the initial checkpoint do not fit.
         ModelNotFoundError: the student is unknown or its weights cannot be fetched.
-        OutputError: `out` cannot be written, or holds a student made with other settings.
+        OutputError: `out` cannot be written, holds a student made with other settings, or another
+            process is writing to it.
         TrainingError: the loss is no longer finite.
     """
     from ..models.student import check_arch
@@ -249,24 +252,26 @@ def distill(
     text = _load_class_list(options.prompts, pairs.teacher, embeddings, options.device)
     parent = None if options.init_checkpoint is None else start_card(options.init_checkpoint)
     card = _new_card(arch, pairs, parent, options)
-    earlier = _check_output(out, card)
-    if is_student(out):
-        message(f"{out} is finished already.")
-        return _result(out, load_card(out), pairs, {}, True, time.monotonic() - start)
-    if earlier is None:
-        check_start(options, card, parent)
-    accelerator = _accelerator(options)
-    network = _network(card, earlier, options)
-    ensure_folder(out)
-    cache = _pixel_cache(pairs, card, embeddings, options)
-    _decode(cache, accelerator)
-    data = _split(pairs, cache, text, options, accelerator.num_processes)
-    card = _train(accelerator, network, data, card, options, out=out, earlier=earlier)
-    if accelerator.is_main_process:
-        save_samples(out, cache.gather(data.train[:SAMPLE_IMAGES])[0])
-        save_card(out, card)
-    accelerator.end_training()
-    return _result(out, card, pairs, cache.failures, earlier is not None, time.monotonic() - start)
+    with locked(out, "distill") if first_process() else contextlib.nullcontext():
+        earlier = _check_output(out, card)
+        if is_student(out):
+            message(f"{out} is finished already.")
+            return _result(out, load_card(out), pairs, {}, True, time.monotonic() - start)
+        if earlier is None:
+            check_start(options, card, parent)
+        accelerator = _accelerator(options)
+        network = _network(card, earlier, options)
+        cache = _pixel_cache(pairs, card, embeddings, options)
+        _decode(cache, accelerator)
+        data = _split(pairs, cache, text, options, accelerator.num_processes)
+        card = _train(accelerator, network, data, card, options, out=out, earlier=earlier)
+        if accelerator.is_main_process:
+            save_samples(out, cache.gather(data.train[:SAMPLE_IMAGES])[0])
+            save_card(out, card)
+        accelerator.end_training()
+        return _result(
+            out, card, pairs, cache.failures, earlier is not None, time.monotonic() - start
+        )
 
 
 def _chosen(items: list[ImageItem], only: Path | None) -> list[ImageItem]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import ImageError, InputError
-from ..core.files import ensure_folder, locked
+from ..core.locks import locked
 from ..core.progress import message, track
 from ..core.results import Result, Table, list_some
 from ..formats.embeddings import EmbeddingStore, Failure, Header, Row, load_embeddings, npy_path
@@ -127,21 +127,22 @@ def embed(
         InputError: the folder is missing, empty, or no image can be read.
         ModelNotFoundError: the teacher is unknown or cannot be fetched.
         MismatchError: `out` holds embeddings of another teacher.
-        OutputError: `out` cannot be written to, or another `embed` is at it.
+        OutputError: `out` cannot be written to, or another process is writing to it.
     """
     images, out = Path(images), Path(out)
     spec = _view_spec(views, view_seed, layout)
     items = list_images(images)
-    ensure_folder(out)
-    from ..models.teacher import load_teacher
-
-    teacher = load_teacher(model_name, pretrained, device=device, precision=precision)
-    note = license_note(str(teacher.card), teacher.card.license)
-    if note:
-        message(note)
-    header = Header(teacher.card, layout, "float32" if layout == "npy" else dtype, normalize, spec)
-    workers = default_workers() if num_workers is None else num_workers
     with locked(out, "embed"):
+        from ..models.teacher import load_teacher
+
+        teacher = load_teacher(model_name, pretrained, device=device, precision=precision)
+        note = license_note(str(teacher.card), teacher.card.license)
+        if note:
+            message(note)
+        header = Header(
+            teacher.card, layout, "float32" if layout == "npy" else dtype, normalize, spec
+        )
+        workers = default_workers() if num_workers is None else num_workers
         store = EmbeddingStore(out, header)
         plan = _plan(items, store, recheck)
         if plan.kept:

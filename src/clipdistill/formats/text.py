@@ -250,9 +250,14 @@ def pair_of(path: Path) -> tuple[Path, Path]:
     return path.with_suffix(".npy"), path.with_suffix(".json")
 
 
+def text_path(path: Path) -> Path:
+    """Return the `.npy` that `save_text` writes for `path`."""
+    return path if path.suffix == ".npy" else path.with_name(path.name + ".npy")
+
+
 def save_text(path: Path, text: TextEmbeddings) -> Path:
     """Write the pair of files; return the path of the `.npy`."""
-    path = path if path.suffix == ".npy" else path.with_name(path.name + ".npy")
+    path = text_path(path)
     with atomic_path(path) as temporary:
         np.save(temporary, text.vectors)
     head = {"format": FORMAT, "version": VERSION, "npy_sha256": sha256_of(path)}
