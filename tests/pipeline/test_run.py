@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -32,6 +33,7 @@ from clipdistill.pipeline.steps import measuring
 from clipdistill.pipeline.toy.world import KINDS, prompts, render
 from clipdistill.show.predict import predict
 from killing import changed, holding, killed_when, run_to_end, soon_after
+from stopped import Moment, check_stopped
 
 MEASURED = {
     "run.json",
@@ -361,6 +363,21 @@ def test_killed_again_and_again_it_ends_with_the_same_files(
     record = load_run(RunFolder(out))
     assert [step.name for step in record.steps] == [one.name for one in finished.plan]
     assert not record.unfinished
+
+
+def test_stopped_by_a_signal_in_a_step_it_ends_with_the_same_files(
+    finished: RunResult, world: Path, options: RunOptions, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    moment = Moment("clipdistill.distillation.trainer", "Trainer", "_step", 2)
+    arguments = (world / "prompts.txt", out, options)
+    check_stopped(run, arguments, tmp_path / "log", moment, signal.SIGTERM)
+    assert [step.name for step in load_run(RunFolder(out)).unfinished] == ["distill"]
+    assert (out / "student" / "checkpoint.pth").is_file()
+    run_to_end(run, *arguments)
+    mine, theirs = contents(out), contents(finished.out)
+    assert set(mine) == set(theirs)
+    assert [name for name in mine if mine[name] != theirs[name]] == []
 
 
 def test_a_failure_names_the_step_and_the_same_command_goes_on(

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -18,6 +15,7 @@ from ..core.errors import ClipDistillError, InputError, MissingExtraError
 from ..core.progress import message, screen
 from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
+from ..core.stopping import signals_as_ctrl_c
 from ..core.wording import percent
 from ..models.open import kind_of, needs_training_extra, teacher_name
 from ..models.recognizer import Recognizer, open_recognizer
@@ -255,7 +253,7 @@ def _watch(model: str, options: DemoOptions) -> DemoResult:
     source = source or _pictures(options, recognizer)
     loop, reader, recorder = _assemble(source, recognizer, options)
     stopped = False
-    with _terminated_as_ctrl_c():
+    with signals_as_ctrl_c():  # so that a recording is finished
         try:
             loop.run()
         except KeyboardInterrupt:  # the normal end for a camera
@@ -344,23 +342,6 @@ def _views(source: Source, options: DemoOptions) -> tuple[list[View], Recorder |
     return views, recorder
 
 
-@contextlib.contextmanager
-def _terminated_as_ctrl_c() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C, so that a recording is finished; works in the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _result(
     loop: Loop, reader: Reader, recorder: Recorder | None, recognizer: Recognizer, ended: str
 ) -> DemoResult:
@@ -409,7 +390,7 @@ def _web(model: str, options: DemoOptions) -> WebDemoResult:
     if loaded is not None and options.teacher is not None:
         beside = Recognizer(loaded.images, student.text, own=False)
     encode = None if loaded is None else _encoder(loaded, student)
-    with _terminated_as_ctrl_c(), contextlib.suppress(KeyboardInterrupt):
+    with signals_as_ctrl_c(), contextlib.suppress(KeyboardInterrupt):
         serve_page(
             student,
             teacher=beside,
