@@ -302,7 +302,8 @@ def _load(
             "or choose another teacher."
         )
     named = teacher.spec.teacher
-    return teacher, _card(teacher.spec, teacher.spec.name if named is None else named.model_name)
+    arch = teacher.spec.name if named is None else named.shipped().model_name
+    return teacher, _card(teacher.spec, arch)
 
 
 def _card(

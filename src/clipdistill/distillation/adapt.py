@@ -326,7 +326,7 @@ def _provenance(
         text=classes.vectors,
         shift=found.shift,
         pool=str(stream.pool.root),
-        teacher=str(stream.pool.teacher),
+        teacher=str(stream.pool.teacher.shipped()),
         method=METHOD,
         rounds=0 if kept else ROUNDS,
         images=tuple(counts.tolist()),

@@ -22,7 +22,7 @@ from ..core.locks import locked
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
 from ..core.wording import many, percent
-from ..formats.cards import Compression, StudentCard, TeacherCard
+from ..formats.cards import Compression, StudentCard, TeacherCard, shipped_training
 from ..formats.embeddings import CACHE, Embeddings, Failure, load_embeddings, match_rows
 from ..formats.prompts import load_prompts
 from ..formats.selection import load_selection
@@ -34,6 +34,7 @@ from ..formats.student import (
     load_card,
     load_checkpoint,
     load_weights,
+    origin,
     save_card,
     save_samples,
 )
@@ -405,8 +406,17 @@ def _new_card(
         dim=pairs.teacher.dim,
         preprocess=preprocess,
         teacher=pairs.teacher if known else None,
-        training={"options": options.identity(), "data": pairs.fingerprint()},
+        training={"options": _identity(options), "data": pairs.fingerprint()},
     )
+
+
+def _identity(options: DistillOptions) -> dict[str, Any]:
+    """The settings that decide what is learnt; weights to start from by name and content."""
+    sources = ((name, getattr(options, name)) for name in ("student_weights", "init_checkpoint"))
+    return {
+        **options.identity(),
+        **{name: origin(source) for name, source in sources if source is not None},
+    }
 
 
 def _check_output(out: Path, card: StudentCard) -> StudentCard | None:
@@ -447,7 +457,7 @@ def _difference(found: StudentCard, wanted: StudentCard) -> str:
         return "from other images or embeddings"
     # What a card leaves out (see `DistillOptions.identity`) has its default.
     defaults = DistillOptions().to_json()
-    theirs, ours = found.training.get("options", {}), wanted.training["options"]
+    theirs, ours = (shipped_training(one.training).get("options", {}) for one in (found, wanted))
     keys = [*ours, *(key for key in COMPRESSING if key in theirs and key not in ours)]
     pairs = [
         (key, theirs.get(key, defaults.get(key)), ours.get(key, defaults.get(key))) for key in keys
@@ -455,9 +465,14 @@ def _difference(found: StudentCard, wanted: StudentCard) -> str:
     changed = [
         f"--{key.replace('_', '-')} was {before}, now {now}"
         for key, before, now in pairs
-        if before != now
+        if before != now and not _is_older(before, now)
     ]
     return "; ".join(changed)
+
+
+def _is_older(before: Any, now: Any) -> bool:
+    """Whether `before` is a name as older cards have it, without the digest that `now` has."""
+    return isinstance(before, str) and isinstance(now, str) and now.startswith(f"{before} (")
 
 
 def _accelerator(options: DistillOptions) -> Accelerator:

@@ -23,6 +23,7 @@ from ..formats.student import (
     SAMPLE_IMAGES,
     is_student,
     load_card,
+    origin,
     save_card,
     save_samples,
     save_weights,
@@ -207,7 +208,7 @@ def quantize(
             for state, vectors in (("before", before), ("calibrated", after))
         )
         settings = {
-            "from": embedder.spec.name,
+            "from": origin(student),
             "calibration_images": len(calibrating.items),
             "calibration": calibration,
             "held_out": len(measured.items),

@@ -17,10 +17,13 @@ from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
 from ..core.stopping import signals_as_ctrl_c
 from ..core.wording import percent
-from ..models.open import kind_of, needs_training_extra, teacher_name
+from ..formats.embeddings import read_header
+from ..formats.run import RunFolder
+from ..models.open import kind_of, needs_training_extra, split_runtime, teacher_name
 from ..models.recognizer import Recognizer, open_recognizer
 
 if TYPE_CHECKING:
+    from ..formats.cards import TeacherCard
     from ..formats.text import TextEmbeddings
     from ..models.teacher import Teacher
     from .live.frames import Source
@@ -426,6 +429,7 @@ def _load_teacher(student: Recognizer, options: DemoOptions) -> Teacher | None:
         with _no_downloads():
             from ..models.teacher import load_teacher
 
+            card = _placed(card, Path(split_runtime(student.name)[1]))
             loaded = load_teacher(card.model_name, card.pretrained, device=options.device)
         student.embedder.spec.check_space(loaded.card, "the teacher")
     except (ClipDistillError, ModuleNotFoundError):
@@ -435,6 +439,19 @@ def _load_teacher(student: Recognizer, options: DemoOptions) -> Teacher | None:
         )
         return None
     return loaded
+
+
+def _placed(card: TeacherCard, model: Path) -> TeacherCard:
+    """The same teacher with its place, which the embeddings of the model's run record.
+
+    A model's file is passed on and has only the name of a teacher's folder.
+    """
+    for run in model.resolve().parents[:2]:
+        with contextlib.suppress(ClipDistillError, ModuleNotFoundError):
+            header = read_header(RunFolder(run).embeddings)
+            if header is not None and header.teacher.fingerprint == card.fingerprint:
+                return header.teacher
+    return card
 
 
 @contextlib.contextmanager
