@@ -7,7 +7,8 @@ only when the command runs.
 With `--json` exactly one JSON object goes to stdout, whatever happens: the result, or
 `{"error": {"type", "message", "exit_code"}}`.  A sentence for people goes to stderr as well.
 
-Exit codes: 0 done; 2 wrong command line; 130 stopped with Ctrl-C; the others are in `errors`.
+Exit codes: 0 done; 2 wrong command line; 130, 143 and 129 stopped by Ctrl-C, SIGTERM and SIGHUP;
+the others are in `errors`.
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ from cyclopts import (
 )
 
 from .core.errors import ClipDistillError, MissingExtraError, OutputError, did_you_mean
+from .core.launch import first_process
 from .core.progress import reporting
 from .core.signatures import EMPTY, KEYWORD, command, documentation, options_of, plain_hint
+from .core.stopping import exit_at_once, signals_as_ctrl_c, stopped_by
 from .core.wording import HIDDEN, drawn
 from .verbs import GROUPS, VERBS, Verb
 
@@ -51,7 +54,10 @@ log = logging.getLogger(__name__)
 
 ABOUT = "Prompts in, a small, fast image classifier out, with no labels."
 WRONG_COMMAND_LINE = 2
-INTERRUPTED = 130
+SIGNALLED = 128
+"""Added to a signal's number: the exit code of a command that the signal stopped."""
+INTERRUPTED = SIGNALLED + 2
+"""Exit code after Ctrl-C."""
 UNEXPECTED = 1
 
 EXTRA_PACKAGES = {
@@ -260,7 +266,7 @@ def _prefer_docstrings(app: App, tokens: Sequence[str]) -> None:
 def _run_stage(action: Callable[[], Result | None], output: Output) -> int:
     """Run a stage with progress shown, then show its result; returns the result's exit code."""
     _set_up(output)
-    helper = os.environ.get("RANK", "0") not in ("", "0")  # not the first process of torchrun
+    helper = not first_process()
     with contextlib.ExitStack() as stack:
         # Whatever a library prints must not end up in the result.
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
@@ -334,14 +340,15 @@ def _guarded(action: Callable[[], int], output: Output) -> int:
     """Run `action`; turn whatever it raises into a message and an exit code."""
     _prepare_streams()
     try:
-        try:
-            code = action()
-            with _answering():
-                pass
-        except BrokenPipeError:
-            raise
-        except BaseException as error:
-            return _explain(error, output)
+        with signals_as_ctrl_c():
+            try:
+                code = action()
+                with _answering():
+                    pass
+            except BrokenPipeError:
+                raise
+            except BaseException as error:
+                return _explain(error, output)
     except BrokenPipeError:
         _give_up(sys.stdout)  # nobody reads on (`| head`)
         return UNEXPECTED
@@ -426,7 +433,11 @@ def _explain(error: BaseException, output: Output) -> int:
     elif isinstance(error, CycloptsError):
         code, text = WRONG_COMMAND_LINE, _usage_text(error)
     elif isinstance(error, KeyboardInterrupt):
-        code, text = INTERRUPTED, "stopped; run the same command again to go on"
+        signal = stopped_by()
+        code = SIGNALLED + signal
+        exit_at_once(code)
+        by = "" if code == INTERRUPTED else f" by {signal.name}"
+        text = f"stopped{by}; run the same command again to go on"
     elif isinstance(error, MemoryError):
         code = UNEXPECTED
         text = (
@@ -448,7 +459,7 @@ def _explain(error: BaseException, output: Output) -> int:
             _print_json({"error": about})
     from .core.console import show_error
 
-    show_error(text, label="" if code == INTERRUPTED else "error: ")
+    show_error(text, label="" if isinstance(error, KeyboardInterrupt) else "error: ")
     return code
 
 

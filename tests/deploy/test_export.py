@@ -95,7 +95,7 @@ def test_a_teacher(
     result = export(tiny_teacher_name, tmp_path / "a.onnx", teacher=True, text=tiny_text)
     assert result.role == "teacher"
     written = OnnxEmbedder(tmp_path / "a.onnx")
-    assert written.spec.teacher == tiny_teacher.card
+    assert written.spec.teacher == tiny_teacher.card.shipped()
     expected = tiny_teacher.images.embed_pixels(draw_pixels(4))
     assert cosines(written.embed_pixels(draw_pixels(4)), expected).min() > 0.9999
 

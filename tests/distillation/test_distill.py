@@ -145,7 +145,7 @@ def test_what_lies_in_the_folder(finished, tiny_teacher):
     }
     assert any(path.name.startswith("events.out.tfevents") for path in (out / "log").iterdir())
     card = load_card(out)
-    assert (card.arch, card.dim, card.teacher) == ("test_resnet", 16, tiny_teacher.card)
+    assert (card.arch, card.dim, card.teacher) == ("test_resnet", 16, tiny_teacher.card.shipped())
     assert card.preprocess.size == 32
     assert card.preprocess.interpolation == tiny_teacher.card.preprocess.interpolation
     assert card.training["options"]["lr"] == FAST.peak_lr

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +20,6 @@ import pytest
 
 from clipdistill import cli
 from clipdistill.core.errors import FormatError, InputError, ModelNotFoundError, OutputError
-from clipdistill.core.files import locked
 from clipdistill.core.progress import Silent, reporting
 from clipdistill.core.results import Table
 from clipdistill.formats.embeddings import load_embeddings
@@ -32,7 +32,8 @@ from clipdistill.pipeline.run import run
 from clipdistill.pipeline.steps import measuring
 from clipdistill.pipeline.toy.world import KINDS, prompts, render
 from clipdistill.show.predict import predict
-from killing import changed, killed_when, run_to_end, soon_after
+from killing import changed, holding, killed_when, run_to_end, soon_after
+from stopped import Moment, check_stopped
 
 MEASURED = {
     "run.json",
@@ -365,6 +366,21 @@ def test_killed_again_and_again_it_ends_with_the_same_files(
     assert not record.unfinished
 
 
+def test_stopped_by_a_signal_in_a_step_it_ends_with_the_same_files(
+    finished: RunResult, world: Path, options: RunOptions, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    moment = Moment("clipdistill.distillation.trainer", "Trainer", "_step", 2)
+    arguments = (world / "prompts.txt", out, options)
+    check_stopped(run, arguments, tmp_path / "log", moment, signal.SIGTERM)
+    assert [step.name for step in load_run(RunFolder(out)).unfinished] == ["distill"]
+    assert (out / "student" / "checkpoint.pth").is_file()
+    run_to_end(run, *arguments)
+    mine, theirs = contents(out), contents(finished.out)
+    assert set(mine) == set(theirs)
+    assert [name for name in mine if mine[name] != theirs[name]] == []
+
+
 def test_a_failure_names_the_step_and_the_same_command_goes_on(
     copied: Path, world: Path, options: RunOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,8 +400,13 @@ def test_a_failure_names_the_step_and_the_same_command_goes_on(
     assert dict(row[:2] for row in said.tables[0].rows)["evaluate"] == "resume where it stopped"
 
 
-def test_two_runs_do_not_share_a_folder(copied: Path, world: Path, options: RunOptions) -> None:
-    with locked(copied, "run"), pytest.raises(OutputError, match="another run"):
+def test_two_runs_do_not_share_a_folder(
+    copied: Path, world: Path, options: RunOptions, tmp_path: Path
+) -> None:
+    with (
+        holding(copied, tmp_path / "ready", folder=True),
+        pytest.raises(OutputError, match="is writing it now"),
+    ):
         run(world / "prompts.txt", copied, options)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import InputError
-from ..core.files import ensure_folder, locked
+from ..core.locks import locked
 from ..core.progress import track
 from ..core.results import Result, Table, list_some
 from ..core.wording import many, size
@@ -106,14 +106,13 @@ def download(
         InputError: there is no list, no URL in it, an option is out of range, or no URL gave an
             image.
         FormatError: the list or the ledger of an earlier run cannot be read.
-        OutputError: the folder cannot be written to, or another download is writing to it.
+        OutputError: the folder cannot be written to, or another process is writing to it.
     """
     urls, images = Path(urls), Path(images)
     options.check()
     total = count_urls(urls)
     if not total:
         raise InputError(f"{urls}: the list has no URLs. Make one with: clipdistill search")
-    ensure_folder(images)
     from .web.download import Download
 
     start = time.monotonic()

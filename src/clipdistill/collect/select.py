@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from numpy.typing import NDArray
 
 from ..core.errors import InputError, OptionError
+from ..core.locks import locked
 from ..core.progress import message, track
 from ..core.results import Result, Table, list_some
 from ..core.wording import many
@@ -167,7 +168,7 @@ def select(
     Raises:
         InputError: no limit was given, or there is no image to choose from.
         MismatchError: images and texts were embedded by different teachers.
-        OutputError: `out` cannot be written to.
+        OutputError: `out` cannot be written to, or another process is writing to it.
     """
     images, embeddings, text, out = Path(images), Path(embeddings), Path(text), Path(out)
     _check(min_score, num_images, max_images, duplicates)
@@ -182,39 +183,40 @@ def select(
             f"{embeddings} has no embedding of any image in {images}. Embed them with: "
             f"clipdistill embed {images} {embeddings}"
         )
-    begin_selection(out)
-    choice = choose(
-        pile.labels,
-        pile.scores,
-        lambda places: pool.vectors(pile.rows[places]),
-        num_labels=len(classes.labels),
-        min_score=min_score,
-        per_label=num_images,
-        most=max_images,
-        duplicates=duplicates,
-    )
-    if sheets:
-        _draw_sheets(out, pile, choice, classes.labels)
-    result = SelectResult(
-        out=out,
-        images=len(pile.items),
-        taken=len(choice.order),
-        labels=_counts(pile, choice, classes.labels),
-        not_embedded=len(listed) - len(unlistable) - len(pile.items),
-        unlistable=unlistable,
-    )
-    card = {
-        "min_score": min_score,
-        "num_images": num_images,
-        "max_images": max_images,
-        "duplicates": duplicates,
-        "images": result.images,
-        "selected": result.taken,
-        "labels": {one.label: one.taken for one in result.labels},
-        "teacher": classes.teacher.to_json(),
-    }
-    selected = [pile.items[place].key for place in choice.order.tolist()]
-    finish_selection(out, selected, _rows(pile, choice, classes.labels), card)
+    with locked(out, "select"):
+        begin_selection(out)
+        choice = choose(
+            pile.labels,
+            pile.scores,
+            lambda places: pool.vectors(pile.rows[places]),
+            num_labels=len(classes.labels),
+            min_score=min_score,
+            per_label=num_images,
+            most=max_images,
+            duplicates=duplicates,
+        )
+        if sheets:
+            _draw_sheets(out, pile, choice, classes.labels)
+        result = SelectResult(
+            out=out,
+            images=len(pile.items),
+            taken=len(choice.order),
+            labels=_counts(pile, choice, classes.labels),
+            not_embedded=len(listed) - len(unlistable) - len(pile.items),
+            unlistable=unlistable,
+        )
+        card = {
+            "min_score": min_score,
+            "num_images": num_images,
+            "max_images": max_images,
+            "duplicates": duplicates,
+            "images": result.images,
+            "selected": result.taken,
+            "labels": {one.label: one.taken for one in result.labels},
+            "teacher": classes.teacher.to_json(),
+        }
+        selected = [pile.items[place].key for place in choice.order.tolist()]
+        finish_selection(out, selected, _rows(pile, choice, classes.labels), card)
     return result
 
 

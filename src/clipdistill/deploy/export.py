@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import ClipDistillError, FormatError, InputError, MismatchError
 from ..core.files import atomic_path
+from ..core.locks import locked_files
 from ..core.metrics import cosines
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
@@ -193,6 +194,7 @@ def export(
             images to take ranges from.
         MismatchError: the text embeddings are another teacher's, or the model is of another
             architecture or image size than was given.
+        OutputError: `out` cannot be written, or another process is writing it.
         ClipDistillError: torch cannot export this network, or the file computes something else.
     """
     check_output(out)
@@ -213,7 +215,7 @@ def export(
     )
     checks = _choose_pictures(student, images, card)
     started = time.perf_counter()
-    with atomic_path(out) as temporary:
+    with locked_files("export", out), atomic_path(out) as temporary:
         card, report = _write(source, card, checks, temporary)
         cosine, steady = _compare(source, temporary, card, checks.pixels)
         written = OnnxEmbedder(temporary, device="cpu")
@@ -298,7 +300,8 @@ def _load(
             "or choose another teacher."
         )
     named = teacher.spec.teacher
-    return teacher, _card(teacher.spec, teacher.spec.name if named is None else named.model_name)
+    arch = teacher.spec.name if named is None else named.shipped().model_name
+    return teacher, _card(teacher.spec, arch)
 
 
 def _card(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.locks import locked_files
 from ..core.results import Result, Table, list_some
 from ..formats.classifier import check_output
 from ..formats.text import load_text
@@ -52,13 +53,15 @@ def relabel(classifier: Path, text: Path, out: Path, /) -> RelabelResult:
     Raises:
         FormatError: the classifier is damaged, or was not made by `clipdistill export`.
         MismatchError: the text embeddings were made with another teacher.
+        OutputError: OUT cannot be written, or another process is writing it.
     """
     from .graph import change_classes
 
     check_output(out)
-    before = OnnxEmbedder(classifier, device="cpu")
-    classes = load_text(text)
-    before.spec.check_space(classes.teacher, text)
-    change_classes(classifier, classes, out)
+    with locked_files("relabel", out):
+        before = OnnxEmbedder(classifier, device="cpu")
+        classes = load_text(text)
+        before.spec.check_space(classes.teacher, text)
+        change_classes(classifier, classes, out)
     old = () if before.text is None else before.text.labels
     return RelabelResult(out, old, classes.labels, str(classes.teacher))

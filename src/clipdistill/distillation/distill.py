@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -16,12 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError, MismatchError, OutputError
-from ..core.files import ensure_folder
+from ..core.launch import first_process
+from ..core.locks import locked
 from ..core.metrics import lost_nothing
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
 from ..core.wording import many, percent
-from ..formats.cards import Compression, Quantization, StudentCard, TeacherCard
+from ..formats.cards import (
+    Compression,
+    Quantization,
+    StudentCard,
+    TeacherCard,
+    shipped_training,
+)
 from ..formats.embeddings import CACHE, Embeddings, Failure, load_embeddings, match_rows
 from ..formats.prompts import load_prompts
 from ..formats.selection import load_selection
@@ -33,6 +41,7 @@ from ..formats.student import (
     load_card,
     load_checkpoint,
     load_weights,
+    origin,
     save_card,
     save_samples,
 )
@@ -282,7 +291,8 @@ def distill(
             cannot be exported.
         MismatchError: dimensions, teachers, or the initial checkpoint do not fit.
         ModelNotFoundError: the student is unknown or its weights cannot be fetched.
-        OutputError: `out` cannot be written, or holds a student made with other settings.
+        OutputError: `out` cannot be written, holds a student made with other settings, or another
+            process is writing to it.
         TrainingError: the loss is no longer finite.
     """
     from ..models.student import check_arch
@@ -297,28 +307,30 @@ def distill(
     text = _load_class_list(options.prompts, pairs.teacher, embeddings, options.device)
     parent = None if options.init_checkpoint is None else start_card(options.init_checkpoint)
     card = _new_card(arch, pairs, parent, options)
-    earlier = _check_output(out, card, options)
-    if is_student(out):
-        message(f"{out} is finished already.")
-        return _result(out, load_card(out), pairs, {}, True, time.monotonic() - start)
-    if earlier is None:
-        check_start(options, card, parent)
-    accelerator = _accelerator(options)
-    network = _network(card, earlier, options)
-    if earlier is None and not (options.pretrained or options.starts_from_file):
-        message(RANDOM_WEIGHTS)
-    if options.check_export and earlier is None and parent is None:
-        check_exportable(network, card.preprocess.size, arch)
-    ensure_folder(out)
-    cache = _pixel_cache(pairs, card, embeddings, options)
-    _decode(cache, accelerator)
-    data = _split(pairs, cache, text, options, accelerator.num_processes)
-    card = _train(accelerator, network, data, card, options, out=out, earlier=earlier)
-    if accelerator.is_main_process:
-        save_samples(out, cache.gather(data.train[:SAMPLE_IMAGES])[0])
-        save_card(out, card)
-    accelerator.end_training()
-    return _result(out, card, pairs, cache.failures, earlier is not None, time.monotonic() - start)
+    with locked(out, "distill") if first_process() else contextlib.nullcontext():
+        earlier = _check_output(out, card, options)
+        if is_student(out):
+            message(f"{out} is finished already.")
+            return _result(out, load_card(out), pairs, {}, True, time.monotonic() - start)
+        if earlier is None:
+            check_start(options, card, parent)
+        accelerator = _accelerator(options)
+        network = _network(card, earlier, options)
+        if earlier is None and not (options.pretrained or options.starts_from_file):
+            message(RANDOM_WEIGHTS)
+        if options.check_export and earlier is None and parent is None:
+            check_exportable(network, card.preprocess.size, arch)
+        cache = _pixel_cache(pairs, card, embeddings, options)
+        _decode(cache, accelerator)
+        data = _split(pairs, cache, text, options, accelerator.num_processes)
+        card = _train(accelerator, network, data, card, options, out=out, earlier=earlier)
+        if accelerator.is_main_process:
+            save_samples(out, cache.gather(data.train[:SAMPLE_IMAGES])[0])
+            save_card(out, card)
+        accelerator.end_training()
+        return _result(
+            out, card, pairs, cache.failures, earlier is not None, time.monotonic() - start
+        )
 
 
 def _chosen(items: list[ImageItem], only: Path | None) -> list[ImageItem]:
@@ -454,9 +466,18 @@ def _new_card(
         dim=pairs.teacher.dim,
         preprocess=preprocess,
         teacher=pairs.teacher if known else None,
-        training={"options": options.identity(), "data": pairs.fingerprint()},
+        training={"options": _identity(options), "data": pairs.fingerprint()},
         compression=Compression(merged=True) if merged else None,
     )
+
+
+def _identity(options: DistillOptions) -> dict[str, Any]:
+    """The settings that decide what is learnt; weights to start from by name and content."""
+    sources = ((name, getattr(options, name)) for name in ("student_weights", "init_checkpoint"))
+    return {
+        **options.identity(),
+        **{name: origin(source) for name, source in sources if source is not None},
+    }
 
 
 def _check_output(out: Path, card: StudentCard, options: DistillOptions) -> StudentCard | None:
@@ -497,7 +518,7 @@ def _difference(found: StudentCard, wanted: StudentCard, options: DistillOptions
         return "from other images or embeddings"
     # What a card leaves out (see `DistillOptions.identity`) has its default.
     defaults = DistillOptions().to_json()
-    theirs, ours = found.training.get("options", {}), dict(wanted.training["options"])
+    theirs, ours = (shipped_training(one.training).get("options", {}) for one in (found, wanted))
     both = ours.pop(INT8_EPOCHS, None) and theirs.get("sparse") and theirs.get("qat")
     if both and INT8_EPOCHS not in theirs:
         return "trained for 2:4 and INT8 at once; now INT8 training follows 2:4 training"
@@ -509,9 +530,14 @@ def _difference(found: StudentCard, wanted: StudentCard, options: DistillOptions
         f"--{key.replace('_', '-')} was {before}, now {now}"
         + (f" by default (--lr {before} continues it)" if key == "lr" and not options.lr else "")
         for key, before, now in pairs
-        if before != now
+        if before != now and not _is_older(before, now)
     ]
     return "; ".join(changed)
+
+
+def _is_older(before: Any, now: Any) -> bool:
+    """Whether `before` is a name as older cards have it, without the digest that `now` has."""
+    return isinstance(before, str) and isinstance(now, str) and now.startswith(f"{before} (")
 
 
 def _accelerator(options: DistillOptions) -> Accelerator:

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import ImageError, InputError
-from ..core.files import ensure_folder, locked
+from ..core.locks import locked
 from ..core.progress import message, track
 from ..core.results import Result, Table, list_some
+from ..core.stopping import postponed
 from ..formats.embeddings import EmbeddingStore, Failure, Header, Row, load_embeddings, npy_path
 from ..images.loading import Loaded, batched, default_workers, load_pixels, stack
 from ..images.sources import ImageItem, content_id, list_images
@@ -127,21 +128,22 @@ def embed(
         InputError: the folder is missing, empty, or no image can be read.
         ModelNotFoundError: the teacher is unknown or cannot be fetched.
         MismatchError: `out` holds embeddings of another teacher.
-        OutputError: `out` cannot be written to, or another `embed` is at it.
+        OutputError: `out` cannot be written to, or another process is writing to it.
     """
     images, out = Path(images), Path(out)
     spec = _view_spec(views, view_seed, layout)
     items = list_images(images)
-    ensure_folder(out)
-    from ..models.teacher import load_teacher
-
-    teacher = load_teacher(model_name, pretrained, device=device, precision=precision)
-    note = license_note(str(teacher.card), teacher.card.license)
-    if note:
-        message(note)
-    header = Header(teacher.card, layout, "float32" if layout == "npy" else dtype, normalize, spec)
-    workers = default_workers() if num_workers is None else num_workers
     with locked(out, "embed"):
+        from ..models.teacher import load_teacher
+
+        teacher = load_teacher(model_name, pretrained, device=device, precision=precision)
+        note = license_note(str(teacher.card), teacher.card.license)
+        if note:
+            message(note)
+        header = Header(
+            teacher.card, layout, "float32" if layout == "npy" else dtype, normalize, spec
+        )
+        workers = default_workers() if num_workers is None else num_workers
         store = EmbeddingStore(out, header)
         plan = _plan(items, store, recheck)
         if plan.kept:
@@ -320,35 +322,39 @@ class _Shard:
         # Checked as stored: raw outputs may be too large for float16.
         with np.errstate(over="ignore"):
             finite: NDArray[np.bool_] = np.isfinite(vectors.astype(header.dtype)).all(axis=1)
+        seen: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
         if header.views is not None:
             pixels = np.concatenate([one.views for one in good if one.views is not None])
             parts = [
                 embed_batch(pixels[start : start + batch_size])
                 for start in range(0, len(pixels), batch_size)
             ]
-            seen = np.concatenate(parts).reshape(len(good), header.views.count, -1)
+            embedded = np.concatenate(parts).reshape(len(good), header.views.count, -1)
             with np.errstate(over="ignore"):
-                finite &= np.isfinite(seen.astype(header.dtype)).all(axis=(1, 2))
+                finite &= np.isfinite(embedded.astype(header.dtype)).all(axis=(1, 2))
             drawn = np.stack([one.parameters for one in good if one.parameters is not None])
-            self.views.append((seen[finite], drawn[finite]))
-        self.vectors.append(vectors[finite])
-        failures = []
-        for one, fine in zip(good, finite, strict=True):
-            item = one.item
-            if fine:
-                self.rows.append(Row(item.key, one.content, item.size, item.mtime_ns))
-            else:
-                reason = "its embedding is not finite; try --precision fp32 --dtype float32"
-                failures.append(Failure(item.key, reason))
-        return failures
+            seen.append((embedded[finite], drawn[finite]))
+        items = [(one.item, one.content) for one, fine in zip(good, finite, strict=True) if fine]
+        with postponed():  # all three or none
+            self.rows += [Row(it.key, content, it.size, it.mtime_ns) for it, content in items]
+            self.vectors.append(vectors[finite])
+            self.views += seen
+        reason = "its embedding is not finite; try --precision fp32 --dtype float32"
+        return [
+            Failure(one.item.key, reason)
+            for one, fine in zip(good, finite, strict=True)
+            if not fine
+        ]
 
     def flush(self, store: EmbeddingStore) -> None:
-        """Write what there is as one shard."""
-        if self.rows:
-            views = None
-            if self.views:
-                embeddings, parameters = zip(*self.views, strict=True)
-                views = (np.concatenate(embeddings), np.concatenate(parameters))
+        """Write what there is as one shard, whole even when it is stopped meanwhile."""
+        if not self.rows:
+            return
+        views = None
+        if self.views:
+            embeddings, parameters = zip(*self.views, strict=True)
+            views = (np.concatenate(embeddings), np.concatenate(parameters))
+        with postponed():  # what was written must not be written again
             store.append(self.rows, np.concatenate(self.vectors), views)
             self.rows.clear()
             self.vectors.clear()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..core import metrics
 from ..core.errors import InputError, OutputError
-from ..core.files import ensure_folder
+from ..core.locks import locked
 from ..core.progress import track
 from ..core.results import Result, Table, list_some
 from ..formats.cards import Calibration, Compression, StudentCard
@@ -23,6 +23,7 @@ from ..formats.student import (
     SAMPLE_IMAGES,
     is_student,
     load_card,
+    origin,
     save_card,
     save_samples,
     save_weights,
@@ -204,7 +205,7 @@ def quantize(
             few images.
         MismatchError: text or embeddings are another teacher's, or the student is of another
             architecture or image size than was given.
-        OutputError: `out` holds another student.
+        OutputError: `out` holds another student, or another process is writing to it.
         MissingExtraError: ModelOpt is not installed.
     """
     start = time.monotonic()
@@ -212,43 +213,46 @@ def quantize(
     if calibration_images < 1 or batch_size < 1:
         raise InputError("--calibration-images and --batch-size should be 1 or more.")
     card, embedder = _open(student, arch, image_size, device)
-    _check_out(out, student)
-    workers = default_workers() if num_workers is None else num_workers
-    shown, held = _choose(list_images(images), calibration_images, seed)
-    measured = _load(held, card, workers)
-    references = _references(embedder, measured, text, embeddings)
-    calibrating = _load(shown, card, workers)
-    if not len(calibrating.items) or not len(measured.items):
-        raise InputError(f"{images}: too few of its images can be read to calibrate and measure.")
+    with locked(out, "quantize"):
+        _check_out(out, student)
+        workers = default_workers() if num_workers is None else num_workers
+        shown, held = _choose(list_images(images), calibration_images, seed)
+        measured = _load(held, card, workers)
+        references = _references(embedder, measured, text, embeddings)
+        calibrating = _load(shown, card, workers)
+        if not len(calibrating.items) or not len(measured.items):
+            raise InputError(
+                f"{images}: too few of its images can be read to calibrate and measure."
+            )
 
-    before = _embed(embedder, measured.pixels, batch_size)
-    done = _calibrate(embedder, card, calibrating.pixels, calibration, batch_size)
-    after = _embed(embedder, measured.pixels, batch_size)
-    states = tuple(
-        _measure(state, vectors, before, references)
-        for state, vectors in (("before", before), ("calibrated", after))
-    )
-    settings = {
-        "from": embedder.spec.name,
-        "calibration_images": len(calibrating.items),
-        "calibration": calibration,
-        "held_out": len(measured.items),
-        "cosine": states[1].cosine,
-    }
-    new = replace(
-        card, compression=done.compression, training={**card.training, "quantized": settings}
-    )
-    _save(out, new, done.network, calibrating.pixels[:SAMPLE_IMAGES])
-    return QuantizeResult(
-        out=out,
-        arch=card.arch,
-        compression=done.compression,
-        held_out=len(measured.items),
-        states=states,
-        worst_cosine=float(metrics.cosines(after, before).min()),
-        failures=(*calibrating.failures, *measured.failures),
-        seconds=time.monotonic() - start,
-    )
+        before = _embed(embedder, measured.pixels, batch_size)
+        done = _calibrate(embedder, card, calibrating.pixels, calibration, batch_size)
+        after = _embed(embedder, measured.pixels, batch_size)
+        states = tuple(
+            _measure(state, vectors, before, references)
+            for state, vectors in (("before", before), ("calibrated", after))
+        )
+        settings = {
+            "from": origin(student),
+            "calibration_images": len(calibrating.items),
+            "calibration": calibration,
+            "held_out": len(measured.items),
+            "cosine": states[1].cosine,
+        }
+        new = replace(
+            card, compression=done.compression, training={**card.training, "quantized": settings}
+        )
+        _save(out, new, done.network, calibrating.pixels[:SAMPLE_IMAGES])
+        return QuantizeResult(
+            out=out,
+            arch=card.arch,
+            compression=done.compression,
+            held_out=len(measured.items),
+            states=states,
+            worst_cosine=float(metrics.cosines(after, before).min()),
+            failures=(*calibrating.failures, *measured.failures),
+            seconds=time.monotonic() - start,
+        )
 
 
 def _open(
@@ -419,7 +423,6 @@ def _measure(
 def _save(
     out: Path, card: StudentCard, network: torch.nn.Module, samples: NDArray[np.uint8]
 ) -> None:
-    ensure_folder(out)
     save_weights(out, {name: value.cpu() for name, value in network.state_dict().items()})
     save_samples(out, samples)
     save_card(out, card)

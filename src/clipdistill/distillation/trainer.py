@@ -24,6 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ..core.errors import TrainingError
 from ..core.files import writing
 from ..core.progress import track
+from ..core.stopping import Stop, postponed
 from ..formats.cards import StudentCard
 from ..formats.student import (
     CHECKPOINT,
@@ -60,6 +61,7 @@ class TrainingState:
         epoch: epochs finished.
         step: steps done of the next epoch.
         loss_sum: of those steps, weighted by images; `seen` images.
+        pending: the same of the steps since the last check; not yet in `loss_sum`.
         history: a row an epoch.
         best: validation cosine of the best state so far.
         best_epoch: its epoch, as an index of `history`; -1: the network before training.
@@ -71,6 +73,7 @@ class TrainingState:
     step: int = 0
     loss_sum: float = 0.0
     seen: int = 0
+    pending: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float = -math.inf
     best_epoch: int = -1
@@ -167,12 +170,16 @@ class Trainer:
         self.anchors = self._anchors() if options.criterion == "anchors" else None
         self.writer: SummaryWriter | None = None
         self._saved = time.monotonic()
+        self._stop = Stop()
 
     def run(self) -> TrainingState:
         """Train to the end (or go on from the checkpoint in the output folder).
 
+        Ctrl-C lets the current step finish, and saves the state.
+
         Raises:
             TrainingError: the loss is no longer finite.
+            KeyboardInterrupt: it was stopped.
         """
         if self.resume:
             self._resume()
@@ -182,7 +189,10 @@ class Trainer:
         try:
             total = self.options.num_epochs * len(self.data.train)
             before = self.state.epoch * len(self.data.train) + self.state.seen
-            with track("distil", total, "images", done=before) as step:
+            with (
+                postponed() as self._stop,
+                track("distil", total, "images", done=before) as step,
+            ):
                 while self.state.epoch < self.options.num_epochs:
                     self._epoch(step)
         finally:
@@ -196,26 +206,54 @@ class Trainer:
         return self.state
 
     def _epoch(self, progress: Any) -> None:
-        state, options = self.state, self.options
+        state = self.state
         self.network.train()
         start, first = time.monotonic(), state.seen
-        running = torch.zeros((), device=self.device)
+        running = torch.tensor(state.pending, device=self.device)
         for step, pixels, targets, fine, size in self._batches():
-            done, total = state.epoch * self.steps + step, options.num_epochs * self.steps
-            rate = learning_rate(options, done, total)
+            rate = self._rate(step)
             loss = self._step(step, rate, pixels, targets, fine, size)
             running += loss.detach() * size
             state.step, state.seen = step + 1, state.seen + size
             progress(size, self._note())
             last = state.step == self.steps
-            if state.step % FINITE_CHECK_STEPS == 0 or last:
+            checked = state.step % FINITE_CHECK_STEPS == 0 or last
+            if checked:
                 self._add_finite(running, rate)
                 running = torch.zeros((), device=self.device)
                 if self._due() and not last:
                     self._check_weights(rate)
                     self._save()
+            if self._asked_to_stop(checked):
+                state.pending = self._finite(running, rate)
+                self._save_and_stop(rate)
         images = state.seen - first
-        self._finish_epoch(images / max(1e-9, time.monotonic() - start), rate)
+        self._finish_epoch(images / max(1e-9, time.monotonic() - start), self._rate(self.steps - 1))
+
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step of the current epoch."""
+        done = self.state.epoch * self.steps + step
+        return learning_rate(self.options, done, self.options.num_epochs * self.steps)
+
+    def _asked_to_stop(self, checked: bool) -> bool:
+        """Whether to stop now; several processes do so together, at a step of checks."""
+        if self.accelerator.num_processes == 1:
+            return self._stop.asked
+        if not checked:
+            return False
+        asked = torch.tensor(float(self._stop.asked), device=self.device)
+        return float(self.accelerator.reduce(asked, "sum")) > 0
+
+    def _save_and_stop(self, rate: float) -> None:
+        """Save the state as it is after a step.
+
+        Raises:
+            KeyboardInterrupt: always.
+            TrainingError: the weights are not finite.
+        """
+        self._check_weights(rate)
+        self._save()
+        raise KeyboardInterrupt
 
     def _step(
         self,
@@ -294,10 +332,19 @@ class Trainer:
         Raises:
             TrainingError: they are not finite.
         """
+        self.state.loss_sum += self._finite(running, rate)
+        self.state.pending = 0.0
+
+    def _finite(self, running: torch.Tensor, rate: float) -> float:
+        """Return a sum of losses, or stop.
+
+        Raises:
+            TrainingError: it is not finite.
+        """
         value = float(running)
         if not math.isfinite(value):
             raise self._not_finite("The loss", rate)
-        self.state.loss_sum += value
+        return value
 
     def _check_weights(self, rate: float) -> None:
         """Check the weights before they are saved: the last step may have spoilt them.
@@ -330,7 +377,13 @@ class Trainer:
             "images_per_second": rate,
         }
         self._check_weights(lr)
-        row.update(self.validator(self._kept_network()))
+        alone = self.accelerator.num_processes == 1
+
+        def between() -> None:
+            if alone and self._stop.asked:
+                self._save_and_stop(lr)
+
+        row.update(self.validator(self._kept_network(), between))
         if not math.isfinite(row.get("val_cosine", 0.0)):
             raise self._not_finite("The network's output", lr)
         # Without held-out images the last epoch is the best there is.
@@ -348,6 +401,8 @@ class Trainer:
         last = state.epoch == self.options.num_epochs
         if last or self._due():
             self._save()
+        if not last and self._asked_to_stop(True):
+            self._save_and_stop(lr)
 
     def _kept_network(self) -> torch.nn.Module:
         """The network that is validated and kept: the moving average where there is one."""
@@ -402,6 +457,7 @@ class Trainer:
                 "step": state.step,
                 "loss_sum": state.loss_sum,
                 "seen": state.seen,
+                "pending": state.pending,
                 "ema": None if self.ema is None else self.ema.module.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "history": state.history,
@@ -431,6 +487,7 @@ class Trainer:
             step=saved["step"],
             loss_sum=saved["loss_sum"],
             seen=saved["seen"],
+            pending=saved.get("pending", 0.0),
             history=saved["history"],
             best=best["score"],
             best_epoch=best["epoch"],

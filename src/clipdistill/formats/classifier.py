@@ -35,7 +35,7 @@ from ..core.errors import FormatError, InputError, OutputError
 from ..core.files import ensure_folder
 from ..core.zeroshot import LogitScale, normalized
 from ..images.preprocess import Preprocess
-from .cards import Compression, TeacherCard
+from .cards import Compression, TeacherCard, shipped_training
 from .text import TextEmbeddings
 
 FORMAT = "clipdistill.onnx"
@@ -96,8 +96,8 @@ class OnnxCard:
             "arch": self.arch,
             "dim": self.dim,
             "preprocess": self.preprocess.to_json(),
-            "teacher": None if self.teacher is None else self.teacher.to_json(),
-            "training": self.training,
+            "teacher": None if self.teacher is None else self.teacher.shipped().to_json(),
+            "training": shipped_training(self.training),
             "target": self.target,
             "precision": self.precision,
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..core.files import (
 from ..core.results import from_json
 from ..core.zeroshot import Calibration, LogitScale, moved_along, normalized
 from ..images.preprocess import Preprocess
-from .cards import TeacherCard
+from .cards import TeacherCard, last_name, shipped_name
 
 FORMAT = "clipdistill.text_embeddings"
 VERSION = 1
@@ -74,6 +74,9 @@ class Adaptation:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             **values,
+            "pool": last_name(self.pool),
+            "teacher": shipped_name(self.teacher),
+            "student": last_name(self.student),
             "text": _to_base64(self.text),
             "shift": _to_base64(self.shift),
             "images": list(self.images),
@@ -193,15 +196,19 @@ class TextEmbeddings:
         return moved_along(text, self.adaptation.shift)
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything but the vectors, as plain JSON values."""
+        """Return everything but the vectors, as plain JSON values for a file that is passed on.
+
+        Folders and files have names instead of places.
+        """
         values: dict[str, Any] = {
             "labels": list(self.labels),
             "prompts": [list(prompts) for prompts in self.prompts],
             "templates": list(self.templates),
-            "teacher": self.teacher.to_json(),
+            "teacher": self.teacher.shipped().to_json(),
         }
         if self.calibration is not None:
-            values["calibration"] = asdict(self.calibration)
+            model = last_name(self.calibration.model)
+            values["calibration"] = asdict(replace(self.calibration, model=model))
         if self.adaptation is not None:
             values["adaptation"] = self.adaptation.to_json()
         return values
@@ -250,9 +257,14 @@ def pair_of(path: Path) -> tuple[Path, Path]:
     return path.with_suffix(".npy"), path.with_suffix(".json")
 
 
+def text_path(path: Path) -> Path:
+    """Return the `.npy` that `save_text` writes for `path`."""
+    return path if path.suffix == ".npy" else path.with_name(path.name + ".npy")
+
+
 def save_text(path: Path, text: TextEmbeddings) -> Path:
     """Write the pair of files; return the path of the `.npy`."""
-    path = path if path.suffix == ".npy" else path.with_name(path.name + ".npy")
+    path = text_path(path)
     with atomic_path(path) as temporary:
         np.save(temporary, text.vectors)
     head = {"format": FORMAT, "version": VERSION, "npy_sha256": sha256_of(path)}

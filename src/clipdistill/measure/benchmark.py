@@ -15,6 +15,7 @@ from ..core import metrics
 from ..core.charts import check_available
 from ..core.errors import ClipDistillError, InputError, OutputError
 from ..core.files import ensure_folder, write_bytes
+from ..core.locks import locked_files
 from ..core.model_names import short_names
 from ..core.progress import track
 from ..core.signatures import NameOrPath
@@ -158,41 +159,43 @@ def benchmark(
     Raises:
         InputError: there is nothing to measure, or none of the models can be opened.
         MismatchError: the models are of different teachers.
+        OutputError: --out or --plot cannot be written, or another process is writing it.
     """
     batches = _check_arguments(models, images, labelled, options)
-    entries = _entries(models)
-    names = [entry.command for entry in entries]
-    with (
-        tempfile.TemporaryDirectory(prefix="clipdistill-") as folder,
-        children(names, options.threads) as started,
-    ):
-        for entry, child in zip(entries, started, strict=True):
-            entry.started = child
-        _open_all(entries, options)
-        opened = [entry for entry in entries if entry.about]
-        classes = choose_text([(entry.spec(), _carried(entry.model)) for entry in opened], text)
-        shelf = PictureShelf(Path(folder))
-        plain = _spread(list_images(images or labelled or Path()), options.limit)
-        _prepare_all(opened, shelf, "images", plain)
-        _time_all(opened, batches, options.rounds)
-        reference = _compare_all(opened, classes, shelf)
-        if labelled is not None:
-            _add_accuracy(opened, classes, shelf, labelled)
-    result = BenchmarkResult(
-        rows=tuple(entry.row for entry in entries),
-        reference=reference,
-        conclusions=tuple(_conclusions(opened)),
-        images=shelf.count.get("images", 0),
-        labelled=shelf.count.get("labelled", 0),
-        batches=batches,
-        rounds=options.rounds,
-        threads=options.threads,
-        machine=machine(),
-        failures=tuple(shelf.failures.values()),
-        out=options.out,
-        plot=options.plot,
-    )
-    _write(result)
+    with locked_files("benchmark", options.out, options.plot):
+        entries = _entries(models)
+        names = [entry.command for entry in entries]
+        with (
+            tempfile.TemporaryDirectory(prefix="clipdistill-") as folder,
+            children(names, options.threads) as started,
+        ):
+            for entry, child in zip(entries, started, strict=True):
+                entry.started = child
+            _open_all(entries, options)
+            opened = [entry for entry in entries if entry.about]
+            classes = choose_text([(entry.spec(), _carried(entry.model)) for entry in opened], text)
+            shelf = PictureShelf(Path(folder))
+            plain = _spread(list_images(images or labelled or Path()), options.limit)
+            _prepare_all(opened, shelf, "images", plain)
+            _time_all(opened, batches, options.rounds)
+            reference = _compare_all(opened, classes, shelf)
+            if labelled is not None:
+                _add_accuracy(opened, classes, shelf, labelled)
+        result = BenchmarkResult(
+            rows=tuple(entry.row for entry in entries),
+            reference=reference,
+            conclusions=tuple(_conclusions(opened)),
+            images=shelf.count.get("images", 0),
+            labelled=shelf.count.get("labelled", 0),
+            batches=batches,
+            rounds=options.rounds,
+            threads=options.threads,
+            machine=machine(),
+            failures=tuple(shelf.failures.values()),
+            out=options.out,
+            plot=options.plot,
+        )
+        _write(result)
     return result
 
 

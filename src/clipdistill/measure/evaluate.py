@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..core import metrics
 from ..core.errors import InputError, MismatchError
-from ..core.files import ensure_folder
+from ..core.locks import locked_files
 from ..core.model_names import short_names
 from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
@@ -121,12 +121,12 @@ def evaluate(
         InputError: there is nothing to measure, a class folder is no label, or there is nothing to
             calibrate.
         MismatchError: models, text and embeddings are of different teachers.
-        OutputError: predictions or the calibration cannot be written.
+        OutputError: predictions or the calibration cannot be written, or another process is writing
+            them.
     """
     folder = _check_arguments(models, labelled, images, batch_size)
     text = None if text is None else Path(text)
-    if predictions is not None:
-        ensure_folder(Path(predictions).parent)
+    predictions = None if predictions is None else Path(predictions)
     opened = [
         open_embedder(model, arch=arch, image_size=image_size, device=device) for model in models
     ]
@@ -141,21 +141,22 @@ def evaluate(
     done: dict[int, Embedded] = {}
     reference = _find_reference(opened, embeddings, task, done)
     files = where_to_store(opened, classes, text, labelled, reference) if calibrate else ()
-    rows, predicted, failures = [], [], {}
-    for index, embedder in enumerate(opened):
-        embedded = done.pop(index) if index in done else embed(embedder, task)
-        failures.update({failure.image_path: failure for failure in embedded.failures})
-        if calibrate and embedder.spec.role == "student":
-            task = calibrated(embedder, embedded, reference, task)
-        rows.append(_measure(embedder, embedded, reference, task))
+    with locked_files("evaluate", predictions, *files):
+        rows, predicted, failures = [], [], {}
+        for index, embedder in enumerate(opened):
+            embedded = done.pop(index) if index in done else embed(embedder, task)
+            failures.update({failure.image_path: failure for failure in embedded.failures})
+            if calibrate and embedder.spec.role == "student":
+                task = calibrated(embedder, embedded, reference, task)
+            rows.append(_measure(embedder, embedded, reference, task))
+            if predictions is not None:
+                predicted.append(_predictions_of(embedder, embedded, reference, task))
+        if calibrate:
+            store(files, task.text)
         if predictions is not None:
-            predicted.append(_predictions_of(embedder, embedded, reference, task))
-    if calibrate:
-        store(files, task.text)
-    if predictions is not None:
-        save_predictions(
-            Path(predictions), Predictions(classes.labels, _pictures(task), tuple(predicted))
-        )
+            save_predictions(
+                predictions, Predictions(classes.labels, _pictures(task), tuple(predicted))
+            )
     return EvaluateResult(
         tuple(rows),
         None if reference is None else reference.name,

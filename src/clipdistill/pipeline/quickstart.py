@@ -12,7 +12,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from ..core.errors import MissingExtraError, OutputError
-from ..core.files import ensure_folder, read_json, write_bytes, write_json
+from ..core.files import read_json, write_bytes, write_json
+from ..core.locks import locked
 from ..core.loopback import LOCALHOST
 from ..core.progress import message, track
 from ..core.results import Result, Table, to_json
@@ -116,37 +117,39 @@ def quickstart(
         seed: of the toy world; 10 or more (the toy teacher was trained on other seeds).
 
     Raises:
-        OutputError: `out` cannot be written to, or holds a run with other settings.
+        OutputError: `out` cannot be written to, holds a run with other settings, or another process
+            is writing to it.
     """
     start = time.monotonic()
-    out = ensure_folder(Path(out))
+    out = Path(out)
     if seed < FIRST_USER_SEED:
         raise OutputError(
             f"--seed {seed}: expected {FIRST_USER_SEED} or more; lower seeds drew the pictures the "
             "toy teacher was trained and measured on."
         )
-    _check_settings(out / "settings.json", {"num_images": num_images, "seed": seed})
-    world, held_out = out / "world", out / "held-out"
-    _draw(world, num_images, seed, labelled=False)
-    _draw(held_out, 25 * len(KINDS), seed + 1, labelled=True)
-    lines = [f"{kind}\t{prompt}\n" for kind, prompt in zip(KINDS, prompts(), strict=True)]
-    folder = RunFolder(out)
-    write_bytes(folder.prompts, "".join(lines).encode())
-    with as_file(files("clipdistill.pipeline.toy") / "toy_teacher") as place:
-        teacher = f"local-dir:{place}"
-        with _served(folder, teacher, world) as url:
-            done = run(
-                folder.prompts, out, _options(url, teacher, held_out, num_images, num_epochs)
-            )
-    result = QuickstartResult(
-        out=out,
-        seconds=time.monotonic() - start,
-        rows=_first_rows(done.evaluation),
-        predictions=_classify(folder, held_out),
-        benchmark=load_measurement(folder.benchmark, BenchmarkResult),
-        report=done.report,
-    )
-    write_json(out / "summary.json", to_json(result))
+    with locked(out, "quickstart"):
+        _check_settings(out / "settings.json", {"num_images": num_images, "seed": seed})
+        world, held_out = out / "world", out / "held-out"
+        _draw(world, num_images, seed, labelled=False)
+        _draw(held_out, 25 * len(KINDS), seed + 1, labelled=True)
+        lines = [f"{kind}\t{prompt}\n" for kind, prompt in zip(KINDS, prompts(), strict=True)]
+        folder = RunFolder(out)
+        write_bytes(folder.prompts, "".join(lines).encode())
+        with as_file(files("clipdistill.pipeline.toy") / "toy_teacher") as place:
+            teacher = f"local-dir:{place}"
+            with _served(folder, teacher, world) as url:
+                done = run(
+                    folder.prompts, out, _options(url, teacher, held_out, num_images, num_epochs)
+                )
+        result = QuickstartResult(
+            out=out,
+            seconds=time.monotonic() - start,
+            rows=_first_rows(done.evaluation),
+            predictions=_classify(folder, held_out),
+            benchmark=load_measurement(folder.benchmark, BenchmarkResult),
+            report=done.report,
+        )
+        write_json(out / "summary.json", to_json(result))
     return result
 
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..core.errors import ClipDistillError, MismatchError, MissingExtraError
-from ..core.files import ensure_folder, locked, write_bytes
+from ..core.files import ensure_folder, write_bytes
+from ..core.locks import locked
 from ..core.progress import message, show_table
 from ..core.wording import many
 from ..formats.embeddings import read_failures
@@ -64,7 +65,7 @@ def run(
 
     Raises:
         InputError: prompts, images, labels or a setting are missing or wrong.
-        OutputError: `out` cannot be written to, or another run uses it.
+        OutputError: `out` cannot be written to, or another process is writing to it.
     """
     start = time.monotonic()
     folder = RunFolder(Path(out))
@@ -75,8 +76,9 @@ def run(
     if save_config is not None:
         save_settings(Path(save_config), options)
         message(f"Settings written: {save_config}")
-    ensure_folder(folder.out)
     context = RunContext(Path(prompts), folder, options, inputs, _can_report())
+    if dry_run:
+        ensure_folder(folder.out)
     with contextlib.nullcontext() if dry_run else locked(folder.out, "run"):
         options = with_student(options, folder.choice, measure_student)
         context = _with_epochs(replace(context, options=options), options.time_budget)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -18,11 +15,15 @@ from ..core.errors import ClipDistillError, InputError, MissingExtraError
 from ..core.progress import message, screen
 from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
+from ..core.stopping import signals_as_ctrl_c
 from ..core.wording import percent
-from ..models.open import kind_of, needs_training_extra, teacher_name
+from ..formats.embeddings import read_header
+from ..formats.run import RunFolder
+from ..models.open import kind_of, needs_training_extra, split_runtime, teacher_name
 from ..models.recognizer import Recognizer, open_recognizer
 
 if TYPE_CHECKING:
+    from ..formats.cards import TeacherCard
     from ..formats.text import TextEmbeddings
     from ..models.teacher import Teacher
     from .live.frames import Source
@@ -255,7 +256,7 @@ def _watch(model: str, options: DemoOptions) -> DemoResult:
     source = source or _pictures(options, recognizer)
     loop, reader, recorder = _assemble(source, recognizer, options)
     stopped = False
-    with _terminated_as_ctrl_c():
+    with signals_as_ctrl_c():  # so that a recording is finished
         try:
             loop.run()
         except KeyboardInterrupt:  # the normal end for a camera
@@ -344,23 +345,6 @@ def _views(source: Source, options: DemoOptions) -> tuple[list[View], Recorder |
     return views, recorder
 
 
-@contextlib.contextmanager
-def _terminated_as_ctrl_c() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C, so that a recording is finished; works in the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _result(
     loop: Loop, reader: Reader, recorder: Recorder | None, recognizer: Recognizer, ended: str
 ) -> DemoResult:
@@ -409,7 +393,7 @@ def _web(model: str, options: DemoOptions) -> WebDemoResult:
     if loaded is not None and options.teacher is not None:
         beside = Recognizer(loaded.images, student.text, own=False)
     encode = None if loaded is None else _encoder(loaded, student)
-    with _terminated_as_ctrl_c(), contextlib.suppress(KeyboardInterrupt):
+    with signals_as_ctrl_c(), contextlib.suppress(KeyboardInterrupt):
         serve_page(
             student,
             teacher=beside,
@@ -445,6 +429,7 @@ def _load_teacher(student: Recognizer, options: DemoOptions) -> Teacher | None:
         with _no_downloads():
             from ..models.teacher import load_teacher
 
+            card = _placed(card, Path(split_runtime(student.name)[1]))
             loaded = load_teacher(card.model_name, card.pretrained, device=options.device)
         student.embedder.spec.check_space(loaded.card, "the teacher")
     except (ClipDistillError, ModuleNotFoundError):
@@ -454,6 +439,19 @@ def _load_teacher(student: Recognizer, options: DemoOptions) -> Teacher | None:
         )
         return None
     return loaded
+
+
+def _placed(card: TeacherCard, model: Path) -> TeacherCard:
+    """The same teacher with its place, which the embeddings of the model's run record.
+
+    A model's file is passed on and has only the name of a teacher's folder.
+    """
+    for run in model.resolve().parents[:2]:
+        with contextlib.suppress(ClipDistillError, ModuleNotFoundError):
+            header = read_header(RunFolder(run).embeddings)
+            if header is not None and header.teacher.fingerprint == card.fingerprint:
+                return header.teacher
+    return card
 
 
 @contextlib.contextmanager

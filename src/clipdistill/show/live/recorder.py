@@ -10,6 +10,7 @@ import numpy as np
 
 from ...core.errors import InputError, OutputError
 from ...core.files import atomic_path, ensure_folder
+from ...core.locks import locked_files
 from .frames import Pixels
 from .letters import Letters
 from .loop import Seen, Status
@@ -99,6 +100,7 @@ class Recorder:
         )  # even, for the codec
         self.fps = self.fps or fps or UNKNOWN_FPS
         self._start = self._last = at
+        self._writing.enter_context(locked_files("demo", self.path))
         self._temporary = self._writing.enter_context(atomic_path(self.path))
         code = cv2.VideoWriter.fourcc(*CODEC)
         self._writer = cv2.VideoWriter(str(self._temporary), code, self.fps, self._size)

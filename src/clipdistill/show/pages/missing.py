@@ -94,7 +94,9 @@ def missing_of(run: Gathered) -> dict[str, Missing]:
 
 
 def _teacher(run: Gathered) -> str:
-    """The teacher as an argument of a command."""
+    """The teacher as an argument of a command: as the run has it, which knows its place."""
+    if given := run.record.settings.get("teacher"):
+        return shlex.quote(str(given))
     if run.teacher is None:
         return "TEACHER"
     name, weights = run.teacher.model_name, run.teacher.pretrained
