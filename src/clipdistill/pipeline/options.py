@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from ..collect.sources.options import SearchOptions, SourceName, SourceOptions
 from ..collect.web.options import USER_AGENT, DownloadOptions, FetchOptions
-from ..core.errors import InputError
+from ..core.errors import InputError, OptionError
 from ..core.signatures import check_ranges, field_names
 from ..distillation.options import DistillOptions, TrainingOptions
 from ..formats.classifier import Target
@@ -21,7 +21,7 @@ StudentName = Literal["dense", "sparse", "int8", "sparse-int8"]
 
 DEFAULT_HOLDOUT = 0.1
 """Share of the images that is held out where there are none with labels."""
-EXCLUSIVE = {"images": "search", "search": "images", "labelled": "holdout", "holdout": "labelled"}
+EXCLUSIVE = {"images": "search", "search": "images"}
 """A setting -> the one that it excludes."""
 WHICH_PICTURES = (
     "Give --images FOLDER with images to train on, or --search SOURCE to search for some "
@@ -62,8 +62,8 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
         fine_tuning_epochs: passes over the images for each sparse or INT8 student.
         fine_tuning_lr: peak learning rate of the sparse and INT8 students; default: 1e-3.
         labelled: folder with one folder of images per class, for measuring only.
-        holdout: share of the images to hold out and measure on, against the teacher; default: 0.1
-            without --labelled, otherwise none.
+        holdout: share of the images to hold out of the training and, without --labelled, to measure
+            on, against the teacher; default: 0.1 without --labelled, otherwise none.
         target: runtime of classifier.onnx: onnxruntime, or tensorrt (also for OpenVINO).
         classifier: student in classifier.onnx: dense, sparse, int8 or sparse-int8; default: the
             last one made.
@@ -136,9 +136,9 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
     @property
     def held_out(self) -> float:
         """Share of the images that is held out."""
-        if self.labelled is not None:
-            return 0.0
-        return DEFAULT_HOLDOUT if self.holdout is None else self.holdout
+        if self.holdout is not None:
+            return self.holdout
+        return DEFAULT_HOLDOUT if self.labelled is None else 0.0
 
     def search_options(self) -> SearchOptions:
         """As `search` takes them."""
@@ -202,7 +202,7 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
             return f"local-dir:{self.teacher}", ""
         name, _, pretrained = self.teacher.partition("/")
         if not pretrained:
-            raise InputError(
+            raise OptionError(
                 f"--teacher {self.teacher}: expected NAME/PRETRAINED, such as "
                 f"{DEFAULT_TEACHER}, hf-hub:ORG/REPO or local-dir:FOLDER."
             )
@@ -216,11 +216,9 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
         """
         if (self.images is None) == (self.search is None):
             both = "--images and --search exclude each other. " if self.images else ""
-            raise InputError(both + WHICH_PICTURES)
-        if self.labelled is not None and self.holdout is not None:
-            raise InputError("--labelled and --holdout exclude each other: measure on one of them.")
+            raise OptionError(both + WHICH_PICTURES)
         if self.shipped not in self.students:
-            raise InputError(
+            raise OptionError(
                 f"--classifier {self.shipped}: this run makes {', '.join(self.students)}. Add "
                 "--sparse, --qat or both (and --compare), or choose one of these."
             )
@@ -242,7 +240,7 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
         try:
             self.search_options().check()
         except InputError as error:  # what `search` calls --source
-            raise InputError(str(error).replace("--source", "--search")) from error
+            raise OptionError(str(error).replace("--source", "--search")) from error
 
 
 def _plain(value: Any) -> Any:

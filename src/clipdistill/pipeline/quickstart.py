@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from ..core.errors import MissingExtraError, OutputError
+from ..core.errors import MissingExtraError, OptionError, OutputError
 from ..core.files import ensure_folder, read_json, write_bytes, write_json
 from ..core.loopback import LOCALHOST
 from ..core.progress import message, track
@@ -116,12 +116,13 @@ def quickstart(
         seed: of the toy world; 10 or more (the toy teacher was trained on other seeds).
 
     Raises:
+        OptionError: the seed is below 10.
         OutputError: `out` cannot be written to, or holds a run with other settings.
     """
     start = time.monotonic()
     out = ensure_folder(Path(out))
     if seed < FIRST_USER_SEED:
-        raise OutputError(
+        raise OptionError(
             f"--seed {seed}: expected {FIRST_USER_SEED} or more; lower seeds drew the pictures the "
             "toy teacher was trained and measured on."
         )
