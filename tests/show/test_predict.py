@@ -152,7 +152,9 @@ def test_swapped_arguments(
     with pytest.raises(InputError, match="embed-text"):
         predict(str(tiny_classifier), str(picture), text=picture)
     (tmp_path / "prompts.txt").write_text("cat\n")
-    with pytest.raises(InputError, match="expected text embeddings .*: clipdistill embed-text .*prompts"):
+    with pytest.raises(
+        InputError, match=r"expected text embeddings .*: clipdistill embed-text .*prompts"
+    ):
         predict(str(tiny_classifier), str(picture), text=tmp_path / "prompts.txt")
 
 
