@@ -26,7 +26,14 @@ from clipdistill.models.student import build_student, load_student
 from clipdistill.models.teacher import load_teacher
 from clipdistill.models.torch_embedder import resolve_device
 
-FAST = DistillOptions(image_size=32, batch_size=8, num_epochs=1, device="cpu", val_fraction=0.2)
+FAST = DistillOptions(
+    image_size=32,
+    batch_size=8,
+    num_epochs=1,
+    device="cpu",
+    val_fraction=0.2,
+    check_export=False,
+)
 
 
 @pytest.fixture(scope="module")

@@ -157,9 +157,31 @@ def test_images_that_have_no_embedding_are_not_compared_with_the_teacher(
         quantize(tiny_student, tmp_path / "other", tmp_path / "no", **given)
 
 
-def test_what_is_refused(
-    tmp_path, tiny_student, images, pictures, make_student, make_text, other_teacher
-):
+def test_residual_adds_that_stay_in_float_are_counted(tmp_path, images, make_student):
+    vit = make_student(tmp_path / "vit", "test_vit", size=48)
+    result = quantize(vit, images, tmp_path / "int8", device="cpu")
+    assert result.states[1].cosine > 0.97
+    facts = load_card(tmp_path / "int8").compression.int8
+    assert (facts.residuals, facts.float_adds) == ((), 12)
+    text = "\n".join(map(str, result.summary()))
+    assert "Residual adds that stay in floating point: 12. TensorRT and OpenVINO" in text
+
+
+def test_a_student_with_branches_is_stored_merged(tmp_path, images, make_student):
+    student = make_student(tmp_path / "student", "mobileone_s0", size=64)
+    result = quantize(student, images, tmp_path / "int8", device="cpu")
+    assert result.states[1].cosine > 0.97
+    card, embedder = load_student(tmp_path / "int8", device="cpu")
+    assert card.compression.merged
+    _, dense = load_student(student, device="cpu")
+    samples = load_samples(tmp_path / "int8")
+    cosine = (embedder.embed_pixels(samples) * dense.embed_pixels(samples)).sum(1)
+    assert cosine.mean() > 0.97
+    stored = load_weights(tmp_path / "int8/model.safetensors")
+    assert any(".reparam_conv.weight" in name for name in stored)
+
+
+def test_what_is_refused(tmp_path, tiny_student, images, pictures, make_text, other_teacher):
     with pytest.raises(InputError, match="nowhere: no such folder"):
         quantize(tiny_student, tmp_path / "nowhere", tmp_path / "out", device="cpu")
     (tmp_path / "empty").mkdir()
@@ -170,9 +192,6 @@ def test_what_is_refused(
         quantize(tiny_student, tmp_path / "single", tmp_path / "out", device="cpu")
     with pytest.raises(InputError, match="--calibration-images"):
         quantize(tiny_student, images, tmp_path / "out", calibration_images=0, device="cpu")
-    vit = make_student(tmp_path / "vit", "test_vit", size=48)
-    with pytest.raises(InputError, match="0 of its 12 residual adds"):
-        quantize(vit, images, tmp_path / "out", device="cpu")
     foreign = make_text(tmp_path / "foreign.npy", teacher=other_teacher)
     with pytest.raises(MismatchError, match=r"foreign\.npy"):
         quantize(tiny_student, images, tmp_path / "out", text=foreign, device="cpu")

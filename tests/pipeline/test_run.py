@@ -80,6 +80,7 @@ def options(world: Path) -> RunOptions:
             labelled=world / "labelled",
             teacher=f"local-dir:{folder}",
             student="test_resnet",
+            pretrained=False,
             image_size=32,
             num_epochs=1,
             batch_size=16,
@@ -454,6 +455,42 @@ def test_the_folder_of_a_run_alone_takes_its_prompts_and_settings(
     assert raised.value.exit_code == 2
 
 
+def test_epochs_fit_into_a_time_and_stay_when_it_runs_again(
+    world: Path, options: RunOptions, tmp_path: Path
+) -> None:
+    out, listener = tmp_path / "out", Listener()
+    timed = replace(options, num_epochs=50, time_budget="1s")
+    with reporting(listener):
+        run(world / "prompts.txt", out, timed)
+    [line] = [line for line in listener.lines if "--time-budget 1s" in line]
+    epochs = int(line.split()[0])
+    assert len((out / "student" / "metrics.jsonl").read_text().splitlines()) == epochs
+    again = run(world / "prompts.txt", out, timed)
+    assert not again.done
+    # With fewer seconds, fewer epochs: the student is trained again.
+    shorter = replace(timed, time_budget="0.5s")
+    planned = run(world / "prompts.txt", out, shorter, dry_run=True)
+    [reason] = [one.reason for one in planned.plan if one.name == "distill"]
+    assert reason.startswith(f"num_epochs was {epochs}, now ")
+
+
+def test_a_student_is_chosen_by_size(world: Path, options: RunOptions, tmp_path: Path) -> None:
+    chosen = replace(options, student="auto", max_size=6.0)
+    planned = run(world / "prompts.txt", tmp_path / "out", chosen, dry_run=True)
+    [about] = [one.about for one in planned.plan if one.name == "distill"]
+    assert about == "train lcnet_050 to reproduce the teacher's embeddings"
+
+
+def test_pretrained_weights_that_cannot_be_had_stop_it_before_anything_is_embedded(
+    world: Path, options: RunOptions, tmp_path: Path
+) -> None:
+    """No hub can be reached in tests."""
+    asked = replace(options, student="resnet18", pretrained=True)
+    with pytest.raises(ModelNotFoundError, match=r"--student-weights FILE.*--no-pretrained"):
+        run(world / "prompts.txt", tmp_path / "out", asked)
+    assert not (tmp_path / "out" / "embeddings").exists()
+
+
 def test_whatever_is_wrong_is_said_before_anything_is_done(
     world: Path, options: RunOptions, tmp_path: Path
 ) -> None:
@@ -524,6 +561,7 @@ def test_from_prompts_to_an_int8_classifier_of_real_photos(tmp_path: Path) -> No
         images=photos,
         labelled=labelled,
         student="test_resnet",
+        pretrained=False,
         image_size=32,
         num_epochs=1,
         teacher=f"local-dir:{SHARED / 'teachers' / 'lit-efficientnet-lite2'}",

@@ -172,7 +172,7 @@ def test_options_of_the_verbs_are_options_of_run(verb: type) -> None:
     shared = set(theirs) - NOT_OFFERED[verb]
     assert shared <= set(offered)
     other = {name for name in shared if offered[name] != theirs[name]}
-    assert other <= {"num_images"}
+    assert other <= {"num_images", "pretrained"}
 
 
 def test_what_is_given_reaches_the_verbs() -> None:

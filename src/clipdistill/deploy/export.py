@@ -7,9 +7,7 @@ with torch's embeddings of real images.  A file that fails one is not kept.
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +24,7 @@ from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
 from ..core.wording import many, percent
 from ..formats.cards import Compression
-from ..formats.classifier import EMBEDDINGS, INPUT, FilePrecision, OnnxCard, Target, check_output
+from ..formats.classifier import FilePrecision, OnnxCard, Target, check_output
 from ..formats.student import SAMPLES, load_samples
 from ..formats.text import TextEmbeddings, load_text
 from ..images.loading import load_one
@@ -373,11 +371,18 @@ def _write(
     Raises:
         ClipDistillError: the file is not what its target wants.
     """
+    from ..models.tracing import trace
     from .graph import describe, load_graph, save_graph, tidy
     from .graph.lint import lint_model
     from .graph.targets import prepare
 
-    _trace(source, card.preprocess.size, card.arch, path)
+    trace(
+        source.module,
+        card.preprocess.size,
+        card.arch,
+        path,
+        merging=card.compression is None,
+    )
     model = load_graph(path)
     tidy(model, card)
     card = prepare(model, card, card.preprocess.normalize(checks.pixels))
@@ -393,72 +398,6 @@ def _write(
             f"architecture, {card.arch}."
         )
     return card, report
-
-
-def _trace(source: TorchEmbedder, side: int, arch: str, path: Path) -> None:
-    """Run torch's exporter.
-
-    The TorchScript one: measured with torch 2.14, the newer one (dynamo=True) gives opset 18 and
-    its converter to 17 fails (Resize, ReduceMean with axes as input), leaving the file at 18.
-    """
-    import torch
-
-    from .graph import OPSET
-
-    # Two images: with one, networks that look at the batch size would have it baked in.
-    example = torch.zeros(2, 3, side, side, device=source.device)
-    batch = {0: "batch"}
-    try:
-        with _quiet(), torch.inference_mode():
-            torch.onnx.export(
-                _unit_length(source.module),
-                (example,),
-                str(path),
-                dynamo=False,
-                opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[EMBEDDINGS],
-                dynamic_axes={INPUT: batch, EMBEDDINGS: batch},
-            )
-    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ClipDistillError(
-            f"torch cannot export {arch} to ONNX opset {OPSET} ({first}). "
-            "Choose another architecture; ResNets, EfficientNets, MobileNets and ViTs work."
-        ) from error
-
-
-def _unit_length(network: torch.nn.Module) -> torch.nn.Module:
-    """The network followed by L2 normalisation: float32 (N, 3, S, S) -> (N, D)."""
-    import torch
-
-    class UnitLength(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.normalize(self.network(pixels), dim=-1)
-
-    return UnitLength().eval()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's warnings, and keep attention in operators that ONNX has."""
-    import torch
-
-    fast = torch.backends.mha.get_fastpath_enabled()
-    level = logging.getLogger("torch.onnx").level
-    torch.backends.mha.set_fastpath_enabled(False)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        logging.getLogger("torch.onnx").setLevel(level)
 
 
 def _compare(

@@ -141,6 +141,10 @@ class DistillResult(Result):
         return [*lines, f"Student: {self.out}"]
 
 
+RANDOM_WEIGHTS = (
+    "The student starts from random weights. Pretrained ones (--pretrained, or --student-weights "
+    "FILE) give far more accuracy in the same time; docs/students.md has figures."
+)
 STATES = {
     "dense": "dense, as it was",
     "sparse": "2:4 sparse, as it was",
@@ -152,7 +156,7 @@ STATES = {
 
 def _compression_lines(result: DistillResult) -> list[str | Table]:
     """What was done, what was left alone, and what each step cost."""
-    from ..models.compression import describe
+    from ..models.compression import describe, float_adds_note
 
     done = result.compression
     assert done is not None
@@ -160,6 +164,7 @@ def _compression_lines(result: DistillResult) -> list[str | Table]:
     for title, facts in (("Not pruned:", done.sparse), ("Not quantised:", done.int8)):
         if facts is not None:
             lines += list_some(title, [f"{name}: {why}" for name, why in facts.skipped], 5)
+    lines += float_adds_note(done)
     if result.val_cosine is not None:
         states = [*result.before, StateMeasure("", result.val_cosine, result.val_agreement)]
         rows = [
@@ -232,13 +237,15 @@ def distill(
         options: how to distil.
 
     Raises:
-        InputError: images or embeddings are missing or empty, or nothing matches.
+        InputError: images or embeddings are missing or empty, nothing matches, or the student
+            cannot be exported.
         MismatchError: dimensions, teachers, or the initial checkpoint do not fit.
         ModelNotFoundError: the student is unknown or its weights cannot be fetched.
         OutputError: `out` cannot be written, or holds a student made with other settings.
         TrainingError: the loss is no longer finite.
     """
     from ..models.student import check_arch
+    from ..models.tracing import check_exportable
     from .fine_tuning import check_start, start_card
 
     images, embeddings, out = Path(images), Path(embeddings), Path(out)
@@ -261,6 +268,10 @@ def distill(
         check_start(options, card, parent)
     accelerator = _accelerator(options)
     network = _network(card, earlier, options)
+    if earlier is None and not (options.pretrained or options.starts_from_file):
+        message(RANDOM_WEIGHTS)
+    if options.check_export and earlier is None and parent is None:
+        check_exportable(network, card.preprocess.size, arch)
     ensure_folder(out)
     cache = _pixel_cache(pairs, card, embeddings, options)
     _decode(cache, accelerator)
@@ -378,12 +389,15 @@ def _new_card(
             if parent is None
             else f"The input is that of {options.init_checkpoint}: {preprocess.geometry}."
         )
+    compression = None if parent is None else parent.compression
+    merged = compression is not None and compression.merged
     return StudentCard(
         arch=arch,
         dim=pairs.teacher.dim,
         preprocess=preprocess,
         teacher=pairs.teacher if known else None,
         training={"options": options.identity(), "data": pairs.fingerprint()},
+        compression=Compression(merged=True) if merged else None,
     )
 
 
@@ -476,9 +490,13 @@ def _network(
 
 
 def _initial_network(card: StudentCard, options: DistillOptions) -> torch.nn.Module:
-    """Build the student and give it its initial weights, the same for the same seed."""
+    """Build the student and give it its initial weights, the same for the same seed.
+
+    It is merged where the student to start from is merged.
+    """
     import torch
 
+    from ..models.compression.merging import merge_unchecked
     from ..models.student import build_student, check_size, load_backbone_weights, load_state
 
     torch.manual_seed(options.seed)
@@ -486,10 +504,12 @@ def _initial_network(card: StudentCard, options: DistillOptions) -> torch.nn.Mod
         card.arch,
         card.dim,
         image_size=card.preprocess.size,
-        pretrained=options.pretrained and options.init_checkpoint is None,  # which replaces all
+        pretrained=options.pretrained and not options.starts_from_file,  # which replaces all
         ask_hub=True,
     )
     check_size(network, card.arch, card.preprocess.size)
+    if card.compression is not None and card.compression.merged:
+        merge_unchecked(network)
     if options.student_weights is not None:
         load_backbone_weights(network, options.student_weights)
     if options.init_checkpoint is not None:

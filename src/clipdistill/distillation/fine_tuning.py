@@ -17,10 +17,10 @@ import torch
 from ..core.errors import InputError, MismatchError
 from ..core.files import describing
 from ..core.progress import message, track
-from ..formats.cards import Compression, Quantization, StudentCard
+from ..formats.cards import Compression, StudentCard
 from ..formats.student import CHECKPOINT, WEIGHTS, is_student, load_card, load_checkpoint
 from ..images.preprocess import Preprocess
-from ..models.compression import Compressed, add_int8, add_sparsity, rebuild
+from ..models.compression import Compressed, add_int8, add_sparsity, check_int8
 from ..models.compression.sparsity import found_sparsity, masks_of
 from ..models.torch_embedder import memory_layout, to_input
 from .options import DistillOptions
@@ -54,22 +54,10 @@ def check_start(options: DistillOptions, card: StudentCard, found: StudentCard |
     compression = None if found is None else found.compression
     if compression is not None and compression.int8 is not None:
         raise InputError(already_quantized(source))
-    if compression is not None and not options.compresses:
+    if compression is not None and compression.sparse is not None and not options.compresses:
         message(f"{source} is 2:4 sparse; trained without --sparse or --qat it becomes dense.")
     if options.qat:
-        dry = Compression(
-            int8=Quantization(
-                method="",
-                calibration_images=0,
-                trained=False,
-                layers=(),
-                residuals=(),
-                folded=(),
-                skipped=(),
-                quantizers=0,
-            )
-        )
-        rebuild(card.arch, card.dim, card.preprocess.size, dry, check=False)
+        check_int8(card.arch, card.dim, card.preprocess.size)
 
 
 def start_card(source: Path) -> StudentCard | None:
@@ -126,14 +114,15 @@ def begin(
     """
     size = card.preprocess.size
     network.to(validator.device).to(memory_format=memory_layout(network))
-    done = Compressed(network)
+    done = Compressed(network, card.compression or Compression())
     earlier = found_sparsity(network, size)
     rows = [_row("dense" if earlier is None else "sparse", validator(network))]
     if options.sparse:
         done = add_sparsity(done, size)
         rows.append(_row("pruned", validator(network)))
     elif earlier is not None:
-        done = Compressed(network, Compression(sparse=earlier), masks_of(network, earlier))
+        known = replace(done.compression, sparse=earlier)
+        done = Compressed(network, known, masks_of(network, earlier))
     if options.qat:
         chosen = calibration_rows(data, options)
         batches = _batches(data, chosen, network, card.preprocess, options)

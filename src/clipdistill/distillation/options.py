@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -24,6 +24,7 @@ NOT_IDENTITY = (
     "output_dim",
     "image_size",
     "only",
+    "check_export",
 )
 """Settings that may change when a training is resumed: they do not change what is learnt.
 (`output_dim` only checks; image size and images are compared as preprocessing and as data.)"""
@@ -75,6 +76,8 @@ class TrainingOptions:
             fp32 elsewhere.
         cache_dir: where decoded pixels are kept; default: beside the embeddings.
         cache_gb: disk space for decoded pixels, in GB, at most.
+        check_export: before training, export an untrained copy and run it, which takes seconds, and
+            refuse a student that cannot be exported; --no-check trains it all the same.
         checkpoint_seconds: save the state when this much time has passed since the last save
             (checked every ten steps and after every epoch).
     """
@@ -104,6 +107,10 @@ class TrainingOptions:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     cache_dir: Path | None = None
     cache_gb: float = 20.0
+    check_export: Annotated[
+        bool,
+        Parameter(name=("--check", "--check-export"), negative=("--no-check", "--no-check-export")),
+    ] = True
     checkpoint_seconds: float = 30.0
 
     def check(self) -> None:
@@ -187,6 +194,11 @@ class DistillOptions(TrainingOptions):
     def compresses(self) -> bool:
         """Whether the student becomes sparse, INT8 or both."""
         return self.sparse or self.qat
+
+    @property
+    def starts_from_file(self) -> bool:
+        """Whether the first weights are those of a file."""
+        return self.init_checkpoint is not None or self.student_weights is not None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

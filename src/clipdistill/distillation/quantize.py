@@ -88,7 +88,7 @@ class QuantizeResult(Result):
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
-        from ..models.compression import describe
+        from ..models.compression import describe, float_adds_note
 
         int8 = self.compression.int8
         assert int8 is not None
@@ -96,6 +96,7 @@ class QuantizeResult(Result):
             f"{self.arch}: {describe(self.compression)}, calibrated on "
             f"{many(int8.calibration_images, 'image')} ({int8.method}), {self.seconds:.1f} s.",
             *list_some("Not quantised:", [f"{name}: {why}" for name, why in int8.skipped], 5),
+            *float_adds_note(self.compression),
             self._table(),
             f"Least cosine of an image with the student as it was: {self.worst_cosine:.3f}.",
             *list_some("Not used:", [f"{f.image_path}: {f.reason}" for f in self.failures]),
@@ -343,9 +344,8 @@ def _calibrate(
     """Make the embedder's network INT8 in place, its ranges taken from `pixels`."""
     from ..models.compression import Compressed, add_int8
 
-    sparse = None if card.compression is None else card.compression.sparse
     return add_int8(
-        Compressed(embedder.module, Compression(sparse=sparse)),
+        Compressed(embedder.module, card.compression or Compression()),
         card.preprocess.size,
         card.arch,
         _batches(embedder, pixels, batch_size),

@@ -141,10 +141,11 @@ class Quantization:
         calibration_images: number of images of the INT8 calibration.
         trained: whether the student was trained with its quantisers afterwards (QAT).
         layers: names of the modules whose weight and input are quantised.
-        residuals: names of the quantisers of the shortcuts, one per residual add.
+        residuals: names of the quantisers of the shortcuts, one per residual add that has one.
         folded: names of the batch norms that were folded into the layer before them.
         skipped: (name, reason) of the layers that stay in floating point.
-        quantizers: number of enabled quantisers: two per layer and one per residual add.
+        quantizers: number of enabled quantisers: two per layer and one per quantised add.
+        float_adds: number of residual adds that stay in floating point.
     """
 
     method: str
@@ -155,6 +156,7 @@ class Quantization:
     folded: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
     quantizers: int
+    float_adds: int = 0
 
 
 @dataclass(frozen=True)
@@ -164,10 +166,13 @@ class Compression:
     Attributes:
         sparse: its 2:4 sparsity; None for a dense student.
         int8: its quantisation; None for a student in floating point.
+        merged: whether its branches are merged and its standardised weights computed; a compressed
+            student alone is stored so, and trained so.
     """
 
     sparse: Sparsity | None = None
     int8: Quantization | None = None
+    merged: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -17,17 +17,28 @@ from .hub import hub_access
 
 
 def check_arch(arch: str) -> None:
-    """Check a timm model name.
+    """Check a timm model name, with or without the tag of pretrained weights.
 
     Raises:
-        ModelNotFoundError: timm has no such model; the message names the nearest ones.
+        ModelNotFoundError: timm has no such model, or the model no such tag; the message names the
+            nearest ones.
     """
-    if arch.startswith("hf-hub:") or timm.is_model(arch):
+    name, dot, tag = arch.partition(".")
+    if arch.startswith("hf-hub:") or (timm.is_model(name) and not dot):
         return
-    raise ModelNotFoundError(
-        f"Unknown student {arch!r}.{did_you_mean(arch, timm.list_models())} "
-        f"timm has {len(timm.list_models())} models; timm.list_models() lists them."
-    )
+    if not timm.is_model(name):
+        raise ModelNotFoundError(
+            f"Unknown student {arch!r}.{did_you_mean(name, timm.list_models())} "
+            f"timm has {len(timm.list_models())} models; timm.list_models() lists them."
+        )
+    known = timm.list_models(name, include_tags=True)
+    if arch not in known:
+        tags = [one.partition(".")[2] for one in known if "." in one]
+        there = f"has the tags {', '.join(tags)}" if tags else "has no tags"
+        raise ModelNotFoundError(
+            f"Unknown weights {tag!r} of the student {name}.{did_you_mean(tag, tags)} {name} "
+            f"{there}; without a tag ({name}) it is the default."
+        )
 
 
 def build_student(

@@ -11,17 +11,24 @@ from cyclopts import Parameter
 
 from ..collect.sources.options import SearchOptions, SourceName, SourceOptions
 from ..collect.web.options import USER_AGENT, DownloadOptions, FetchOptions
+from ..core.durations import parse_duration
 from ..core.errors import InputError, OptionError
 from ..core.signatures import check_ranges, field_names
 from ..distillation.options import DistillOptions, TrainingOptions
 from ..formats.classifier import Target
+from ..models.students import AUTO, DEFAULT_STUDENT
 from ..models.teachers import DEFAULT_TEACHER
 
 StudentName = Literal["dense", "sparse", "int8", "sparse-int8"]
 
 DEFAULT_HOLDOUT = 0.1
 """Share of the images that is held out where there are none with labels."""
-EXCLUSIVE = {"images": "search", "search": "images"}
+EXCLUSIVE = {
+    "images": "search",
+    "search": "images",
+    "time_budget": "num_epochs",
+    "num_epochs": "time_budget",
+}
 """A setting -> the one that it excludes."""
 WHICH_PICTURES = (
     "Give --images FOLDER with images to train on, or --search SOURCE to search for some "
@@ -50,7 +57,16 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
             simple, for a set.
         adapt: learn class vectors from the images before training (see the verb adapt);
             --no-adapt keeps those of the text.
-        student: timm's name of the network to train.
+        student: timm's name of the network to train; auto: the most accurate one of a list that
+            keeps to --max-latency and --max-size.
+        max_latency: with --student auto: milliseconds per image, in ONNX Runtime on this machine's
+            CPU, FP32, at most.
+        max_size: with --student auto: size of classifier.onnx in MB, at most.
+        pretrained: start from timm's ImageNet weights (fetched from the model hub, unless
+            --student-weights has them); --no-pretrained starts from random ones, which costs many
+            points of accuracy.
+        time_budget: duration of the dense student's training, such as 10m or 2h; a short probe of
+            this machine chooses --num-epochs.
         lr: peak learning rate of the dense student; default: 2e-3.
         views: views per image for the teacher to embed and the student to train on as well: seeded
             crops, mirrorings and mild colour changes; default: none.
@@ -78,7 +94,11 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
     teacher: str = DEFAULT_TEACHER
     template: tuple[str, ...] = ()
     adapt: bool = True
-    student: str = "resnet18"
+    student: str = DEFAULT_STUDENT
+    max_latency: float | None = None
+    max_size: float | None = None
+    pretrained: bool = True
+    time_budget: str | None = None
     sparse: bool = False
     qat: bool = False
     compare: bool = False
@@ -109,6 +129,8 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
         """As plain values, as in a TOML file; what is None or empty is left out."""
         values = {name: getattr(self, name) for name in field_names(type(self))}
         there = {name: value for name, value in values.items() if value not in (None, "", ())}
+        if self.time_budget is not None:
+            there.pop("num_epochs")  # chosen anew from the probe
         return {name: _plain(value) for name, value in there.items()}
 
     def used_settings(self) -> dict[str, Any]:
@@ -222,6 +244,7 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
                 f"--classifier {self.shipped}: this run makes {', '.join(self.students)}. Add "
                 "--sparse, --qat or both (and --compare), or choose one of these."
             )
+        self._check_budgets()
         self.teacher_name()
         share, lr = self.holdout, self.fine_tuning_lr
         ranges = {
@@ -235,6 +258,25 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
         if self.search is not None:
             self.download_options().check()
             self._check_search()
+
+    def _check_budgets(self) -> None:
+        budgets = {"--max-latency": self.max_latency, "--max-size": self.max_size}
+        given = [option for option, value in budgets.items() if value is not None]
+        if given and self.student != AUTO:
+            raise OptionError(f"{given[0]} chooses a student. Add: --student {AUTO}")
+        if self.student == AUTO and not given:
+            raise OptionError(
+                f"--student {AUTO} chooses by latency or size. Add --max-latency MILLISECONDS, "
+                "--max-size MB, or both."
+            )
+        if self.student == AUTO and self.student_weights is not None:
+            raise OptionError(
+                f"--student-weights belong to one architecture: name it, not --student {AUTO}."
+            )
+        if self.time_budget is not None:
+            parse_duration(self.time_budget, "--time-budget")
+            if self.num_epochs != TrainingOptions.num_epochs:
+                raise OptionError("--time-budget chooses --num-epochs: give only one of them.")
 
     def _check_search(self) -> None:
         try:

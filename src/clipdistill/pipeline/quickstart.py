@@ -167,6 +167,7 @@ def _options(
         allow_private=True,
         teacher=teacher,
         student=ARCH,
+        pretrained=False,
         image_size=IMAGE_SIZE,
         num_epochs=num_epochs,
         lr=LEARNING_RATE,

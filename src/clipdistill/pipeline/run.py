@@ -12,17 +12,19 @@ from pathlib import Path
 from ..core.errors import ClipDistillError, MismatchError, MissingExtraError, OptionError
 from ..core.files import ensure_folder, locked, write_bytes
 from ..core.progress import message, show_table
+from ..core.wording import many
 from ..formats.embeddings import read_failures
 from ..formats.measurements import Baseline, find_measurement
 from ..formats.probe import Probe, load_probe, save_probe
 from ..formats.run import RunFolder
 from ..measure.evaluate import EvaluateResult
+from .budgets import with_epochs, with_student
 from .context import RunContext
 from .estimate import CostedStep, costed, plan_table, short_of_space, totals
 from .inputs import look_at
 from .options import RunOptions
 from .plan import Planned, decide, plan
-from .probe import probe, what_is_probed
+from .probe import measure_student, probe, what_is_probed
 from .record import Recorder, existing_record
 from .result import RunResult
 from .settings_file import load_settings, save_settings, settings_from
@@ -82,6 +84,8 @@ def run(
     ensure_folder(folder.out)
     context = RunContext(Path(prompts), folder, options, inputs, _can_report())
     with contextlib.nullcontext() if dry_run else locked(folder.out, "run"):
+        options = with_student(options, folder.choice, measure_student)
+        context = _with_epochs(replace(context, options=options), options.time_budget)
         planned = plan(steps_of(context), existing_record(folder), _exists(folder))
         measured = _probed(context, planned)
         steps = costed(planned, measured)
@@ -89,7 +93,7 @@ def run(
         done: dict[str, float] = {}
         if not dry_run:
             _announce(planned, steps, about)
-            done = _do_all(context, planned)
+            done = _do_all(context, planned, options.time_budget)
     return _result(folder, dry_run, steps, about, done, time.monotonic() - start)
 
 
@@ -125,13 +129,29 @@ def _probed(context: RunContext, planned: list[Planned]) -> Probe | None:
     """What the probe measured: remembered, or measured now if anything takes long."""
     if not any(one.runs for one in planned):
         return None
-    path = context.folder.probe
-    found = load_probe(path, what_is_probed(context.options))
-    if found is None and any(one.runs and one.step.probed for one in planned):
-        message("A short probe of teacher and student, for the estimate")
-        found = probe(context.inputs.items, context.options)
-        save_probe(path, found)
+    needed = any(one.runs and one.step.probed for one in planned)
+    found = load_probe(context.folder.probe, what_is_probed(context.options))
+    return _probe(context) if found is None and needed else found
+
+
+def _probe(context: RunContext) -> Probe:
+    """Measure, and remember it."""
+    message("A short probe of teacher and student, for the estimate")
+    found = probe(context.inputs.items, context.options)
+    save_probe(context.folder.probe, found)
     return found
+
+
+def _with_epochs(context: RunContext, time_budget: str | None) -> RunContext:
+    """The context with as many epochs as fit into a time budget, by the probe."""
+    if time_budget is None:
+        return context
+    known = load_probe(context.folder.probe, what_is_probed(context.options))
+    count = len(context.inputs.items or ()) or context.image_count
+    options = replace(context.options, time_budget=time_budget)
+    chosen = with_epochs(options, known or _probe(context), count)
+    message(f"{many(chosen.num_epochs, 'epoch')} fit into --time-budget {time_budget}")
+    return replace(context, options=chosen)
 
 
 def _announce(
@@ -143,7 +163,9 @@ def _announce(
         message(line)
 
 
-def _do_all(context: RunContext, planned: list[Planned]) -> dict[str, float]:
+def _do_all(
+    context: RunContext, planned: list[Planned], time_budget: str | None
+) -> dict[str, float]:
     """Do what has to be done; returns the steps that were done, with their seconds."""
     folder = context.folder
     expected = {one.step.name for one in planned if one.runs}
@@ -168,7 +190,7 @@ def _do_all(context: RunContext, planned: list[Planned]) -> dict[str, float]:
         results[step.name] = recorder.record.known()[step.name].result
         if step.finds_images:
             inputs = look_at(context.prompts, folder, context.options)
-            context = replace(context, inputs=inputs)
+            context = _with_epochs(replace(context, inputs=inputs), time_budget)
             steps = steps_of(context)
     recorder.complete([step.name for step in steps])
     return done
