@@ -54,7 +54,7 @@ def quickstart(
 ) -> QuickstartResult: ...
 def run(
     prompts: str | Path,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     images: str | Path | None = None,
     search: Literal['knn', 'commons', 'openverse', 'parquet', 'pool'] | None = None,

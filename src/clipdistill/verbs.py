@@ -22,6 +22,9 @@ class Verb:
         examples: command lines for the end of its help.
         common: options that most people need; the help lists the others as advanced. Empty: all
             are common.
+        words: pairs of texts; in messages the second takes the place of the first (`core.hints`).
+        renamed: pairs of options: its name in another verb's messages, its name here.
+        rows: whether its result can be printed as CSV (`--format csv`).
     """
 
     name: str
@@ -29,6 +32,9 @@ class Verb:
     help: str
     examples: tuple[str, ...]
     common: tuple[str, ...] = ()
+    words: tuple[tuple[str, str], ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+    rows: bool = False
 
     @property
     def function_name(self) -> str:
@@ -47,6 +53,14 @@ class Verb:
         return "\n".join([title, "", *(f"    {example}" for example in self.examples)])
 
 
+OTHER_WEIGHTS = "use --model-name local-dir:FOLDER, or give --pretrained FILE"
+"""What messages advise where a teacher's weights cannot be fetched."""
+TEACHER_IS_MODEL = ((OTHER_WEIGHTS, "give local-dir:FOLDER as the teacher"),)
+TEACHER_OPTION = (
+    (OTHER_WEIGHTS, "use --teacher local-dir:FOLDER"),
+    ("--model-name NAME --pretrained TAG", "--teacher NAME/TAG"),
+    ("--model-name and --pretrained", "--teacher"),
+)
 GROUPS = {"pool": "Work with a pool of embedded images."}
 """First words of verbs of two words, with their line in the list of commands."""
 
@@ -68,6 +82,7 @@ VERBS = (
             "clipdistill run prompts.txt runs/pets --images photos --student auto --max-latency 5",
             "clipdistill run prompts.txt runs/pets --images photos --sparse --qat --dry-run",
             "clipdistill run prompts.txt runs/pets --search commons --contact me@home.org",
+            "clipdistill run runs/pets --labelled photos-by-class",
         ),
         (
             "images",
@@ -91,6 +106,11 @@ VERBS = (
             "device",
             "dry_run",
         ),
+        words=(
+            *TEACHER_OPTION,
+            (" Use another output folder; --init-checkpoint starts from what was learnt.", ""),
+        ),
+        renamed=(("--source", "--search"),),
     ),
     Verb(
         "search",
@@ -141,6 +161,10 @@ VERBS = (
             "clipdistill adapt text.npy runs/emb out.npy --student runs/s --images photos",
         ),
         ("student", "images", "device"),
+        words=(
+            *TEACHER_IS_MODEL,
+            ("Add --arch, for example: --arch resnet18", "Give a student's folder."),
+        ),
     ),
     Verb(
         "pool search",
@@ -205,6 +229,8 @@ VERBS = (
         "Measure teachers, students and ONNX files, with or without labels.",
         ("clipdistill evaluate runs/student --labelled photos --text runs/text.npy",),
         ("labelled", "images", "embeddings", "text", "calibrate", "predictions", "device"),
+        words=TEACHER_IS_MODEL,
+        rows=True,
     ),
     Verb(
         "predict",
@@ -215,6 +241,8 @@ VERBS = (
             "clipdistill predict runs/student photos --text runs/text.npy",
         ),
         ("text", "top_k", "threshold", "device"),
+        words=TEACHER_IS_MODEL,
+        rows=True,
     ),
     Verb(
         "demo",
@@ -226,6 +254,7 @@ VERBS = (
             "clipdistill demo runs/classifier.onnx --web --teacher local-dir:teacher",
         ),
         ("camera", "video", "images", "web", "port", "window", "save", "text", "teacher"),
+        words=TEACHER_OPTION,
     ),
     Verb(
         "export",
@@ -236,6 +265,7 @@ VERBS = (
             "clipdistill export runs/student-int8 runs/int8.onnx --target tensorrt",
         ),
         ("text", "target", "fp16", "images"),
+        words=TEACHER_IS_MODEL,
     ),
     Verb(
         "lint",
@@ -255,12 +285,17 @@ VERBS = (
         "Measure speed, memory and accuracy in every runtime, in one table.",
         ("clipdistill benchmark runs/student runs/classifier.onnx --images photos",),
         ("images", "labelled", "text", "batch", "rounds", "threads", "out", "plot"),
+        words=TEACHER_IS_MODEL,
+        rows=True,
     ),
     Verb(
         "relabel",
         "clipdistill.deploy.relabel:relabel",
         "Give an ONNX classifier other classes, without training.",
-        ("clipdistill relabel runs/classifier.onnx runs/other_text.npy runs/other.onnx",),
+        (
+            "clipdistill relabel runs/classifier.onnx runs/other_text.npy runs/other.onnx",
+            "clipdistill relabel runs/classifier.onnx prompts.txt runs/other.onnx",
+        ),
     ),
     Verb(
         "report",

@@ -11,7 +11,7 @@ import pytest
 from clipdistill.core.errors import OutputError
 from clipdistill.formats.probe import Probe
 from clipdistill.formats.prompts import parse_prompts
-from clipdistill.formats.run import RunFolder, RunRecord, StepRecord, load_run
+from clipdistill.formats.run import RunFolder, RunRecord, StepRecord, load_run, save_run
 from clipdistill.images.sources import ImageItem
 from clipdistill.pipeline import fingerprints
 from clipdistill.pipeline.context import RunContext
@@ -20,6 +20,7 @@ from clipdistill.pipeline.inputs import Inputs
 from clipdistill.pipeline.options import RunOptions
 from clipdistill.pipeline.plan import Planned, decide, plan
 from clipdistill.pipeline.record import Recorder
+from clipdistill.pipeline.run import earlier
 from clipdistill.pipeline.steps import steps_of
 from clipdistill.pipeline.steps.step import Step
 
@@ -204,6 +205,15 @@ def test_another_share_held_out_trains_again() -> None:
     again = planned(a_run(replace(UNLABELLED, holdout=0.2)), before)
     assert running(again) == {"hold out", *AFTER_DENSE}
     assert reasons(again)["hold out"] == "holdout was 0.1, now 0.2"
+
+
+def test_labelled_images_for_an_earlier_run_train_nothing_again(tmp_path: Path) -> None:
+    record = finished(steps_of(a_run(UNLABELLED)))
+    folder = RunFolder(tmp_path)
+    save_run(folder, replace(record, settings=UNLABELLED.to_settings()))
+    now = RunOptions(labelled=Path("labelled")).over(earlier(folder))
+    again = planned(a_run(now), record)
+    assert running(again) == {"embed labelled", "baseline", "calibrate", *MEASURED}
 
 
 def test_only_options_that_decide_what_is_kept_download_again() -> None:

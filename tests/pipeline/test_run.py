@@ -34,6 +34,7 @@ from clipdistill.pipeline.toy.world import KINDS, prompts, render
 from clipdistill.show.predict import predict
 from killing import changed, holding, killed_when, run_to_end, soon_after
 from stopped import Moment, check_stopped
+from terminals import on_terminal
 
 MEASURED = {
     "run.json",
@@ -393,7 +394,7 @@ def test_a_failure_names_the_step_and_the_same_command_goes_on(
         with pytest.raises(OutputError) as raised:
             run(world / "prompts.txt", copied, other)
     text = str(raised.value)
-    assert text.startswith("The step 'evaluate' failed. No space left on the moon. ")
+    assert text.startswith("The step 'evaluate' failed: No space left on the moon. ")
     assert "the same command resumes" in text
     result, said = told(world, copied, other)
     assert set(result.done) == {"evaluate", "report"}
@@ -463,6 +464,18 @@ def test_settings_go_to_a_file_and_come_from_one(
     assert reasons["distill"] == "num_epochs was 1, now 2"
 
 
+def test_the_folder_of_a_run_alone_takes_its_prompts_and_settings(
+    finished: RunResult, tmp_path: Path
+) -> None:
+    assert not run(finished.out).done
+    more = run(finished.out, options=RunOptions(num_epochs=2), dry_run=True)
+    reasons = {one.name: one.reason for one in more.plan}
+    assert reasons["distill"] == "num_epochs was 1, now 2"
+    with pytest.raises(InputError, match=r"OUT is missing.*the folder of an earlier run") as raised:
+        run(tmp_path)
+    assert raised.value.exit_code == 2
+
+
 def test_epochs_fit_into_a_time_and_stay_when_it_runs_again(
     world: Path, options: RunOptions, tmp_path: Path
 ) -> None:
@@ -530,17 +543,13 @@ def test_the_plan_fits_the_terminal_and_a_pipe_has_no_colours(
     finished: RunResult, world: Path, options: RunOptions, columns: int
 ) -> None:
     words = [*line(world, finished.out, replace(options, num_epochs=3)), "--dry-run"]
-    done = subprocess.run(
-        [sys.executable, "-m", "clipdistill", *words],
-        env={**os.environ, "COLUMNS": str(columns), "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    table = done.stdout.partition("About ")[0]
-    assert max(map(len, table.splitlines())) <= columns
+    command = [sys.executable, "-m", "clipdistill", *words]
+    table = on_terminal(command, columns, NO_COLOR="1").partition("About ")[0]
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", table)
+    assert max(map(len, plain.splitlines())) <= columns
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "\x1b" not in done.stdout + done.stderr
-    assert re.search(r"distill +again: num_epochs was 1, now", done.stdout)
+    assert re.search(r"distill +again: num_epochs was 1, now 3", done.stdout)
 
 
 def test_the_command_prints_one_json_object(

@@ -236,11 +236,11 @@ def test_without_labels_the_teacher_is_the_measure(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("gone", "words"),
     [
-        (("benchmark",), "benchmark RUN/student"),
-        (("predictions",), "--predictions RUN/predictions.json"),
+        (("benchmark",), "clipdistill run RUN --benchmark"),
+        (("predictions",), "There are no predictions for single images"),
         (("baseline",), "The teacher's baseline has not been measured"),
         (("evaluation", "predictions", "benchmark"), "The models have not been evaluated"),
-        (("text",), "clipdistill embed-text RUN/prompts.txt RUN/text.npy"),
+        (("text",), "There are no text embeddings yet"),
     ],
 )
 def test_a_missing_part_is_named_with_the_command_that_adds_it(

@@ -75,8 +75,8 @@ class DownloadResult(Result):
         lines: list[str | Table] = [
             f"{many(self.downloaded, 'image')} downloaded{rate}, {size(self.received_bytes)} "
             f"received, {size(self.stored_bytes)} stored. Other URLs: {self.kept} finished by an "
-            f"earlier run, {self.duplicates} duplicates, {self.failed} failed, {self.refused} "
-            "refused."
+            f"earlier run, {many(self.duplicates, 'duplicate')}, {self.failed} failed, "
+            f"{self.refused} refused."
         ]
         if self.reasons:
             rows = tuple((r.kind, str(r.count), r.reason, r.url) for r in self.reasons)
@@ -128,7 +128,7 @@ def download(
 def _no_images(urls: Path, result: DownloadResult) -> InputError:
     reasons = [f"{r.count} x {r.reason} ({r.url})" for r in result.reasons]
     lines = [
-        f"{urls}: none of its {result.urls} URLs gave an image. The reason of each is in "
+        f"{urls}: none of its {many(result.urls, 'URL')} gave an image. The reason of each is in "
         f"{result.images}/{INDEX}.",
         *list_some("Reasons:", reasons, 5),
     ]

@@ -130,7 +130,8 @@ def search(prompts: Path, urls: Path, options: SearchOptions = SearchOptions()) 
         try:
             todo = [text for text in texts if text not in journal.found]
             if journal.resumed:
-                message(f"Resuming: {len(texts) - len(todo)} of {len(texts)} prompts are finished.")
+                of = many(len(texts), "prompt")
+                message(f"Resuming: {len(texts) - len(todo)} of {of} are finished.")
             if todo:
                 _ask_all(todo, options, journal, done=len(texts) - len(todo))
             found = [journal.found[text] for text in texts]

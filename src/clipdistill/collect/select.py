@@ -301,10 +301,11 @@ def _draw_sheets(out: Path, pile: _Pile, choice: Choice, labels: Sequence[str]) 
             mine = order[bounds[number] : bounds[number + 1]]
             sections, missing = _sections(pile, choice, mine, status[mine])
             taken = int((status[mine] == TAKEN).sum())
-            subtitle = f"{taken} taken of {len(mine)} images that are most similar to this label"
+            of = many(len(mine), "image")
+            subtitle = f"{taken} taken of {of} that are most similar to this label"
             save_sheet(sheet_path(out, number + 1, label), draw_sheet(label, subtitle, sections))
             if missing:
-                message(f"{label}: {missing} images of its contact sheet cannot be read.")
+                message(f"{label}: {many(missing, 'image')} of its contact sheet cannot be read.")
             step()
 
 

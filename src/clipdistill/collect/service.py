@@ -24,6 +24,7 @@ import binascii
 import contextlib
 import os
 import reprlib
+import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -286,13 +287,15 @@ class _Service:
             raise Refusal(400, f"text: expected a text of at most {MAX_TEXT} characters.")
         if any("\ud800" <= letter <= "\udfff" for letter in value):
             raise Refusal(400, "text: expected valid Unicode, found a lone surrogate.")
+        if "\0" in value:
+            raise Refusal(400, "text: expected a text without NUL bytes.")
         if self.embed_text is None:
             raise Refusal(
                 400,
                 "text: this server has no text model. Embed the text yourself, with "
                 f"{self.pool.teacher}, and send embedding_input.",
             )
-        return self.embed_text(value)
+        return self.embed_text(unicodedata.normalize("NFC", value))  # as prompts are
 
     def _image_query(self, value: Any) -> Floats:
         if self.embed_image is None:

@@ -34,8 +34,13 @@ def escaped(text: str) -> str:
 
 
 def drawn(text: str) -> str:
-    """Escape a text of several lines for a terminal: line breaks stay, tabs become blanks."""
-    return "\n".join(escaped(line.expandtabs(4)) for line in text.split("\n"))
+    """Escape a text of several lines for a terminal: tabs become blanks, line breaks stay.
+
+    The lines after the first are indented: a line break in a name that it quotes cannot begin what
+    looks like a message of its own.
+    """
+    first, *rest = (escaped(line.expandtabs(4)) for line in text.split("\n"))
+    return "\n".join([first, *(line if line.startswith("  ") else f"  {line}" for line in rest)])
 
 
 def short(text: str, most: int = SHORT) -> str:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import ClipDistillError, FormatError, InputError, MismatchError
+from ..core.errors import ClipDistillError, FormatError, InputError, MismatchError, OptionError
 from ..core.files import atomic_path
 from ..core.locks import locked_files
 from ..core.metrics import cosines
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
-from ..core.wording import percent
+from ..core.wording import many, percent
 from ..formats.cards import Compression
 from ..formats.classifier import FilePrecision, OnnxCard, Target, check_output
 from ..formats.student import SAMPLES, load_samples
@@ -137,7 +137,7 @@ class ExportResult(Result):
         if self.target == "tensorrt":
             lines.append(f"Next: clipdistill engine {self.out} {self.out.with_suffix('.engine')}")
         if self.labels:
-            lines += list_some(f"A classifier of {len(self.labels)} labels:", self.labels)
+            lines += list_some(f"A classifier of {many(len(self.labels), 'label')}:", self.labels)
             return [*lines, f"Try it: clipdistill predict {self.out} IMAGE"]
         return [*lines, f"It carries no labels: clipdistill predict {self.out} IMAGE --text TEXT"]
 
@@ -200,7 +200,7 @@ def export(
     check_output(out)
     _check_kind(student, teacher, arch)
     if fp16 and target != "tensorrt":
-        raise InputError(
+        raise OptionError(
             "--fp16 is for --target tensorrt: CPUs have no fast FP16 kernels in ONNX Runtime. "
             "Add --target tensorrt, or leave --fp16 away."
         )
@@ -270,11 +270,11 @@ def _check_kind(model: str, teacher: bool, arch: str | None) -> None:
     if kind == "onnx":
         raise InputError(f"{model} is an ONNX file already. Expected a student's folder or .pth.")
     if kind == "teacher" and not teacher:
-        raise InputError(f"{model} is a teacher. Add --teacher to export its image tower.")
+        raise OptionError(f"{model} is a teacher. Add --teacher to export its image tower.")
     if kind == "student" and teacher:
-        raise InputError(f"{model} is a student. Leave --teacher away to export it.")
+        raise OptionError(f"{model} is a student. Leave --teacher away to export it.")
     if teacher and arch is not None:
-        raise InputError(f"{model} is a teacher, and --arch names a student's. Leave --arch away.")
+        raise OptionError(f"{model} is a teacher, and --arch names a student's. Leave --arch away.")
 
 
 def _load(
@@ -354,8 +354,9 @@ def _given_pictures(
         loaded = (load_one(item, preprocess).pixels for item in items)
         good = [pixels for pixels in loaded if pixels is not None][:count]
         if not good:
-            raise InputError(f"{images}: none of its first {len(items)} images can be read.")
-        return _Checks(np.stack(good), f"{len(good)} images of {images}")
+            found = many(len(items), "image")
+            raise InputError(f"{images}: none of its first {found} can be read.")
+        return _Checks(np.stack(good), f"{many(len(good), 'image')} of {images}")
     path = Path(student)
     samples = load_samples(path if path.is_dir() else path.parent)
     side = preprocess.size

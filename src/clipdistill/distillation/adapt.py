@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..collect.pool import Pool, open_pool
-from ..core.errors import InputError
+from ..core.errors import InputError, OptionError
 from ..core.locks import locked_files
 from ..core.progress import Step, track
 from ..core.results import Result, Table, list_some
@@ -180,12 +180,12 @@ def adapt(
 
 def _check_arguments(student: Path | None, images: Path | None, batch_size: int) -> None:
     if (student is None) != (images is None):
-        raise InputError(
+        raise OptionError(
             "--student and --images belong together: the student embeds the pool's images. Give "
             "both, or neither."
         )
     if batch_size < 1:
-        raise InputError("--batch-size should be 1 or more.")
+        raise OptionError("--batch-size should be 1 or more.")
 
 
 def _from_text(classes: TextEmbeddings, path: Path) -> TextEmbeddings:

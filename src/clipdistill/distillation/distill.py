@@ -31,7 +31,6 @@ from ..formats.cards import (
     shipped_training,
 )
 from ..formats.embeddings import CACHE, Embeddings, Failure, load_embeddings, match_rows
-from ..formats.prompts import load_prompts
 from ..formats.selection import load_selection
 from ..formats.student import (
     CHECKPOINT,
@@ -45,11 +44,12 @@ from ..formats.student import (
     save_card,
     save_samples,
 )
-from ..formats.text import TextEmbeddings, load_text
+from ..formats.text import TextEmbeddings
 from ..formats.views import Views
 from ..images.loading import default_workers
 from ..images.pixels import PixelCache
 from ..images.sources import ImageItem, list_images
+from ..models.class_list import load_class_list
 from .options import COMPRESSING, INT8_EPOCHS, DistillOptions
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class DistillResult(Result):
         if self.compression is not None:
             lines += _compression_lines(self)
         if self.not_embedded:
-            lines.append(f"{self.not_embedded} images have no embedding and were left out.")
+            lines.append(f"Left out, without an embedding: {many(self.not_embedded, 'image')}.")
         if self.gone:
             lines.append(f"{self.gone} embeddings have no image and were left out.")
         lines += list_some("Not used:", [f"{f.image_path}: {f.reason}" for f in self.failures])
@@ -304,7 +304,11 @@ def distill(
     check_arch(arch)
     options.check()
     pairs = _load_pairs(images, embeddings, options)
-    text = _load_class_list(options.prompts, pairs.teacher, embeddings, options.device)
+    text = None
+    if options.prompts is not None:
+        text = load_class_list(
+            options.prompts, pairs.teacher, embeddings, device=options.device, ask_hub=True
+        )
     parent = None if options.init_checkpoint is None else start_card(options.init_checkpoint)
     card = _new_card(arch, pairs, parent, options)
     with locked(out, "distill") if first_process() else contextlib.nullcontext():
@@ -345,11 +349,11 @@ def _chosen(items: list[ImageItem], only: Path | None) -> list[ImageItem]:
     chosen = [item for item in items if item.key in wanted]
     if not chosen:
         raise InputError(
-            f"{only} names none of the {len(items)} images. It names images like "
+            f"{only} names none of the {many(len(items), 'image')}. It names images like "
             f"{min(wanted)!r}, the folder has images like {items[0].key!r}."
         )
     if len(chosen) < len(wanted):
-        message(f"{len(wanted) - len(chosen)} images that {only} names are not there.")
+        message(f"Named by {only}, but not there: {many(len(wanted) - len(chosen), 'image')}.")
     return chosen
 
 
@@ -381,7 +385,8 @@ def _pair(items: Sequence[ImageItem], embeddings: Embeddings) -> _Pairs:
     if len(kept) < 4:
         example = embeddings.rows[0].image_path
         raise InputError(
-            f"Only {len(kept)} of {len(items)} images have an embedding in {embeddings.root}. "
+            f"Only {len(kept)} of {many(len(items), 'image')} have an embedding in "
+            f"{embeddings.root}. "
             f"The embeddings are of images named like {example!r}, the images are named like "
             f"{items[0].key!r}. Give the folder that was embedded, or run `clipdistill embed`."
         )
@@ -410,35 +415,13 @@ def _with_views(pairs: _Pairs, count: int | None, embeddings: Path) -> _Pairs:
         return pairs
     if count > stored:
         raise InputError(
-            f"--views {count}: {embeddings} holds {stored or 'no'} views per image. Run "
+            f"--views {count}: {embeddings} holds "
+            f"{many(stored, 'view') if stored else 'no views'} per image. Run "
             f"`clipdistill embed --views {count}` into another folder, or ask for fewer."
         )
     if count == 0 or pairs.views is None:
         return replace(pairs, views=None)
     return replace(pairs, views=pairs.views.first(count))
-
-
-def _load_class_list(
-    path: Path | None, teacher: TeacherCard, embeddings: Path, device: str
-) -> TextEmbeddings | None:
-    """Load `--prompts`: text embeddings, or a prompts file that the teacher has to embed."""
-    if path is None:
-        return None
-    if path.suffix in (".npy", ".json"):
-        text = load_text(path)
-    else:
-        from ..models.teacher import embed_classes, load_teacher
-
-        classes = load_prompts(path)
-        if teacher.fingerprint is None:
-            raise InputError(
-                f"{embeddings} does not say which teacher made it, so {path} cannot be embedded. "
-                "Make text embeddings with `clipdistill embed-text` and give them as --prompts."
-            )
-        loaded = load_teacher(teacher.model_name, teacher.pretrained, device=device)
-        text = embed_classes(loaded, classes)
-    teacher.check_same(text.teacher, embeddings, path)
-    return text
 
 
 def _new_card(
@@ -656,9 +639,9 @@ def _split(
         raise InputError(
             "\n".join(
                 [
-                    f"Only {len(train)} images are left to learn from; expected {least} or more. "
-                    "Add images, or repair those that cannot be read and run `clipdistill embed` "
-                    "again.",
+                    f"Only {many(len(train), 'image')} left to learn from; expected {least} or "
+                    "more. Add images, or repair those that cannot be read and run `clipdistill "
+                    "embed` again.",
                     *list_some("Not readable, the first:", reasons, 5),
                 ]
             )

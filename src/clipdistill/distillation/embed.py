@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import ImageError, InputError
+from ..core.errors import ImageError, InputError, OptionError
 from ..core.locks import locked
 from ..core.progress import message, track
 from ..core.results import Result, Table, list_some
 from ..core.stopping import postponed
+from ..core.wording import many
 from ..formats.embeddings import EmbeddingStore, Failure, Header, Row, load_embeddings, npy_path
 from ..images.loading import Loaded, batched, default_workers, load_pixels, stack
 from ..images.sources import ImageItem, content_id, list_images
@@ -58,7 +59,7 @@ class EmbedResult(Result):
         """See `Result.summary`."""
         rate = f" ({self.embedded / self.seconds:.0f} images/s)" if self.seconds > 0.1 else ""
         lines: list[str | Table] = [
-            f"{self.embedded} images embedded{rate}, {self.kept} kept from before, "
+            f"{many(self.embedded, 'image')} embedded{rate}, {self.kept} kept from before, "
             f"{self.moved} found again under a new name, {len(self.failures)} failed; "
             f"teacher {self.teacher}.",
         ]
@@ -182,11 +183,11 @@ def _view_spec(views: int, seed: int, layout: str) -> ViewSpec | None:
     if views == 0:
         return None
     if not 1 <= views <= MOST_VIEWS:
-        raise InputError(f"--views {views}: expected 0 to {MOST_VIEWS}.")
+        raise OptionError(f"--views {views}: expected 0 to {MOST_VIEWS}.")
     if seed < 0:
-        raise InputError(f"--view-seed {seed}: expected 0 or more.")
+        raise OptionError(f"--view-seed {seed}: expected 0 or more.")
     if layout == "npy":
-        raise InputError(
+        raise OptionError(
             "--views needs --layout clip-retrieval: layout npy has one vector per image."
         )
     return ViewSpec(views, seed)
@@ -201,7 +202,7 @@ def _check_any(
         raise InputError(
             "\n".join(
                 [
-                    f"{images}: none of its {len(items)} images can be read.",
+                    f"{images}: none of its {many(len(items), 'image')} can be read.",
                     *list_some("The first:", reasons, 5),
                 ]
             )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from ..core.errors import InputError
+from ..core.errors import OptionError
 from ..core.signatures import check_ranges
 from ..formats.cards import Calibration
 from .losses import Criterion
@@ -189,7 +189,7 @@ class DistillOptions(TrainingOptions):
         super().check()
         if self.compresses and self.init_checkpoint is None:
             flags = [flag for flag, on in (("--sparse", self.sparse), ("--qat", self.qat)) if on]
-            raise InputError(
+            raise OptionError(
                 f"{' '.join(flags)} starts from a student that was distilled before, dense and in "
                 "floating point. Distil it first, then add: --init-checkpoint STUDENT"
             )

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core import metrics
-from ..core.errors import InputError, OutputError
+from ..core.errors import InputError, OptionError, OutputError
 from ..core.locks import locked
 from ..core.progress import track
 from ..core.results import Result, Table, list_some
+from ..core.wording import many
 from ..formats.cards import Calibration, Compression, StudentCard
 from ..formats.embeddings import Failure, load_embeddings, match_rows
 from ..formats.student import (
@@ -96,7 +97,7 @@ class QuantizeResult(Result):
         assert int8 is not None
         lines: list[str | Table] = [
             f"{self.arch}: {describe(self.compression)}, calibrated on "
-            f"{int8.calibration_images} images ({int8.method}), {self.seconds:.1f} s.",
+            f"{many(int8.calibration_images, 'image')} ({int8.method}), {self.seconds:.1f} s.",
             *list_some("Not quantised:", [f"{name}: {why}" for name, why in int8.skipped], 5),
             *float_adds_note(self.compression),
             self._table(),
@@ -138,7 +139,9 @@ class QuantizeResult(Result):
             shown = [f"{value:.4f}" for value in figures if value is not None]
             rows.append((names[one.state], *shown))
         return Table(
-            f"On {self.held_out} images that it was not calibrated on", tuple(columns), tuple(rows)
+            f"On {many(self.held_out, 'image')} that it was not calibrated on",
+            tuple(columns),
+            tuple(rows),
         )
 
 
@@ -211,7 +214,7 @@ def quantize(
     start = time.monotonic()
     student, images, out = Path(student), Path(images), Path(out)
     if calibration_images < 1 or batch_size < 1:
-        raise InputError("--calibration-images and --batch-size should be 1 or more.")
+        raise OptionError("--calibration-images and --batch-size should be 1 or more.")
     card, embedder = _open(student, arch, image_size, device)
     with locked(out, "quantize"):
         _check_out(out, student)

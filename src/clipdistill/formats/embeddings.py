@@ -39,6 +39,7 @@ from ..core.files import (
     write_bytes,
     write_json,
 )
+from ..core.wording import many
 from ..core.zeroshot import LogitScale, normalized
 from ..images.preprocess import Preprocess
 from ..images.views import ViewSpec
@@ -289,7 +290,11 @@ class EmbeddingStore:
 
 
 def _described(views: ViewSpec | None) -> str:
-    return "no views" if views is None else f"{views.count} views per image (seed {views.seed})"
+    return (
+        "no views"
+        if views is None
+        else f"{many(views.count, 'view')} per image (seed {views.seed})"
+    )
 
 
 def read_failures(root: Path) -> tuple[Failure, ...]:
@@ -359,7 +364,7 @@ def load_embeddings(root: Path) -> Embeddings:
     if wrong is not None:
         raise FormatError(
             f"{root}: the embedding of {found.rows[wrong].image_path!r} is not finite (NaN or "
-            "infinite). Delete the folder and run `clipdistill embed` again, with --precision fp32."
+            "infinite). Delete the folder and run `clipdistill embed --precision fp32`."
         )
     return found
 

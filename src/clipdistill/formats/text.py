@@ -22,6 +22,7 @@ from ..core.files import (
     write_json,
 )
 from ..core.results import from_json
+from ..core.wording import many
 from ..core.zeroshot import Calibration, LogitScale, moved_along, normalized
 from ..images.preprocess import Preprocess
 from .cards import TeacherCard, last_name, shipped_name
@@ -156,12 +157,12 @@ class TextEmbeddings:
         return 0.0 if self.calibration is None else self.calibration.threshold
 
     def overlapping(
-        self, also: NDArray[np.bool_] | None = None
+        self, also: NDArray[np.intp] | None = None
     ) -> tuple[tuple[str, str, float], ...]:
         """Return the pairs of labels that the teacher hardly separates, at most `MOST_PAIRS`.
 
         Args:
-            also: bool (C, C), further pairs, above the diagonal.
+            also: int (P, 2), indices of further pairs, the smaller first.
 
         Returns:
             (label, label, cosine), the nearest first.
@@ -174,7 +175,8 @@ class TextEmbeddings:
             cosines = self.vectors[start : start + rows] @ self.vectors.T
             alike = cosines > ALIKE
             if also is not None:
-                alike |= also[start : start + rows]
+                mine = also[(also[:, 0] >= start) & (also[:, 0] < start + rows)]
+                alike[mine[:, 0] - start, mine[:, 1]] = True
             found = np.argwhere(np.triu(alike, k=start + 1))
             near = np.concatenate([near, cosines[found[:, 0], found[:, 1]]])
             pairs = np.concatenate([pairs, found + np.array([start, 0])])
@@ -262,6 +264,12 @@ def text_path(path: Path) -> Path:
     return path if path.suffix == ".npy" else path.with_name(path.name + ".npy")
 
 
+def is_prompts_file(path: Path) -> bool:
+    """Whether a path is a file that is no part of text embeddings, nor their common stem."""
+    part = path.suffix in (".npy", ".json") or pair_of(path)[0].is_file()
+    return path.is_file() and not part
+
+
 def save_text(path: Path, text: TextEmbeddings) -> Path:
     """Write the pair of files; return the path of the `.npy`."""
     path = text_path(path)
@@ -279,10 +287,15 @@ def load_text(path: Path, labels: tuple[str, ...] = ()) -> TextEmbeddings:
     numbers, and CLIP's usual logit scale.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or it is another kind of file.
         FormatError: it cannot be read, or the two files are not a pair.
         MismatchError: `labels` are given, but their number differs.
     """
+    if is_prompts_file(path):
+        raise InputError(
+            f"{path}: expected text embeddings (.npy), found another file. Make them of prompts "
+            f"with: clipdistill embed-text {path} TEXT.npy"
+        )
     array_path, card_path = pair_of(path)
     vectors = load_matrix(array_path)
     if not card_path.is_file():
@@ -329,8 +342,8 @@ def _bare(path: Path, vectors: NDArray[np.float32], labels: tuple[str, ...]) -> 
         labels = tuple(str(index) for index in range(len(vectors)))
     if len(labels) != len(vectors):
         raise MismatchError(
-            f"{path} has {len(vectors)} text embeddings, but {len(labels)} prompts were given. "
-            "Give the prompts file that it was made from."
+            f"{path} has {many(len(vectors), 'text embedding')}, but the prompts file has "
+            f"{many(len(labels), 'prompt')}. Give the prompts file that it was made from."
         )
     unknown = TeacherCard(
         model_name="unknown",

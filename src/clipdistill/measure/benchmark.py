@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from ..core import metrics
 from ..core.charts import check_available
-from ..core.errors import ClipDistillError, InputError, OutputError
+from ..core.errors import ClipDistillError, InputError, OptionError, OutputError
 from ..core.files import ensure_folder, write_bytes
 from ..core.locks import locked_files
 from ..core.model_names import short_names
@@ -204,14 +204,14 @@ def _check_arguments(
 ) -> tuple[int, ...]:
     """Return the batch sizes, ascending, 1 among them."""
     if not models:
-        raise InputError("No models given. Run: clipdistill benchmark MODEL ... --images FOLDER")
+        raise OptionError("No models given. Run: clipdistill benchmark MODEL ... --images FOLDER")
     if images is None and labelled is None:
-        raise InputError("No images given. Add --images FOLDER, or --labelled FOLDER.")
+        raise OptionError("No images given. Add --images FOLDER, or --labelled FOLDER.")
     if options.rounds < 1 or options.limit < 1 or (options.threads or 1) < 1:
-        raise InputError("--rounds, --limit and --threads: expected 1 or more.")
+        raise OptionError("--rounds, --limit and --threads: expected 1 or more.")
     parts = options.batch.replace(" ", "").split(",")
     if not all(part.isdecimal() and 0 < int(part[:6]) <= 4096 for part in parts):
-        raise InputError(f"--batch {options.batch!r}: expected numbers like 1,8,32, up to 4096.")
+        raise OptionError(f"--batch {options.batch!r}: expected numbers like 1,8,32, up to 4096.")
     for path, ending in ((options.out, ".md"), (options.plot, ".svg")):
         if path is not None:
             if path.suffix.lower() != ending:

@@ -87,12 +87,18 @@ def build_student(
         zipfile.BadZipFile,
     ) as error:
         first = first_line(error)
-        if pretrained or arch.startswith("hf-hub:"):
+        if pretrained:
             raise ModelNotFoundError(
                 f"Student {arch}: its pretrained weights could not be fetched ({first}). Tried the "
                 "model hub and the local hub cache. Without a network, copy the weights here and "
                 "give --student-weights FILE (.safetensors or .pth). Without pretrained weights "
                 "(--no-pretrained) the student starts from random ones, which costs accuracy."
+            ) from error
+        if arch.startswith("hf-hub:"):
+            where = "the model hub and its local cache" if ask_hub else "the hub's local cache"
+            raise ModelNotFoundError(
+                f"Student {arch}: its description was not found in {where} ({first}). Fetch it "
+                f"once, with a network: python -c \"import timm; timm.create_model('{arch}')\""
             ) from error
         raise InputError(f"Student {arch} cannot be built at {image_size} px: {first}") from error
 

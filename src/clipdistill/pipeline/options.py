@@ -26,8 +26,6 @@ DEFAULT_HOLDOUT = 0.1
 EXCLUSIVE = {
     "images": "search",
     "search": "images",
-    "labelled": "holdout",
-    "holdout": "labelled",
     "time_budget": "num_epochs",
     "num_epochs": "time_budget",
 }
@@ -82,8 +80,8 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
         fine_tuning_lr: peak learning rate of the sparse and INT8 students; default: 1e-3 for sparse
             ones, 1e-4 for INT8. One that is both is trained INT8 with a tenth of it.
         labelled: folder with one folder of images per class, for measuring only.
-        holdout: share of the images to hold out and measure on, against the teacher; default: 0.1
-            without --labelled, otherwise none.
+        holdout: share of the images to hold out of the training and, without --labelled, to measure
+            on, against the teacher; default: 0.1 without --labelled, otherwise none.
         target: runtime of classifier.onnx: onnxruntime, or tensorrt (also for OpenVINO).
         classifier: student in classifier.onnx: dense, sparse, int8 or sparse-int8; default: the
             last one made.
@@ -162,9 +160,9 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
     @property
     def held_out(self) -> float:
         """Share of the images that is held out."""
-        if self.labelled is not None:
-            return 0.0
-        return DEFAULT_HOLDOUT if self.holdout is None else self.holdout
+        if self.holdout is not None:
+            return self.holdout
+        return DEFAULT_HOLDOUT if self.labelled is None else 0.0
 
     def search_options(self) -> SearchOptions:
         """As `search` takes them."""
@@ -228,7 +226,7 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
             return f"local-dir:{self.teacher}", ""
         name, _, pretrained = self.teacher.partition("/")
         if not pretrained:
-            raise InputError(
+            raise OptionError(
                 f"--teacher {self.teacher}: expected NAME/PRETRAINED, such as "
                 f"{DEFAULT_TEACHER}, hf-hub:ORG/REPO or local-dir:FOLDER."
             )
@@ -242,11 +240,9 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
         """
         if (self.images is None) == (self.search is None):
             both = "--images and --search exclude each other. " if self.images else ""
-            raise InputError(both + WHICH_PICTURES)
-        if self.labelled is not None and self.holdout is not None:
-            raise InputError("--labelled and --holdout exclude each other: measure on one of them.")
+            raise OptionError(both + WHICH_PICTURES)
         if self.shipped not in self.students:
-            raise InputError(
+            raise OptionError(
                 f"--classifier {self.shipped}: this run makes {', '.join(self.students)}. Add "
                 "--sparse, --qat or both (and --compare), or choose one of these."
             )
@@ -288,7 +284,7 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
         try:
             self.search_options().check()
         except InputError as error:  # what `search` calls --source
-            raise InputError(str(error).replace("--source", "--search")) from error
+            raise OptionError(str(error).replace("--source", "--search")) from error
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError
+from ..core.wording import many
 from ..formats.choice import Candidate
 from ..formats.probe import Probe
 from ..images.loading import default_workers, load_pixels, stack
@@ -93,7 +94,7 @@ def _decode(
     good = [one for one in loaded if one.pixels is not None]
     if not good:
         raise InputError(
-            f"None of {len(some)} images that were tried can be read, such as "
+            f"None of {many(len(some), 'image')} that were tried can be read, such as "
             f"{loaded[0].item.key}: {loaded[0].reason}."
         )
     return stack(good), rate

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from ..core.errors import MissingExtraError, OutputError
+from ..core.errors import MissingExtraError, OptionError, OutputError
 from ..core.files import read_json, write_bytes, write_json
 from ..core.locks import locked
 from ..core.loopback import LOCALHOST
@@ -117,13 +117,14 @@ def quickstart(
         seed: of the toy world; 10 or more (the toy teacher was trained on other seeds).
 
     Raises:
+        OptionError: the seed is below 10.
         OutputError: `out` cannot be written to, holds a run with other settings, or another process
             is writing to it.
     """
     start = time.monotonic()
     out = Path(out)
     if seed < FIRST_USER_SEED:
-        raise OutputError(
+        raise OptionError(
             f"--seed {seed}: expected {FIRST_USER_SEED} or more; lower seeds drew the pictures the "
             "toy teacher was trained and measured on."
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.results import Result, Table, list_some
-from ..core.wording import percent
+from ..core.wording import many, percent
 from ..formats.embeddings import Failure
 from ..formats.measurements import Baseline, ModelEvaluation
 from ..measure.assessment import assess_evaluation
@@ -118,7 +118,7 @@ class RunResult(Result):
         lines: list[str | Table] = []
         if self.evaluation is not None:
             where = "labelled" if self.evaluation.labelled else "held-out"
-            title = f"Zero-shot on {self.evaluation.images} {where} images"
+            title = f"Zero-shot on {many(self.evaluation.images, f'{where} image')}"
             lines.append(results_table(title, rows_of(self.evaluation)))
             images = 0 if self.baseline is None else self.baseline.images
             assessed = assess_evaluation(self.evaluation, images)
@@ -129,7 +129,7 @@ class RunResult(Result):
         lines += list_some(title, [f"{one.image_path}: {one.reason}" for one in self.failures], 5)
         kept = len(self.plan) - len(self.done)
         lines.append(
-            f"{len(self.done)} steps done in {self.seconds:.0f} s, {kept} kept from before."
+            f"{many(len(self.done), 'step')} done in {self.seconds:.0f} s, {kept} kept from before."
         )
         lines.append(f"Classifier: {self.classifier}")
         if self.report is not None:

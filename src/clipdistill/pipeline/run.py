@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..core.errors import ClipDistillError, MismatchError, MissingExtraError
+from ..core.errors import ClipDistillError, MismatchError, MissingExtraError, OptionError
 from ..core.files import ensure_folder, write_bytes
 from ..core.locks import locked
 from ..core.progress import message, show_table
@@ -28,7 +28,7 @@ from .plan import Planned, decide, plan
 from .probe import measure_student, probe, what_is_probed
 from .record import Recorder, existing_record
 from .result import RunResult
-from .settings_file import load_settings, save_settings
+from .settings_file import load_settings, save_settings, settings_from
 from .steps import steps_of
 from .steps.step import Step
 
@@ -37,7 +37,7 @@ REPORT_NEEDS = ("jinja2", "matplotlib")
 
 def run(
     prompts: Path,
-    out: Path,
+    out: Path | None = None,
     options: RunOptions = RunOptions(),
     *,
     config: Path | None = None,
@@ -54,9 +54,12 @@ def run(
     images exactly the steps that depend on it run again.  What was trained with settings that have
     changed is moved to OUT/replaced, never deleted.
 
+    `clipdistill run OUT`, with the folder of an earlier run alone, takes its prompts and settings;
+    options that are given as well are added to them, or replace them.
+
     Args:
         prompts: text file with one prompt per line; `label<TAB>prompt` gives a label several
-            prompts.
+            prompts. Or the folder of an earlier run, without OUT.
         out: folder for everything.
         options: what to make, of what, and how.
         config: TOML file with settings of this command; those of the command line win.
@@ -64,13 +67,16 @@ def run(
         dry_run: make the plan and stop; only the probe's figures are kept, in OUT/probe.json.
 
     Raises:
-        InputError: prompts, images, labels or a setting are missing or wrong.
+        InputError: prompts, images, labels or a setting are missing or wrong, or OUT is left away
+            and PROMPTS is not the folder of a run.
         OutputError: `out` cannot be written to, or another process is writing to it.
     """
     start = time.monotonic()
-    folder = RunFolder(Path(out))
     if config is not None:
         options = options.over(load_settings(Path(config)))
+    folder = RunFolder(Path(prompts if out is None else out))
+    if out is None:
+        prompts, options = folder.prompts, options.over(earlier(folder))
     options.check()
     inputs = look_at(Path(prompts), folder, options)
     if save_config is not None:
@@ -91,6 +97,22 @@ def run(
             _announce(planned, steps, about)
             done = _do_all(context, planned, options.time_budget)
     return _result(folder, dry_run, steps, about, done, time.monotonic() - start)
+
+
+def earlier(folder: RunFolder) -> RunOptions:
+    """The settings of an earlier run; what it held out stays out, so that nothing trains again.
+
+    Raises:
+        OptionError: the folder holds none.
+    """
+    record = existing_record(folder)
+    if record is None:
+        raise OptionError(
+            "OUT is missing: folder for everything. Expected: PROMPTS and OUT, or the folder of "
+            f"an earlier run alone, which {folder.out} is not."
+        )
+    settings = settings_from(record.settings, folder.record)
+    return settings if settings.labelled else RunOptions(holdout=settings.held_out).over(settings)
 
 
 def _can_report() -> bool:
@@ -214,7 +236,7 @@ def _naming(step: Step, recorder: Recorder, start: float) -> Iterator[None]:
     except ClipDistillError as error:
         recorder.interrupted(step.name, time.monotonic() - start)
         error.args = (
-            f"The step {step.name!r} failed. {error} Finished steps are kept; the same command "
+            f"The step {step.name!r} failed: {error} Finished steps are kept; the same command "
             "resumes from there.",
         )
         raise

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ..core.errors import ClipDistillError, InputError, MissingExtraError
+from ..core.errors import ClipDistillError, InputError, MissingExtraError, OptionError
 from ..core.progress import message, screen
 from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
 from ..core.stopping import signals_as_ctrl_c
-from ..core.wording import percent
+from ..core.wording import many, percent
 from ..formats.embeddings import read_header
 from ..formats.run import RunFolder
 from ..models.open import kind_of, needs_training_extra, split_runtime, teacher_name
@@ -149,7 +149,7 @@ class DemoResult(Result):
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
         lines: list[str | Table] = [
-            f"{self.frames} frames in {self.seconds:.1f} s, {self.fps:.1f} per second; "
+            f"{many(self.frames, 'frame')} in {self.seconds:.1f} s, {self.fps:.1f} per second; "
             f"{self.dropped} dropped, {self.broken} broken. {self.ended}.",
         ]
         if self.reconnects:
@@ -163,7 +163,7 @@ class DemoResult(Result):
             ]
         lines += list_some("Broken:", self.problems)
         if self.saved is not None:
-            lines.append(f"Saved: {self.saved} ({self.saved_frames} frames)")
+            lines.append(f"Saved: {self.saved} ({many(self.saved_frames, 'frame')})")
         return lines
 
 
@@ -219,34 +219,34 @@ def _check(options: DemoOptions) -> None:
         _check_web(options, given)
     elif len(given) != 1:
         found = " and ".join(f"--{name}" for name in given) or "none"
-        raise InputError(
+        raise OptionError(
             "Expected one source: --camera 0, --video FILE, --images FOLDER, or --web; found "
             f"{found}."
         )
     elif options.teacher is not None:
-        raise InputError("--teacher is only for --web. Add --web, or remove --teacher.")
+        raise OptionError("--teacher is only for --web. Add --web, or remove --teacher.")
     if options.every_frame and options.camera is not None:
-        raise InputError(
+        raise OptionError(
             "--every-frame is only for files, not for a camera. Remove it, or use --video."
         )
     if options.threshold is not None and not 0 <= options.threshold <= 1:
-        raise InputError(f"--threshold {options.threshold:g}: expected a probability, 0 to 1.")
+        raise OptionError(f"--threshold {options.threshold:g}: expected a probability, 0 to 1.")
     if options.fps is not None and not 0 < options.fps <= 1000:
-        raise InputError(f"--fps {options.fps:g}: expected more than 0, at most 1000.")
+        raise OptionError(f"--fps {options.fps:g}: expected more than 0, at most 1000.")
     if options.top_k < 1 or options.retries < 0 or not options.timeout > 0:
-        raise InputError("Expected --top-k 1 or more, --retries 0 or more, --timeout above 0.")
+        raise OptionError("Expected --top-k 1 or more, --retries 0 or more, --timeout above 0.")
 
 
 def _check_web(options: DemoOptions, given: Sequence[str]) -> None:
     wrong = [f"--{name}" for name in given if name != "images"]
     wrong += [f"--{name}" for name in ("window", "save") if getattr(options, name)]
     if wrong:
-        raise InputError(
+        raise OptionError(
             f"--web and {' and '.join(wrong)} exclude each other: the page has the browser's "
             "camera. Leave one away. (--images gives the page's examples.)"
         )
     if not 0 <= options.port <= 65535:
-        raise InputError(f"--port {options.port}: expected 0 to 65535.")
+        raise OptionError(f"--port {options.port}: expected 0 to 65535.")
 
 
 def _watch(model: str, options: DemoOptions) -> DemoResult:
@@ -413,7 +413,7 @@ def _load_teacher(student: Recognizer, options: DemoOptions) -> Teacher | None:
     """
     if options.teacher is not None:
         if kind_of(options.teacher) != "teacher":
-            raise InputError(
+            raise OptionError(
                 f"--teacher {options.teacher}: expected NAME/PRETRAINED, hf-hub:ORG/REPO or "
                 "local-dir:FOLDER."
             )

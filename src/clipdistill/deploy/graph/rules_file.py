@@ -8,6 +8,7 @@ import onnx
 from onnx import TensorProto
 
 from ...core.errors import first_line
+from ...core.wording import many
 from ...formats.classifier import INPUT, OPSET
 from .files import HALF_OPSET
 from .findings import Finding, Rule, Severity, Subject, reexport
@@ -106,7 +107,8 @@ def domains(subject: Subject) -> Iterator[Finding]:
             "error",
             "control-flow",
             nested[0].name,
-            f"Expected a plain graph, found {len(nested)} nodes with graphs inside (If, Loop).",
+            f"Expected a plain graph, found {many(len(nested), 'node')} with graphs inside (If, "
+            "Loop).",
             reexport(subject),
         )
 
@@ -180,7 +182,7 @@ def sparsity(subject: Subject) -> Iterator[Finding]:
             "error",
             "sparsity",
             lost[0],
-            f"Expected {len(sparse.layers)} layers stored as 2:4, as in the card, but "
+            f"Expected {many(len(sparse.layers), 'layer')} stored as 2:4, as in the card, but "
             f"{len(lost)} are not: more than two of four consecutive input channels are not zero.",
             reexport(subject),
         )
@@ -200,7 +202,7 @@ def sparsity(subject: Subject) -> Iterator[Finding]:
             "note",
             "sparsity-idle",
             idle[0].node,
-            f"{len(idle)} layers are 2:4, but sparse kernels do not support them "
+            f"Sparse kernels do not support {many(len(idle), 'layer')} stored as 2:4 "
             f"({idle[0].obstacle}).",
             "None; they are as fast as dense layers.",
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.wording import percent
+from ...core.wording import many, percent
 from ...formats.onnx_wire import HEAD
 from .findings import Finding, Subject, reexport
 from .links import Graph, attribute
@@ -80,7 +80,8 @@ def float_layers(subject: Subject) -> Iterator[Finding]:
         "note" if share < SMALL_SHARE and not uncounted else "warning",
         "float-layers",
         left[0].node,
-        f"{len(left)} layers with {percent(share)} of the multiplications{rest} stay in float: "
+        f"Left in float: {many(len(left), 'layer')} with {percent(share)} of the multiplications"
+        f"{rest}: "
         f"{names}.",
         "None if these layers were left in float on purpose.",
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from ...core.errors import MismatchError
-from ...core.wording import percent
+from ...core.wording import many, percent
 from ...formats.cards import Calibration, Compression
 from ..architecture import build_student
 from .merging import merge, merge_unchecked
@@ -146,7 +146,9 @@ def describe(compression: Compression | None) -> str:
         parts.append(f"2:4 sparse in layers with {percent(share, 0)} of the MACs")
     if compression.int8 is not None:
         int8 = compression.int8
-        parts.append(f"INT8 ({len(int8.layers)} layers, {len(int8.residuals)} residual adds)")
+        parts.append(
+            f"INT8 ({many(len(int8.layers), 'layer')}, {many(len(int8.residuals), 'residual add')})"
+        )
     return ", ".join(parts)
 
 

@@ -132,9 +132,9 @@ def _providers(device: str) -> list[tuple[str, dict[str, str]]]:
     chain = _CHAINS.get(kind, ())
     if not chain or chain[0] not in known or not (number.isdecimal() or ":" not in device):
         raise InputError(
-            f"Device {device!r} cannot be used with an ONNX file here: ONNX Runtime offers "
-            f"{', '.join(known)}. Use --device cpu, or install onnxruntime-gpu for cuda and "
-            "tensorrt."
+            f"Device {device!r} cannot be used with an ONNX file here: expected auto, cpu, cuda, "
+            f"cuda:1 or tensorrt, and this ONNX Runtime has {', '.join(known)}. Use --device cpu, "
+            "or install onnxruntime-gpu for cuda and tensorrt."
         )
     options = {"device_id": number or "0"}
     return [*((name, options) for name in chain if name in known), (_CPU, {})]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...core.progress import message
+from ...core.wording import many
 from ...distillation.options import DistillOptions
 from ...formats.probe import Probe
 from ...formats.student import CARD, WEIGHTS
@@ -33,7 +34,7 @@ def distill_step(name: StudentName) -> str:
 
 
 def hold_out(context: RunContext) -> list[Step]:
-    """Hold images out to measure on, where there are no labelled ones."""
+    """Hold images out of the training: to measure on, where there are no labelled ones."""
     options, folder = context.options, context.folder
     if not options.held_out:
         return []
@@ -41,12 +42,12 @@ def hold_out(context: RunContext) -> list[Step]:
     def run() -> None:
         items = list_images(context.images)
         count = hold_out_images(items, options.held_out, options.seed, folder)
-        message(f"{count} images are held out")
+        message(f"Held out: {many(count, 'image')}")
 
     return [
         Step(
             name="hold out",
-            about="hold images out to measure on",
+            about="hold images out of the training",
             run=run,
             settings={"holdout": options.held_out, "seed": options.seed},
             after=("embed",),

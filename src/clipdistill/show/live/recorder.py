@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.errors import InputError, OutputError
+from ...core.errors import OptionError, OutputError
 from ...core.files import atomic_path, ensure_folder
 from ...core.locks import locked_files
 from .frames import Pixels
@@ -46,7 +46,7 @@ class Recorder:
 
     def __init__(self, path: Path, letters: Letters, *, fps: float = 0.0) -> None:
         if path.suffix.lower() != ".mp4":
-            raise InputError(f"--save {path}: expected a name that ends in .mp4.")
+            raise OptionError(f"--save {path}: expected a name that ends in .mp4.")
         ensure_folder(path.parent)
         self.path, self.frames, self.fps = path, 0, fps
         self._letters = letters
