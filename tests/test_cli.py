@@ -59,6 +59,7 @@ NEEDS_EXTRA = (
     "models.student",
     "models.teacher",
     "models.torch_embedder",
+    "models.tracing",
     "show.web.server",
 )
 

@@ -435,6 +435,8 @@ def relabel(
     classifier: str | Path,
     text: str | Path,
     out: str | Path,
+    *,
+    model_name: str | None = None,
 ) -> RelabelResult: ...
 def report(
     run: str | Path,

@@ -79,7 +79,7 @@ VERBS = (
         (
             "clipdistill run prompts.txt runs/pets --images photos",
             "clipdistill run prompts.txt runs/pets --images photos --time-budget 20m",
-            "clipdistill run prompts.txt runs/pets --images photos --student auto --max-latency 5",
+            "clipdistill run prompts.txt out --images photos --student auto --max-size 20",
             "clipdistill run prompts.txt runs/pets --images photos --sparse --qat --dry-run",
             "clipdistill run prompts.txt runs/pets --search commons --contact me@home.org",
             "clipdistill run runs/pets --labelled photos-by-class",

@@ -61,7 +61,7 @@ def test_prompts_are_embedded_where_the_teacher_is(
 ) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"{label}\n" for label in NEW))
-    relabel(tiny_classifier, prompts, tmp_path / "a.onnx")
+    relabel(tiny_classifier, prompts, tmp_path / "a.onnx", model_name=tiny_teacher_name)
     text = embed_text(prompts, tmp_path / "text.npy", model_name=tiny_teacher_name).out
     relabel(tiny_classifier, text, tmp_path / "b.onnx")
     a, b = (OnnxEmbedder(tmp_path / name).text for name in ("a.onnx", "b.onnx"))
@@ -72,7 +72,7 @@ def test_prompts_are_embedded_where_the_teacher_is(
 
 
 def test_prompts_without_the_teacher_say_what_to_run(
-    tiny_classifier: Path, tiny_teacher, tmp_path: Path, monkeypatch
+    tiny_classifier: Path, tmp_path: Path, monkeypatch
 ) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("day\nnight\n")
@@ -83,8 +83,8 @@ def test_prompts_without_the_teacher_say_what_to_run(
     monkeypatch.setattr("clipdistill.models.teacher.load_teacher", gone)
     with pytest.raises(ModelNotFoundError) as raised:
         relabel(tiny_classifier, prompts, tmp_path / "a.onnx")
-    name = tiny_teacher.card.model_name
-    assert f"clipdistill embed-text {prompts} TEXT.npy --model-name {name}" in str(raised.value)
+    command = f"clipdistill embed-text {prompts} TEXT.npy --model-name local-dir:tiny"
+    assert command in str(raised.value)
     assert not (tmp_path / "a.onnx").exists()
 
 

@@ -39,7 +39,9 @@ class RelabelResult(Result):
         ]
 
 
-def relabel(classifier: Path, text: Path, out: Path, /) -> RelabelResult:
+def relabel(
+    classifier: Path, text: Path, out: Path, /, *, model_name: str | None = None
+) -> RelabelResult:
     """Give an ONNX file other classes, without training.
 
     Works on classifiers and on files that were exported without --text.  The network stays the
@@ -52,6 +54,8 @@ def relabel(classifier: Path, text: Path, out: Path, /) -> RelabelResult:
         text: text embeddings of the same teacher, from `clipdistill embed-text`, or a text file of
             prompts, one per line.
         out: .onnx file to write; may be CLASSIFIER itself.
+        model_name: teacher that embeds a text file, such as local-dir:FOLDER; default: the one that
+            the classifier names, whose folder a file does not name.
 
     Raises:
         ModelNotFoundError: TEXT is a text file, and the teacher is not on this machine.
@@ -65,7 +69,9 @@ def relabel(classifier: Path, text: Path, out: Path, /) -> RelabelResult:
     with locked_files("relabel", out):
         before = OnnxEmbedder(classifier, device="cpu")
         teacher = before.spec.teacher
-        classes = load_class_list(text, teacher, classifier, device="auto", ask_hub=False)
+        classes = load_class_list(
+            text, teacher, classifier, device="auto", ask_hub=False, model_name=model_name
+        )
         before.spec.check_space(classes.teacher, text)
         change_classes(classifier, classes, out)
     old = () if before.text is None else before.text.labels

@@ -15,7 +15,13 @@ from .open import needs_training_extra
 
 
 def load_class_list(
-    path: Path, teacher: TeacherCard | None, whose: object, *, device: str, ask_hub: bool
+    path: Path,
+    teacher: TeacherCard | None,
+    whose: object,
+    *,
+    device: str,
+    ask_hub: bool,
+    model_name: str | None = None,
 ) -> TextEmbeddings:
     """Load text embeddings, or embed the prompts of a text file with the teacher.
 
@@ -25,6 +31,7 @@ def load_class_list(
         whose: file or folder that the classes are for, for messages.
         device: device for the teacher.
         ask_hub: fetch the teacher's weights where they are not on this machine.
+        model_name: where the teacher is, as in `embed`; None: the name in its card.
 
     Raises:
         InputError: no such file, or the teacher is unknown.
@@ -48,7 +55,8 @@ def load_class_list(
         with needs_training_extra("A teacher"):
             from .teacher import embed_classes, load_teacher
         with contextlib.nullcontext() if ask_hub else hub_access(allowed=False):
-            loaded = load_teacher(teacher.model_name, teacher.pretrained, device=device)
+            name = model_name or teacher.model_name
+            loaded = load_teacher(name, teacher.pretrained, device=device)
     except (ModelNotFoundError, MissingExtraError, InputError, FormatError) as error:
         reason = str(error).partition(". ")[0].rstrip(".")
         tag = f" --pretrained {shlex.quote(teacher.pretrained)}" if teacher.pretrained else ""
