@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from clipdistill import OutputError, predict, quickstart
+from clipdistill.core.errors import OptionError
 from clipdistill.formats.ledger import read_ledger
 from clipdistill.formats.run import RunFolder, load_run
 from clipdistill.formats.urls import read_urls
@@ -126,8 +127,9 @@ def test_without_the_extras_it_leaves_out_what_needs_them(
 
 
 def test_seeds_of_the_teachers_own_pictures_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="--seed 2"):
-        quickstart(out=tmp_path, seed=2)
+    with pytest.raises(OptionError, match="--seed 2"):
+        quickstart(out=tmp_path / "out", seed=2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_summary_for_people_names_everything_and_what_to_do_next(
