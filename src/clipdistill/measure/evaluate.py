@@ -296,8 +296,11 @@ def _models_table(result: EvaluateResult) -> Table:
                 str(row.images),
             )
         )
-    title = f"{len(result.labels)} labels, {result.images} images"
-    return Table(f"{title}; ms: one embedding at batch size 1", columns, tuple(rows))
+    title = (
+        f"{len(result.labels)} labels, {result.images} images; ms: one embedding at batch size 1, "
+        "roughly (`benchmark` is more exact)"
+    )
+    return Table(title, columns, tuple(rows))
 
 
 def _class_table(rows: Sequence[ModelEvaluation]) -> list[Table]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...core.charts import Bar, Line, Point, bars, heat_map, inline, lines, marks
-from ...core.wording import many, milliseconds, percent, short
+from ...core.wording import many, percent, short
 from ...formats.run import STUDENTS
 from .classes import Classes
 from .gather import Student
@@ -53,7 +53,7 @@ def trade_off(models: Sequence[Standing], labelled: bool) -> Figure | None:
                 Point(latency, 100 * (share or 0.0), "", RUNTIMES.get(runtime, runtime), name)
             )
             values.append(
-                f"{name} in {RUNTIMES.get(runtime, runtime)}: {milliseconds(latency)} ms, "
+                f"{name} in {RUNTIMES.get(runtime, runtime)}: {model.time_in(runtime)} ms, "
                 f"{percent(share)}"
             )
     if len(points) < 2:
