@@ -27,8 +27,8 @@ class Row:
         agreement: share of images given the teacher's own label, 0 to 1.
         cosine: mean cosine with the teacher's embeddings.
         size_mb: of the weights on disk, 10^6 bytes.
-        latency_ms: median time of one image, batch 1: that of `benchmark`, as in the report; where it
-            did not measure the model, the rougher one of `evaluate`.
+        latency_ms: median time of one image, batch 1: that of `benchmark`, as in the report; where
+            it did not measure the model, the rougher one of `evaluate`.
         rounds_ms: the same in each round of `benchmark`.
     """
 
