@@ -95,7 +95,7 @@ def _curve(student: Student, key: str, positive: bool) -> Line | None:
     values: dict[int, float] = {}
     for row in student.metrics:
         value = row.get(key)
-        # Epoch 0 may occur several times: its last row is the start of training.
+        # An epoch may occur several times: its last row is the start of the training after it.
         if isinstance(value, (int, float)) and np.isfinite(value) and (value > 0 or not positive):
             values[row["epoch"]] = float(value)
     if not values:
