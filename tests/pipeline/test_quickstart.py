@@ -11,6 +11,7 @@ import pytest
 
 from clipdistill import OutputError, predict, quickstart
 from clipdistill.core.errors import OptionError
+from clipdistill.core.wording import timed
 from clipdistill.formats.ledger import read_ledger
 from clipdistill.formats.run import RunFolder, load_run
 from clipdistill.formats.urls import read_urls
@@ -63,8 +64,13 @@ def test_the_summary_on_disk_says_the_same(run: QuickstartResult) -> None:
         "cosine",
         "size_mb",
         "latency_ms",
+        "rounds_ms",
     }
     assert [row["accuracy"] for row in summary["rows"]] == [row.accuracy for row in run.rows]
+    # Table and report show one time for a model, that of the benchmark, with its spread.
+    page = (run.out / "report.html").read_text()
+    times = [timed(row.latency_ms, row.rounds_ms) for row in run.rows]
+    assert all(" to " in one and one in page for one in times)
 
 
 def test_the_file_it_makes_is_a_classifier_of_its_own(run: QuickstartResult) -> None:

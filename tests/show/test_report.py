@@ -352,6 +352,14 @@ def test_speed_is_claimed_only_where_the_rounds_agree(whole: RunFolder, tmp_path
     assert "3.0 times faster in ONNX Runtime" not in words
 
 
+def test_one_calibration_error_and_one_time_with_its_spread(whole: RunFolder) -> None:
+    words = page_of(whole).words
+    assert "Error after calibration" in words
+    assert "with stored predictions, the error is" not in words
+    assert "1.00 (0.90 to 1.10)" in words
+    assert "1.00 (0.90 to 1.10)" in report(whole.out, format="markdown").out.read_text()
+
+
 def test_the_model_card(whole: RunFolder) -> None:
     result = report(whole.out, format="markdown")
     assert result.out == whole.out / "README.md"

@@ -70,6 +70,13 @@ def milliseconds(value: float | None) -> str:
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
+def timed(value: float | None, rounds: Sequence[float] = ()) -> str:
+    """Milliseconds, and the least and the largest of several rounds: "0.36 (0.34 to 0.41)"."""
+    if value is None or len(rounds) < 2:
+        return milliseconds(value)
+    return f"{milliseconds(value)} ({milliseconds(min(rounds))} to {milliseconds(max(rounds))})"
+
+
 def megabytes(value: float | None) -> str:
     """Units of 10^6 bytes: "0.5", "12.5", "599"; None -> "-"."""
     if value is None:

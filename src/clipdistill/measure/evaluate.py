@@ -303,8 +303,9 @@ def _models_table(result: EvaluateResult) -> Table:
                 str(row.images),
             )
         )
-    title = f"{many(len(result.labels), 'label')}, {many(result.images, 'image')}"
-    return Table(f"{title}; ms: one embedding at batch size 1", columns, tuple(rows))
+    counts = f"{many(len(result.labels), 'label')}, {many(result.images, 'image')}"
+    title = f"{counts}; ms: one embedding at batch size 1, roughly (`benchmark` is more exact)"
+    return Table(title, columns, tuple(rows))
 
 
 def _class_table(rows: Sequence[ModelEvaluation]) -> list[Table]:

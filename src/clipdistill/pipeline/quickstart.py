@@ -20,11 +20,10 @@ from ..core.results import Result, Table, to_json
 from ..core.wording import percent
 from ..formats.measurements import load_measurement
 from ..formats.run import EXPORTS, RunFolder
-from ..measure.evaluate import EvaluateResult
 from ..measure.race.report import BenchmarkResult
 from .options import RunOptions
 from .record import existing_record
-from .result import Row, results_table, rows_of
+from .result import Row, RunResult, results_table, rows_of
 from .run import run
 from .toy.world import FIRST_USER_SEED, KINDS, prompts, render
 
@@ -145,7 +144,7 @@ def quickstart(
         result = QuickstartResult(
             out=out,
             seconds=time.monotonic() - start,
-            rows=_first_rows(done.evaluation),
+            rows=_first_rows(done),
             predictions=_classify(folder, held_out),
             benchmark=load_measurement(folder.benchmark, BenchmarkResult),
             report=done.report,
@@ -240,11 +239,11 @@ def _free_port() -> int:
     return PORT
 
 
-def _first_rows(evaluation: EvaluateResult | None) -> tuple[Row, ...]:
+def _first_rows(done: RunResult) -> tuple[Row, ...]:
     """Teacher, student in torch, student in ONNX Runtime; the others are in the benchmark."""
-    if evaluation is None:
+    if done.evaluation is None:
         raise AssertionError("run measured nothing although labels and teacher were given")
-    return rows_of(evaluation)[:3]
+    return rows_of(done.evaluation, done.benchmark)[:3]
 
 
 def _classify(folder: RunFolder, held_out: Path) -> tuple[tuple[str, str, float], ...]:

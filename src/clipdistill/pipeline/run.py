@@ -15,7 +15,7 @@ from ..core.locks import locked
 from ..core.progress import message, show_table
 from ..core.wording import many
 from ..formats.embeddings import read_failures
-from ..formats.measurements import Baseline, find_measurement
+from ..formats.measurements import Baseline, Benchmark, find_measurement
 from ..formats.probe import Probe, load_probe, save_probe
 from ..formats.run import RunFolder
 from ..measure.evaluate import EvaluateResult
@@ -259,6 +259,7 @@ def _result(
         failures=(*read_failures(folder.embeddings), *read_failures(folder.labelled_embeddings)),
         baseline=find_measurement(folder.baseline, Baseline),
         evaluation=find_measurement(folder.evaluation, EvaluateResult),
+        benchmark=find_measurement(folder.benchmark, Benchmark),
         classifier=folder.classifier if folder.classifier.is_file() else None,
         report=folder.report if folder.report.is_file() else None,
         seconds=seconds,

@@ -70,7 +70,6 @@ def _environment() -> Any:
         name: getattr(words, name)
         for name in (
             "percent",
-            "milliseconds",
             "megabytes",
             "size",
             "duration",
