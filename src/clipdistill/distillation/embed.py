@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,9 +16,18 @@ from ..core.errors import ImageError, InputError
 from ..core.files import ensure_folder, locked
 from ..core.progress import message, track
 from ..core.results import Result, Table, list_some
-from ..formats.embeddings import EmbeddingStore, Failure, Header, Row, load_embeddings, npy_path
+from ..core.texts import Index
+from ..formats.embeddings import (
+    EmbeddingStore,
+    Failure,
+    Header,
+    find_rows,
+    load_embeddings,
+    npy_path,
+)
+from ..formats.rows import Row
 from ..images.loading import Loaded, batched, default_workers, load_pixels, stack
-from ..images.sources import ImageItem, content_id, list_images
+from ..images.sources import ImageItem, Listing, content_id, list_images
 from ..images.views import MOST_VIEWS, ViewSpec
 from ..models.teachers import DEFAULT_MODEL_NAME, DEFAULT_PRETRAINED, license_note
 
@@ -75,7 +85,7 @@ class _Plan:
     `moved` pairs the new row with the name under which its content was embedded before.
     """
 
-    todo: list[ImageItem]
+    todo: Listing
     kept: int
     moved: list[tuple[Row, str]]
     failures: list[Failure]
@@ -155,8 +165,7 @@ def embed(
         seconds = time.monotonic() - start
         _check_any(images, items, store, failures)
         store.finish(failures)
-    present = {item.key for item in items}
-    known = {row.image_path for row in store.all_rows()}
+        gone = _gone(items, store)
     return EmbedResult(
         out=out,
         teacher=str(teacher.card),
@@ -165,7 +174,7 @@ def embed(
         embedded=len(plan.todo) - len(failures) + len(plan.failures),
         kept=plan.kept,
         moved=len(plan.moved),
-        gone=len(known - present),
+        gone=gone,
         failures=tuple(failures),
         seconds=seconds,
     )
@@ -206,44 +215,71 @@ def _check_any(
         )
 
 
-def _plan(items: Sequence[ImageItem], store: EmbeddingStore, recheck: bool) -> _Plan:
+def _gone(items: Listing, store: EmbeddingStore) -> int:
+    """How many of the embedded images are not among `items`."""
+    keys = store.all_rows().keys
+    latest = Index(keys).latest()
+    return int((Index(items.keys).find(keys.take(latest)) < 0).sum())
+
+
+def _plan(items: Listing, store: EmbeddingStore, recheck: bool) -> _Plan:
     """Sort out what is embedded already.
 
     Reads only files whose name, size or time is new; with `recheck`, all of them.
     """
+    places = np.arange(len(items))
+    failures: list[Failure] = []
+    if store.header.layout == "npy":
+        places, failures = _without_collisions(items, store)
     rows = store.all_rows()
-    by_path = {row.image_path: row for row in rows}
+    index = Index(rows.keys)
+    found = index.find(items.keys)[places]
+    same = found >= 0
+    known, its_rows = places[same], found[same]
+    same[same] = (rows.sizes[its_rows] == items.sizes[known]) & (
+        rows.times[its_rows] == items.times[known]
+    )
+    if recheck:
+        same[:] = False
+    kept = int(same.sum())
+    todo: list[int] = []
+    moved: list[tuple[Row, str]] = []
+    by_content: Index | None = None
     # Only rows that hold: the vector of an image that changed is the new one's.
-    by_content = {row.content: row.image_path for row in by_path.values() if row.content}
-    plan = _Plan([], 0, [], [])
-    kept = 0
-    taken: dict[Path, str] = {}
-    for item in items:
-        if store.header.layout == "npy":
-            path = npy_path(store.root, item.key)
-            if path in taken:
-                plan.failures.append(
-                    Failure(
-                        item.key,
-                        f"{taken[path]} has the same name, and layout npy keeps one file a name",
-                    )
-                )
-                continue
-            taken[path] = item.key
-        row = by_path.get(item.key)
-        same = row is not None and (row.size, row.mtime_ns) == (item.size, item.mtime_ns)
-        if same and not recheck:
+    holding = index.latest()
+    contents = rows.contents.take(holding)
+    for place, row in zip(places[~same].tolist(), found[~same].tolist(), strict=True):
+        content = _content(items[place]) if len(rows) else ""
+        if row >= 0 and content == rows.contents[row]:
             kept += 1
             continue
-        content = _content(item) if rows else ""
-        if row is not None and content == row.content:
-            kept += 1
-        elif content and content in by_content:
-            moved = Row(item.key, content, item.size, item.mtime_ns)
-            plan.moved.append((moved, by_content[content]))
+        if content and by_content is None:
+            by_content = Index(contents)
+        at = int(by_content.find([content])[0]) if content and by_content else -1
+        if at < 0:
+            todo.append(place)
         else:
-            plan.todo.append(item)
-    return _Plan(plan.todo, kept, plan.moved, plan.failures)
+            item = items[place]
+            new = Row(item.key, content, item.size, item.mtime_ns)
+            moved.append((new, rows.keys[int(holding[at])]))
+    return _Plan(items.take(np.array(todo, np.intp)), kept, moved, failures)
+
+
+def _without_collisions(
+    items: Listing, store: EmbeddingStore
+) -> tuple[NDArray[np.intp], list[Failure]]:
+    """The places of images whose vectors get a file of their own, and the other images."""
+    taken: dict[Path, str] = {}
+    places: list[int] = []
+    failures: list[Failure] = []
+    for place, key in enumerate(items.keys):
+        first = taken.setdefault(npy_path(store.root, key), key)
+        if first == key:
+            places.append(place)
+        else:
+            reason = f"{first} has the same name, and layout npy keeps one file a name"
+            failures.append(Failure(key, reason))
+    return np.array(places, np.intp), failures
 
 
 def _content(item: ImageItem) -> str:
@@ -258,8 +294,7 @@ def _append_moved(store: EmbeddingStore, moved: Sequence[tuple[Row, str]]) -> No
     if not moved:
         return
     before = load_embeddings(store.root)
-    number = before.by_image()
-    places = np.array([number[known] for _, known in moved], dtype=np.intp)
+    places = find_rows(before, [known for _, known in moved])
     views = before.views()
     seen = None if views is None else (views.embeddings(places), views.parameters(places))
     store.append([row for row, _ in moved], before.vectors[places], seen)
@@ -277,18 +312,20 @@ def _embed_all(
     failures: list[Failure] = []
     shard = _Shard()
     spec = store.header.views
+    parts = range(0, len(todo), shard_size)
     # Views wait decoded as well: fewer images at once, the same memory.
     ahead = max(1, 4 * batch_size // (1 + (spec.count if spec else 0)))
     loaded = load_pixels(todo, teacher.card.preprocess, workers=workers, ahead=ahead, views=spec)
     with track("embed", len(todo), "images") as step:
         try:
-            for good, bad in batched(loaded, batch_size):
-                failures += [Failure(one.item.key, one.reason) for one in bad]
-                if good:
-                    failures += shard.add(teacher, store.header, good, batch_size)
-                if len(shard.rows) >= shard_size:
-                    shard.flush(store)
-                step(len(good) + len(bad), f"{len(failures)} failed" if failures else "")
+            for _ in parts:
+                # Batches begin anew with each part, as in `embed_shard`: the vectors are the same.
+                for good, bad in batched(itertools.islice(loaded, shard_size), batch_size):
+                    failures += [Failure(one.item.key, one.reason) for one in bad]
+                    if good:
+                        failures += shard.add(teacher, store.header, good, batch_size)
+                    step(len(good) + len(bad), f"{len(failures)} failed" if failures else "")
+                shard.flush(store)
         except KeyboardInterrupt:
             shard.flush(store)
             raise
