@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,8 +14,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import ImageError, InputError
+from ..core.errors import ImageError, InputError, OptionError, OutputError
 from ..core.files import ensure_folder, locked
+from ..core.processes import Outcome, run_processes
 from ..core.progress import message, track
 from ..core.results import Result, Table, list_some
 from ..core.texts import Index
@@ -24,6 +27,24 @@ from ..formats.embeddings import (
     find_rows,
     load_embeddings,
     npy_path,
+    write_shard_rows,
+    write_vectors,
+)
+from ..formats.parts import (
+    Plan,
+    ShardStats,
+    begin_part,
+    done_parts,
+    end_plan,
+    fail_part,
+    finish_part,
+    next_number,
+    part_path,
+    read_part,
+    read_plan,
+    read_stats,
+    running_parts,
+    write_plan,
 )
 from ..formats.rows import Row
 from ..images.loading import Loaded, batched, default_workers, load_pixels, stack
@@ -50,6 +71,7 @@ class EmbedResult(Result):
         gone: embeddings whose image is no longer there (kept; `distill` leaves them out).
         failures: images that could not be used, each with its reason.
         seconds: of embedding, without loading the teacher.
+        waiting: shards of a shared folder that other jobs still have to embed.
     """
 
     out: Path
@@ -62,6 +84,7 @@ class EmbedResult(Result):
     gone: int
     failures: tuple[Failure, ...]
     seconds: float
+    waiting: int = 0
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
@@ -74,6 +97,10 @@ class EmbedResult(Result):
         if self.gone:
             lines.append(f"{self.gone} embeddings belong to images that are gone; they are kept.")
         lines += list_some("Not used:", [f"{f.image_path}: {f.reason}" for f in self.failures])
+        if self.waiting:
+            lines.append(
+                f"{self.waiting} shards are left for other jobs; the last one completes the folder."
+            )
         lines.append(f"Embeddings: {self.out}")
         return lines
 
@@ -108,6 +135,10 @@ def embed(
     views: int = 0,
     view_seed: int = 0,
     recheck: bool = False,
+    workers: int = 1,
+    shard_index: int | None = None,
+    shard_count: int | None = None,
+    ray: str | None = None,
 ) -> EmbedResult:
     """Embed images with a teacher.
 
@@ -126,12 +157,18 @@ def embed(
         layout: clip-retrieval's shards, or one .npy an image (the older scripts').
         dtype: of the stored vectors (layout npy: always float32).
         normalize: store vectors of unit length.
-        shard_size: embeddings per shard; a kill loses at most these.
+        shard_size: images per shard; a kill loses at most these.
         views: views per image to embed as well, for `distill` to replay: seeded crops, mirrorings
             and mild colour changes. Each costs as much as the image itself. 0: none.
         view_seed: seed of the views.
         recheck: compare the content of every image with what was embedded, also where name, size
             and time are the same.
+        workers: processes that embed; each loads the teacher. With --ray: actors.
+        shard_index: number of this job, from 0, of --shard-count jobs that embed into the same
+            folder, such as those of a Slurm array. Each embeds its share of the shards.
+        shard_count: number of these jobs.
+        ray: embed on a Ray cluster: its address, "auto" for the running one, or "local" to start
+            one on this machine.
 
     Raises:
         InputError: the folder is missing, empty, or no image can be read.
@@ -141,6 +178,8 @@ def embed(
     """
     images, out = Path(images), Path(out)
     spec = _view_spec(views, view_seed, layout)
+    shared = workers > 1 or ray is not None or shard_count is not None
+    _check_sharing(workers, shard_index, shard_count, layout if shared else "", shard_size)
     items = list_images(images)
     ensure_folder(out)
     from ..models.teacher import load_teacher
@@ -150,7 +189,12 @@ def embed(
     if note:
         message(note)
     header = Header(teacher.card, layout, "float32" if layout == "npy" else dtype, normalize, spec)
-    workers = default_workers() if num_workers is None else num_workers
+    if shared or read_plan(out) is not None:
+        model = _Model(model_name, pretrained, device, precision)
+        crew = _Crew(workers, num_workers, shard_index or 0, shard_count or 1, ray)
+        request = _Request(images, items, out, batch_size, shard_size, recheck)
+        return _embed_shared(request, header, teacher, model, crew)
+    decoders = default_workers() if num_workers is None else num_workers
     with locked(out, "embed"):
         store = EmbeddingStore(out, header)
         plan = _plan(items, store, recheck)
@@ -160,7 +204,7 @@ def embed(
         start = time.monotonic()
         failures = [
             *plan.failures,
-            *_embed_all(teacher, store, plan.todo, batch_size, workers, shard_size),
+            *_embed_all(teacher, store, plan.todo, batch_size, decoders, shard_size),
         ]
         seconds = time.monotonic() - start
         _check_any(images, items, store, failures)
@@ -390,3 +434,314 @@ class _Shard:
             self.rows.clear()
             self.vectors.clear()
             self.views.clear()
+
+    def joined(
+        self,
+    ) -> tuple[NDArray[np.float32], tuple[NDArray[np.float32], NDArray[np.float32]] | None]:
+        """The vectors float32 (n, D), and the views as `EmbeddingStore.append` takes them."""
+        views = None
+        if self.views:
+            embeddings, parameters = zip(*self.views, strict=True)
+            views = (np.concatenate(embeddings), np.concatenate(parameters))
+        return np.concatenate(self.vectors), views
+
+
+def embed_shard(
+    part: Path,
+    out: Path,
+    number: int,
+    teacher: Teacher,
+    header: Header,
+    *,
+    batch_size: int = 64,
+    workers: int = 1,
+) -> ShardStats:
+    """Embed the images of one part into one shard.
+
+    The same part gives the same files (beside the times in the statistics), whoever embeds it and
+    however often, where batch size, device and number of threads are the same.
+
+    Args:
+        part: a file of `formats.parts`.
+        out: folder for the embeddings.
+        number: of the shard.
+        teacher: embeds the images.
+        header: of the folder.
+        batch_size: images per forward pass.
+        workers: threads that decode.
+
+    Raises:
+        InputError: there is no such part.
+        FormatError: the part is damaged.
+        OutputError: the shard cannot be written.
+    """
+    items = read_part(part)
+    begin_part(out, number)
+    start = time.monotonic()
+    shard, failures = _Shard(), list[Failure]()
+    spec = header.views
+    ahead = max(1, 4 * batch_size // (1 + (spec.count if spec else 0)))
+    loaded = load_pixels(items, teacher.card.preprocess, workers=workers, ahead=ahead, views=spec)
+    for good, bad in batched(loaded, batch_size):
+        failures += [Failure(one.item.key, one.reason) for one in bad]
+        if good:
+            failures += shard.add(teacher, header, good, batch_size)
+    if shard.rows:
+        vectors, views = shard.joined()
+        write_vectors(out, number, header, vectors, views)
+        write_shard_rows(out, number, shard.rows, header)
+    stats = ShardStats(
+        number=number,
+        images=len(items),
+        embedded=len(shard.rows),
+        failures=tuple(failures),
+        seconds=time.monotonic() - start,
+        finished=time.time(),
+        host=platform.node(),
+    )
+    finish_part(out, stats)
+    return stats
+
+
+@dataclass(frozen=True)
+class _Model:
+    """How to load the teacher in another process."""
+
+    model_name: str
+    pretrained: str
+    device: str
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class _Crew:
+    """Who embeds: processes, their decoding threads, this job among the jobs, Ray's address."""
+
+    workers: int
+    decoders: int | None
+    index: int
+    count: int
+    ray: str | None
+
+    @property
+    def threads(self) -> int:
+        """Threads of each process."""
+        return 1 if self.ray else max(1, default_workers() // self.workers)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is to be embedded, and how it is divided."""
+
+    images: Path
+    items: Listing
+    out: Path
+    batch_size: int
+    shard_size: int
+    recheck: bool
+
+
+PATIENCE = 3600.0
+"""Seconds that a job waits for another one to divide the images."""
+
+
+def _check_sharing(
+    workers: int, index: int | None, count: int | None, layout: str, shard_size: int
+) -> None:
+    if workers < 1 or shard_size < 1:
+        raise OptionError("--workers and --shard-size should be 1 or more.")
+    if (index is None) != (count is None):
+        raise OptionError("--shard-index and --shard-count belong together: give both or neither.")
+    if index is not None and count is not None and not 0 <= index < count:
+        raise OptionError(
+            f"--shard-index {index} --shard-count {count}: expected an index from 0 to "
+            "the count minus 1."
+        )
+    if layout == "npy":
+        raise OptionError("Several processes need --layout clip-retrieval.")
+
+
+def _embed_shared(
+    request: _Request, header: Header, teacher: Teacher, model: _Model, crew: _Crew
+) -> EmbedResult:
+    """Embed together with other processes and jobs, each its shards; the last one finishes."""
+    out, start = request.out, time.monotonic()
+    plan, known = _divided(request, header)
+    done: list[ShardStats] = []
+    waiting = 0
+    if plan is not None:
+        finished = done_parts(out)
+        mine = [n for n in plan.numbers if n % crew.count == crew.index and n not in finished]
+        busy = running_parts(out)
+        mine.sort(key=lambda number: number in busy)
+        done = _embed_parts(mine, request, plan, teacher, model, crew)
+        waiting = len(set(plan.numbers) - done_parts(out))
+        if not waiting:
+            _finish(request, header, plan)
+    return EmbedResult(
+        out=out,
+        teacher=str(header.teacher),
+        license=header.teacher.license,
+        images=len(request.items),
+        embedded=sum(stats.embedded for stats in done),
+        kept=known.kept,
+        moved=len(known.moved),
+        gone=0 if waiting else _gone(request.items, EmbeddingStore(out, header)),
+        failures=tuple(failure for stats in done for failure in stats.failures),
+        seconds=time.monotonic() - start,
+        waiting=waiting,
+    )
+
+
+def _divided(request: _Request, header: Header) -> tuple[Plan | None, _Plan]:
+    """The plan of the folder: an unfinished one, or a new one; None when nothing is left to do."""
+    out = request.out
+    with _locked_or(out, lambda: read_plan(out) is not None):
+        plan = read_plan(out)
+        if plan is not None:
+            header.check_same(plan.header, out)
+            finished = done_parts(out) & set(plan.numbers)
+            message(f"Resuming: {len(finished)} of {plan.parts} shards are done.")
+            return plan, _Plan(request.items, 0, [], [])
+        store = EmbeddingStore(out, header)
+        found = _plan(request.items, store, request.recheck)
+        _append_moved(store, found.moved)
+        if not len(found.todo):
+            store.finish([])
+            return None, found
+        parts = -(-len(found.todo) // request.shard_size)
+        first = next_number(out, store.shards)
+        plan = Plan(header, first, parts, len(found.todo), request.shard_size, request.batch_size)
+        write_plan(out, plan, found.todo)
+        return plan, found
+
+
+@contextlib.contextmanager
+def _locked_or(out: Path, ready: Callable[[], bool]) -> Iterator[None]:
+    """Keep other processes out of `out`; wait for them, unless `ready()` holds meanwhile."""
+    give_up = time.monotonic() + PATIENCE
+    with contextlib.ExitStack() as stack:
+        while not ready():
+            try:
+                stack.enter_context(locked(out, "embed"))
+            except OutputError:
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.2)
+            else:
+                break
+        yield
+
+
+def _embed_parts(
+    numbers: Sequence[int],
+    request: _Request,
+    plan: Plan,
+    teacher: Teacher,
+    model: _Model,
+    crew: _Crew,
+) -> list[ShardStats]:
+    """Embed some parts, in this process or in others.
+
+    Raises:
+        OutputError: some could not be embedded; the others are kept.
+    """
+    out, done = request.out, list[ShardStats]()
+    failed: dict[int, str] = {}
+    total = sum(min(plan.size, plan.images - (n - plan.first) * plan.size) for n in numbers)
+    with track("embed", total, "images") as step:
+        for outcome in _outcomes(numbers, out.absolute(), plan, teacher, model, crew):
+            number = int(outcome.task)
+            if outcome.reason:
+                failed[number] = outcome.reason
+                fail_part(out, number, outcome.reason)
+                continue
+            done.append(read_stats(out, number))
+            step(done[-1].images)
+    if failed:
+        reasons = [f"shard {number}: {why}" for number, why in sorted(failed.items())]
+        raise OutputError(
+            "\n".join(
+                [
+                    f"{out}: {len(failed)} of {len(numbers)} shards could not be embedded. The "
+                    "others are kept: run the same command again.",
+                    *list_some("The first:", reasons, 5),
+                ]
+            )
+        )
+    return done
+
+
+def _outcomes(
+    numbers: Sequence[int], out: Path, plan: Plan, teacher: Teacher, model: _Model, crew: _Crew
+) -> Iterator[Outcome]:
+    decoders = crew.threads if crew.decoders is None else crew.decoders
+    if crew.ray is None and crew.workers == 1:
+        if crew.decoders is None:
+            decoders = default_workers()
+        for number in numbers:
+            _embed_unless_done(out, number, teacher, plan, decoders)
+            yield Outcome(str(number))
+        return
+    tasks = [str(number) for number in numbers]
+    arguments = (str(out), model, crew.threads, decoders)
+    if crew.ray is None:
+        yield from run_processes(shard_worker, arguments, tasks, crew.workers)
+    else:
+        from ..core.ray_actors import run_actors
+
+        gpu = model.device.startswith("cuda")
+        yield from run_actors(
+            shard_worker, arguments, tasks, crew.workers, address=crew.ray, gpus=int(gpu)
+        )
+
+
+def _embed_unless_done(out: Path, number: int, teacher: Teacher, plan: Plan, decoders: int) -> None:
+    if number not in done_parts(out):  # another job may have been here
+        embed_shard(
+            part_path(out, number),
+            out,
+            number,
+            teacher,
+            plan.header,
+            batch_size=plan.batch_size,
+            workers=decoders,
+        )
+
+
+def shard_worker(out: str, model: _Model, threads: int, decoders: int) -> Callable[[str], None]:
+    """Load the teacher in a process of its own; returns the function that embeds a numbered part.
+
+    Raises:
+        InputError: there is no plan any more.
+        MismatchError: the teacher is not the plan's.
+    """
+    import torch
+
+    from ..models.teacher import load_teacher
+
+    torch.set_num_threads(threads)
+    folder = Path(out)
+    found = read_plan(folder)
+    if found is None:
+        raise InputError(f"{folder}: there are no shards to embed: another job finished them.")
+    plan = found
+    teacher = load_teacher(
+        model.model_name, model.pretrained, device=model.device, precision=model.precision
+    )
+    teacher.card.check_same(plan.header.teacher, "This process", folder)
+    return lambda task: _embed_unless_done(folder, int(task), teacher, plan, decoders)
+
+
+def _finish(request: _Request, header: Header, plan: Plan) -> None:
+    """Complete the folder once all its parts are done, unless another job has done so."""
+    out = request.out
+    with _locked_or(out, lambda: read_plan(out) is None):
+        if read_plan(out) is None:
+            return
+        store = EmbeddingStore(out, header)
+        stats = [read_stats(out, number) for number in plan.numbers]
+        failures = [failure for one in stats for failure in one.failures]
+        _check_any(request.images, request.items, store, failures)
+        store.finish(failures)
+        end_plan(out)
