@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
-from clipdistill.core.errors import MismatchError, OptionError, OutputError
+from clipdistill.core.errors import (
+    MismatchError,
+    MissingExtraError,
+    OptionError,
+    OutputError,
+    ServiceError,
+)
 from clipdistill.core.processes import run_processes
+from clipdistill.core.ray_actors import run_actors
 from clipdistill.distillation.embed import embed, embed_shard
 from clipdistill.formats.embeddings import load_embeddings, read_failures
 from clipdistill.formats.parts import part_path, read_plan
@@ -160,3 +168,48 @@ def test_a_process_that_dies_costs_its_own_task():
     assert outcomes["4"].reason == "ValueError: four"
     with pytest.raises(MismatchError, match="not this one"):
         list(run_processes(refuse, (10,), ["1"], 2))
+
+
+@pytest.mark.scale
+def test_without_a_cluster_one_sentence_says_so(run, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ServiceError, match="--ray auto: no Ray cluster can be reached"):
+        run("shared", ray="auto")
+
+
+def test_without_ray_the_extra_is_named(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'clipdistill\[ray\]'"):
+        run("shared", ray="local")
+
+
+@pytest.mark.scale
+def test_ray_makes_the_folder_of_one_process(run, tmp_path):
+    pytest.importorskip("ray")
+    run("alone")
+    result = run("shared", ray="local", workers=2)
+    assert (result.embedded, result.waiting) == (20, 0)
+    check_same(tmp_path / "shared", tmp_path / "alone")
+
+
+@pytest.mark.scale
+def test_an_actor_that_dies_is_replaced_and_its_task_tried_again(tmp_path):
+    pytest.importorskip("ray")
+    tasks = [str(number) for number in range(8)]
+    mark = tmp_path / "died"
+
+    def die_once(path: str):  # within the test, so that Ray sends it as it is
+        def work(task: str) -> int:
+            if task == "3" and not os.path.exists(path):
+                open(path, "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return int(task)
+
+        return work
+
+    found = run_actors(die_once, (str(mark),), tasks, 2, address="local")
+    assert sorted((one.task, one.value, one.reason) for one in found) == [
+        (task, int(task), "") for task in tasks
+    ]
+    assert mark.exists()

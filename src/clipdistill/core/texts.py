@@ -13,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 1 << 16
+BLOCK = 1 << 13
 """Texts that are handled at once, which bounds the temporary memory."""
 _ERRORS = "surrogatepass"
 """Names of files may hold lone surrogates, and come back as they were."""
