@@ -30,6 +30,7 @@ from .distillation.distill import DistillResult as DistillResult
 from .distillation.embed import EmbedResult as EmbedResult
 from .distillation.embed_text import EmbedTextResult as EmbedTextResult
 from .distillation.quantize import QuantizeResult as QuantizeResult
+from .distillation.status import StatusResult as StatusResult
 from .formats.embeddings import load_embeddings as load_embeddings
 from .formats.selection import load_selection as load_selection
 from .formats.text import load_text as load_text
@@ -216,7 +217,14 @@ def embed(
     views: int = 0,
     view_seed: int = 0,
     recheck: bool = False,
+    workers: int = 1,
+    shard_index: int | None = None,
+    shard_count: int | None = None,
+    ray: str | None = None,
 ) -> EmbedResult: ...
+def status(
+    out: str | Path,
+) -> StatusResult: ...
 def embed_text(
     prompts: str | Path,
     out: str | Path,

@@ -77,6 +77,7 @@ EXTRA_PACKAGES = {
     "open_clip": ("open_clip_torch", "train"),
     "openvino": ("openvino", "openvino"),
     "pyarrow": ("pyarrow", "web"),
+    "ray": ("ray", "ray"),
     "requests": ("requests", "compress"),
     "safetensors": ("safetensors", "train"),
     "starlette": ("starlette", "web"),

@@ -140,8 +140,15 @@ VERBS = (
         (
             "clipdistill embed photos runs/embeddings",
             "clipdistill embed photos runs/embeddings --model-name local-dir:teacher",
+            "clipdistill embed photos runs/embeddings --shard-index 3 --shard-count 8",
         ),
         ("model_name", "pretrained", "batch_size", "num_workers", "device"),
+    ),
+    Verb(
+        "status",
+        "clipdistill.distillation.status:status",
+        "Show how far an embedding is, from its files alone.",
+        ("clipdistill status runs/embeddings", "clipdistill status runs/embeddings --json"),
     ),
     Verb(
         "embed-text",

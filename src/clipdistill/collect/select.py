@@ -29,7 +29,7 @@ from ..formats.selection import (
 from ..formats.text import TextEmbeddings, load_text
 from ..images.loading import default_workers, load_pixels
 from ..images.preprocess import Preprocess
-from ..images.sources import ImageItem, list_images
+from ..images.sources import Listing, list_images
 from .choose import BELOW_THRESHOLD, NEAR_DUPLICATE, OVER_COUNT, OVER_MAX, TAKEN, Choice, choose
 from .contact_sheet import THUMBNAIL, Section, Tile, draw_sheet, save_sheet
 from .pool import Pool, open_pool
@@ -127,7 +127,7 @@ class _Pile:
         scores: float32 (N,), the cosine of each with that label.
     """
 
-    items: list[ImageItem]
+    items: Listing
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
     scores: NDArray[np.float32]
@@ -176,8 +176,9 @@ def select(
     pool = open_pool(embeddings)
     classes.teacher.check_same(pool.teacher, text, embeddings)
     listed = list_images(images)
-    pile = _score(pool, classes, [item for item in listed if listable(item.key)])
-    unlistable = tuple(item.key for item in listed if not listable(item.key))
+    fits = np.fromiter(map(listable, listed.keys), bool, len(listed))
+    pile = _score(pool, classes, listed.take(np.flatnonzero(fits)))
+    unlistable = tuple(listed.keys.take(np.flatnonzero(~fits)))
     if not pile.items:
         raise InputError(
             f"{embeddings} has no embedding of any image in {images}. Embed them with: "
@@ -215,7 +216,7 @@ def select(
             "labels": {one.label: one.taken for one in result.labels},
             "teacher": classes.teacher.to_json(),
         }
-        selected = [pile.items[place].key for place in choice.order.tolist()]
+        selected = pile.items.keys.take(choice.order)
         finish_selection(out, selected, _rows(pile, choice, classes.labels), card)
     return result
 
@@ -234,11 +235,12 @@ def _check(
         raise OptionError("--min-score should be -1 to 1, and --duplicates above 0 and at most 1.")
 
 
-def _score(pool: Pool, classes: TextEmbeddings, listed: Sequence[ImageItem]) -> _Pile:
+def _score(pool: Pool, classes: TextEmbeddings, listed: Listing) -> _Pile:
     """Find the most similar label of each embedded image; this streams the pool."""
-    by_key = {item.key: item for item in listed}
-    found = sorted((row, key) for key, row in pool.rows_of(by_key).items())
-    rows = np.array([row for row, _ in found], np.int64)
+    found = pool.find(listed.keys)
+    order = np.argsort(found, kind="stable")
+    order = order[found[order] >= 0]
+    rows = found[order]
     labels = np.zeros(len(rows), np.int64)
     scores = np.full(len(rows), np.nan, np.float32)
     with track("compare", pool.stored, "images") as step:
@@ -253,8 +255,7 @@ def _score(pool: Pool, classes: TextEmbeddings, listed: Sequence[ImageItem]) -> 
             scores[mine] = cosines.max(axis=1)
             step(len(block))
     fine = np.flatnonzero(~np.isnan(scores))
-    items = [by_key[found[place][1]] for place in fine.tolist()]
-    return _Pile(items, rows[fine], labels[fine], scores[fine])
+    return _Pile(listed.take(order[fine]), rows[fine], labels[fine], scores[fine])
 
 
 def _counts(pile: _Pile, choice: Choice, labels: Sequence[str]) -> tuple[LabelCount, ...]:
@@ -283,12 +284,12 @@ def _rows(pile: _Pile, choice: Choice, labels: Sequence[str]) -> Iterator[Select
     for place in [*choice.order.tolist(), *others.tolist()]:
         same = int(choice.duplicate_of[place])
         yield SelectionRow(
-            image_path=pile.items[place].key,
+            image_path=pile.items.keys[place],
             label=labels[pile.labels[place]],
             score=float(pile.scores[place]),
             rank=int(choice.rank[place]),
             status=choice.status[place],
-            duplicate_of="" if same < 0 else pile.items[same].key,
+            duplicate_of="" if same < 0 else pile.items.keys[same],
         )
 
 

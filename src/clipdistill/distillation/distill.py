@@ -7,7 +7,6 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,14 +22,9 @@ from ..core.metrics import lost_nothing
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
 from ..core.wording import many, percent
-from ..formats.cards import (
-    Compression,
-    Quantization,
-    StudentCard,
-    TeacherCard,
-    shipped_training,
-)
-from ..formats.embeddings import CACHE, Embeddings, Failure, load_embeddings, match_rows
+from ..formats.cards import Compression, Quantization, StudentCard, TeacherCard, shipped_training
+from ..formats.embeddings import CACHE, Embeddings, Failure, find_rows, load_embeddings
+from ..formats.rows import Contents
 from ..formats.selection import load_selection
 from ..formats.student import (
     CHECKPOINT,
@@ -48,7 +42,7 @@ from ..formats.text import TextEmbeddings
 from ..formats.views import Views
 from ..images.loading import default_workers
 from ..images.pixels import PixelCache
-from ..images.sources import ImageItem, list_images
+from ..images.sources import Listing, list_images
 from ..models.class_list import load_class_list
 from .options import COMPRESSING, INT8_EPOCHS, DistillOptions
 
@@ -245,8 +239,8 @@ def _figure(value: float | None) -> str:
 class _Pairs:
     """Pictures and the rows of their embeddings."""
 
-    items: list[ImageItem]
-    contents: list[str]
+    items: Listing
+    contents: Contents
     targets: NDArray[np.floating]
     teacher: TeacherCard
     not_embedded: int
@@ -256,8 +250,8 @@ class _Pairs:
     def fingerprint(self) -> str:
         """Fingerprint of the images and of the teacher of their embeddings."""
         digest = hashlib.blake2b(str(self.teacher.fingerprint).encode(), digest_size=16)
-        for item, content in zip(self.items, self.contents, strict=True):
-            digest.update(f"\n{item.key}\t{content}".encode())
+        for key, content in zip(self.items.keys, self.contents, strict=True):
+            digest.update(f"\n{key}\t{content}".encode())
         # A sample of the vectors tells raw ones from normalised ones, and other unnamed teachers.
         some = self.targets[:: max(1, len(self.targets) // 64)]
         digest.update(np.ascontiguousarray(some).tobytes())
@@ -337,7 +331,7 @@ def distill(
         )
 
 
-def _chosen(items: list[ImageItem], only: Path | None) -> list[ImageItem]:
+def _chosen(items: Listing, only: Path | None) -> Listing:
     """Choose the images that a selection names; all without one.
 
     Raises:
@@ -346,7 +340,8 @@ def _chosen(items: list[ImageItem], only: Path | None) -> list[ImageItem]:
     if only is None:
         return items
     wanted = set(load_selection(only))
-    chosen = [item for item in items if item.key in wanted]
+    mask = np.fromiter((key in wanted for key in items.keys), bool, len(items))
+    chosen = items.take(np.flatnonzero(mask))
     if not chosen:
         raise InputError(
             f"{only} names none of the {many(len(items), 'image')}. It names images like "
@@ -374,14 +369,14 @@ def _load_pairs(images: Path, embeddings: Path, options: DistillOptions) -> _Pai
     return pairs
 
 
-def _pair(items: Sequence[ImageItem], embeddings: Embeddings) -> _Pairs:
+def _pair(items: Listing, embeddings: Embeddings) -> _Pairs:
     """Bring images and embeddings together by name.
 
     Raises:
         InputError: fewer than four images have an embedding.
     """
-    rows = match_rows(embeddings, [item.key for item in items])
-    kept = [item for item in items if item.key in rows]
+    rows = find_rows(embeddings, items.keys)
+    kept = items.take(np.flatnonzero(rows >= 0))
     if len(kept) < 4:
         example = embeddings.rows[0].image_path
         raise InputError(
@@ -390,17 +385,17 @@ def _pair(items: Sequence[ImageItem], embeddings: Embeddings) -> _Pairs:
             f"The embeddings are of images named like {example!r}, the images are named like "
             f"{items[0].key!r}. Give the folder that was embedded, or run `clipdistill embed`."
         )
-    order = np.array([rows[item.key] for item in kept], dtype=np.intp)
+    order = rows[rows >= 0]
     views = embeddings.views()
     in_order = len(order) == len(embeddings.rows) and bool((np.diff(order) == 1).all())
     return _Pairs(
         items=kept,
-        contents=[embeddings.rows[index].content for index in order],
+        contents=embeddings.rows.contents.take(order),
         targets=embeddings.vectors if in_order else embeddings.vectors[order],
         views=None if views is None else views.of(order),
         teacher=embeddings.teacher,
         not_embedded=len(items) - len(kept),
-        gone=len(embeddings.rows) - len(set(order.tolist())),
+        gone=len(embeddings.rows) - len(np.unique(order)),
     )
 
 
@@ -630,7 +625,7 @@ def _split(
     from .batches import split_rows
     from .validation import TrainingData
 
-    train, val = split_rows([item.key for item in pairs.items], options.val_fraction, options.seed)
+    train, val = split_rows(pairs.items.keys, options.val_fraction, options.seed)
     failed = np.array(sorted(cache.failures), dtype=np.intp)
     train, val = np.setdiff1d(train, failed), np.setdiff1d(val, failed)
     least = max(4, 2 * processes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -297,7 +297,7 @@ def _check_out(out: Path, student: Path) -> None:
 
 
 def _choose(
-    items: list[ImageItem], count: int, seed: int
+    items: Sequence[ImageItem], count: int, seed: int
 ) -> tuple[list[ImageItem], list[ImageItem]]:
     """Split images into (to calibrate on, to measure on), by a hash of their names.
 

@@ -291,7 +291,7 @@ def _carried(model: str) -> TextEmbeddings | None:
     return load_engine_card(path).onnx.text if kind == "engine" else None
 
 
-def _spread(items: list[ImageItem], most: int) -> list[ImageItem]:
+def _spread(items: Sequence[ImageItem], most: int) -> Sequence[ImageItem]:
     """Choose at most `most` items, spread evenly over the list."""
     if len(items) <= most:
         return items

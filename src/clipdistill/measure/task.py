@@ -40,7 +40,7 @@ class Task:
         workers: threads that decode images.
     """
 
-    items: list[ImageItem]
+    items: Sequence[ImageItem]
     truth: NDArray[np.intp] | None
     text: TextEmbeddings
     batch_size: int
