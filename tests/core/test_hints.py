@@ -19,6 +19,7 @@ NEVER_SHOWN = {
     "evaluate": {"models/recognizer.py"},
     "quantize": {"distillation/fine_tuning.py", "distillation/options.py"},
     "run": {
+        "core/ray_actors.py",
         "deploy/export.py",
         "distillation/distill.py",
         "distillation/embed.py",

@@ -248,7 +248,7 @@ def test_writes_text_embeddings_that_say_where_they_come_from(tmp_path, world, t
     assert found.labels == load_text(text).labels
     told = found.adaptation
     assert np.allclose(told.text, world.text, atol=1e-6)
-    assert (told.pool, told.teacher) == ("pool", "world (48-d)")  # names, not places
+    assert (told.pool, told.teacher) == (pool.name, str(CARD))
     assert (told.method, told.rounds, told.kept_text, told.student) == ("best share", 3, "", "")
     assert told.images == result.images
     assert sum(told.images) == 720

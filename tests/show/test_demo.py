@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from clipdistill.core.errors import InputError, MismatchError, ModelNotFoundError
+from clipdistill.formats.embeddings import EmbeddingStore, Header
 from clipdistill.models.recognizer import open_recognizer
 from clipdistill.show.demo import DemoOptions, DemoResult, demo
 from clipdistill.show.live.frames import Source
@@ -396,8 +398,14 @@ def test_the_page_gets_both_models(page, tiny_classifier, tiny_teacher_name, pic
     assert call["student"].with_text(text).probabilities(pixels).shape == (1, 3)
 
 
-def test_the_models_own_teacher_encodes_when_it_is_here(page, tiny_classifier) -> None:
-    demo(str(tiny_classifier), options=DemoOptions(web=True, device="cpu"))
+def test_the_models_own_teacher_encodes_when_its_run_is_here(
+    page, tiny_classifier, tiny_teacher, tmp_path: Path
+) -> None:
+    header = Header(tiny_teacher.card, "clip-retrieval", "float16", True)
+    EmbeddingStore(tmp_path / "embeddings", header).finish([])
+    (tmp_path / "cpu").mkdir()
+    model = shutil.copy(tiny_classifier, tmp_path / "cpu" / "dense.onnx")
+    demo(str(model), options=DemoOptions(web=True, device="cpu"))
     assert page[0]["teacher"] is None
     assert page[0]["encode"](["day"]).labels == ("day",)
     assert page[0]["examples"] == []

@@ -88,6 +88,8 @@ RANGES = {
     "rounds": SOME,
     "searches": SOME,
     "seed": ANY,
+    "shard_count": SOME,
+    "shard_index": ANY,
     "shard_size": SOME,
     "threads": SOME,
     "threshold": SHARE,
@@ -100,6 +102,7 @@ RANGES = {
     "views": ANY,
     "warmup": FACTOR,
     "weight_decay": ANY,
+    "workers": SOME,
     "workspace": SOME,
 }
 """Name of an option -> the numbers that it takes."""

@@ -34,7 +34,7 @@ class Calibration:
         logits: fitted scale (and bias, for sigmoid teachers) in place of the teacher's own.
         threshold: probability of the best label below which the answer is "unknown", 0 to 1.
         method: what it was fitted to: the "teacher"'s probabilities, or true "labels".
-        model: the student it was fitted for.
+        model: name of the student it was fitted for, without its folder.
         images: number of images it was fitted on.
         ece_before: expected calibration error with the teacher's own scale, 0 to 1.
         ece_after: the same with the fitted scale, on images that it was not fitted on.

@@ -11,6 +11,7 @@ import numpy as np
 from ...core.errors import InputError, OptionError
 from ...core.wording import many, percent
 from ...core.zeroshot import Calibration, normalized, top_k
+from ...formats.cards import last_name
 from ...formats.text import TextEmbeddings, pair_of, save_text
 from ...models.embedder import Embedder, carried_text
 from ..task import Embedded, Reference, Task, scores_of
@@ -82,7 +83,7 @@ def calibrated(
         right,
         text.teacher.logits,
         method="teacher" if task.truth is None else "labels",
-        model=embedder.spec.name,
+        model=last_name(embedder.spec.name),
     )
     return replace(task, text=replace(text, calibration=found))
 
