@@ -625,6 +625,28 @@ class TestServer:
             )
             assert raw.recv(100).startswith(b"HTTP/1.1 408")
 
+    def test_half_sent_bodies_keep_nobody_out(self, alone, drawn):
+        address = urlsplit(alone)
+        head = (
+            f"POST /predict HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: "
+            "application/octet-stream\r\nContent-Length: 1000\r\n\r\nhalf"
+        )
+        with contextlib.ExitStack() as stack:
+            half = [
+                stack.enter_context(socket.create_connection((address.hostname, address.port)))
+                for _ in range(server.MAX_READING)
+            ]
+            for one in half:
+                one.sendall(head.encode())
+            time.sleep(0.5)
+            assert post(alone, "/predict", drawn["cat"].read_bytes())[0] == 200
+            answers = []
+            for one in half:
+                one.settimeout(0.2)
+                with contextlib.suppress(TimeoutError):
+                    answers.append(one.recv(20))
+            assert answers == [b"HTTP/1.1 503 Service"]  # one gave way
+
     def test_it_answers_as_predict_does(self, alone, toy, encode, tmp_path, drawn):
         photo = tmp_path / "photo.jpg"
         Image.open(drawn["car"]).convert("RGB").resize((900, 700)).save(photo, quality=80)

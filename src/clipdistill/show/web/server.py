@@ -42,7 +42,7 @@ from ...core.serving import (
     read_body,
     running_service,
 )
-from ...images.decode import decode
+from ...images.decode import decode, decoded
 from ...models.recognizer import UNKNOWN, Recognizer
 from .answers import answer
 from .class_lists import LONGEST_NAME, MOST_CLASSES, ClassLists, Encode, Models, check_classes
@@ -58,8 +58,10 @@ MAX_PIXELS = 50_000_000
 """Pixels (width x height) of an image."""
 MAX_CLASSES_BODY = 1 << 20
 """Bytes of a class list; the longest one that is allowed has a third of it."""
+MAX_READING = 8
+"""Requests whose body is being read; for another one, the one that began first gives way."""
 MAX_WAITING = 8
-"""Requests whose body is being read, or that wait for the models; more are refused."""
+"""Requests that wait for the models with a whole body; more are refused."""
 IMAGE_TYPE = "application/octet-stream"
 JSON_TYPE = "application/json"
 """What POST requests have to be; a form of a foreign page can send neither."""
@@ -128,6 +130,7 @@ class _Page:
         self.lists, self.examples, self.least = lists, examples, least
         self.side = max(model.preprocess.size for model in _both(lists.own))
         self.turn = asyncio.Lock()
+        self.reading: list[asyncio.Task[bytes]] = []
         self.waiting = 0
 
     def application(self) -> Starlette:
@@ -187,11 +190,11 @@ class _Page:
         """Read the body, wait for the models, and answer; one request at a time has the models."""
         if request.headers.get("content-type") != kind:
             raise Refusal(415, f"Content-Type: expected {kind}.")
+        body = await self._body(request, most)
         if self.waiting >= MAX_WAITING:
             raise Refusal(503, "Too many requests are waiting; try again in a moment.")
         self.waiting += 1
         try:
-            body = await read_body(request, most)
             async with self.turn:
                 if await request.is_disconnected():  # nobody waits for this answer any more
                     raise ClientDisconnect
@@ -203,12 +206,32 @@ class _Page:
         finally:
             self.waiting -= 1
 
+    async def _body(self, request: Request, most: int) -> bytes:
+        """Read the body; half-sent ones keep nobody out.
+
+        Raises:
+            Refusal: it is too large or too slow, or it gave way to others.
+        """
+        if len(self.reading) >= MAX_READING:
+            self.reading.pop(0).cancel()
+        task = asyncio.ensure_future(read_body(request, most))
+        self.reading.append(task)
+        try:
+            await asyncio.wait({task})
+        finally:
+            task.cancel()  # if this request itself was given up
+            if task in self.reading:
+                self.reading.remove(task)
+        if task.cancelled():
+            raise Refusal(503, "Other requests came before this body was whole; send it again.")
+        return task.result()
+
     def _predict(self, data: bytes, key: str, both: bool) -> dict[str, Any]:
         models = self.lists.find(key)
         if models is None:
             raise Refusal(409, "This class list is forgotten; send it again.")
-        image = decode(data, at_least=self.side, max_pixels=MAX_PIXELS)
-        return {"answers": [answer(model, image) for model in _both(models)[: 1 + both]]}
+        with decoded(data, at_least=self.side, max_pixels=MAX_PIXELS) as image:
+            return {"answers": [answer(model, image) for model in _both(models)[: 1 + both]]}
 
     def _classes(self, body: bytes) -> dict[str, Any]:
         names = json_object(body).get("classes")
