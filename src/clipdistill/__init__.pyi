@@ -134,6 +134,7 @@ def run(
     precision: Literal['auto', 'fp32', 'bf16', 'fp16'] = 'auto',
     cache_dir: str | Path | None = None,
     cache_gb: float = 20.0,
+    check_export: bool = True,
     checkpoint_seconds: float = 30.0,
     config: str | Path | None = None,
     save_config: str | Path | None = None,
@@ -311,6 +312,7 @@ def distill(
     precision: Literal['auto', 'fp32', 'bf16', 'fp16'] = 'auto',
     cache_dir: str | Path | None = None,
     cache_gb: float = 20.0,
+    check_export: bool = True,
     checkpoint_seconds: float = 30.0,
 ) -> DistillResult: ...
 def quantize(

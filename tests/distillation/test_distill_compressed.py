@@ -205,25 +205,25 @@ def test_half_precision_trains(tmp_path, data, kind):
     assert np.isfinite(result.val_cosine)
 
 
-@pytest.mark.parametrize("arch", ["test_vit", "mobileone_s0"])
-def test_sparse_and_int8_work_for_other_families(tmp_path, data, arch):
+@pytest.mark.parametrize(("arch", "merged"), [("test_vit", False), ("test_nfnet", True)])
+def test_sparse_and_int8_work_for_other_families(tmp_path, data, arch, merged):
     torch.manual_seed(0)
     network = build_student(arch, 16, image_size=48)
     torch.save({"model": network.state_dict()}, tmp_path / "start.pth")
     start = {"init_checkpoint": tmp_path / "start.pth", "image_size": 48, "num_epochs": 1}
     result = run(data, tmp_path / "s", options(data, "sparse", **start), arch)
-    assert result.compression.sparse.macs_share > 0.4
-    assert result.compression.merged == (arch == "mobileone_s0")
+    assert result.compression.sparse.macs_share > 0.3
+    assert result.compression.merged == merged
     int8 = run(data, tmp_path / "q", options(data, "qat", **start), arch)
-    assert int8.compression.int8.float_adds == (12 if arch == "test_vit" else 0)
-    assert int8.compression.merged == (arch == "mobileone_s0")
+    assert int8.compression.int8.float_adds > 0
+    assert int8.compression.merged == merged
     start["init_checkpoint"] = tmp_path / "s"
     both = run(data, tmp_path / "b", options(data, "qat", **start), arch)
     assert both.compression.sparse.layers == result.compression.sparse.layers
-    assert both.compression.merged == result.compression.merged
-    dense = run(data, tmp_path / "d", replace(FAST, **start), arch)
-    load_student(tmp_path / "d", device="cpu")
-    assert dense.val_cosine is not None
+    assert both.compression.merged == merged
+    run(data, tmp_path / "d", replace(FAST, **start), arch)
+    for name in "sqbd":
+        load_student(tmp_path / name, device="cpu")
 
 
 @pytest.mark.parametrize("kind", KINDS)

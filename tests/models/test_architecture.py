@@ -15,9 +15,7 @@ def test_names_that_timm_knows(arch: str) -> None:
 
 @pytest.mark.parametrize("arch", ["resnet18.nope", "resnet18.", "resnet18.a1_in1k.x"])
 def test_an_unknown_tag_names_those_that_exist(arch: str) -> None:
-    with pytest.raises(
-        ModelNotFoundError, match=r"of the student resnet18\."
-    ) as found:
+    with pytest.raises(ModelNotFoundError, match=r"of the student resnet18\.") as found:
         build_student(arch, 16, image_size=32)
     assert "a1_in1k" in str(found.value)
     assert "without a tag (resnet18)" in str(found.value)
