@@ -1,14 +1,15 @@
 """Memory per image of the tables that grow with the number of images.
 
-Each case runs in its own process on synthetic tables of 10^4 and 10^5 images: a listing, the rows
-of embeddings, embed's plan when nothing is new, the pairing of `distill`, and the names that
+The cases run on synthetic tables of 10^4 and 10^5 images, a process for each size: a listing, the
+rows of embeddings, embed's plan when nothing is new, the pairing of `distill`, and the names that
 `select` and `serve` look up in a pool.  Vectors (4 dimensions) are not what is measured.
 
     python benchmarks/growth.py [--images 10000 100000] [--root SRC]
 
 `--root` measures another version of the sources, such as the one before a change.  Printed for each
-case: seconds, the most and the last bytes that Python and numpy held (tracemalloc), and the growth
-per image between the two sizes.  Keys have 30 characters ("folder/00/…"), which are included.
+case: seconds of the processor, the most and the last bytes that Python and numpy held
+(tracemalloc), and the growth per image between the two sizes.  Keys have 30 characters, which are
+included.
 """
 
 from __future__ import annotations
@@ -21,14 +22,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-CASES = ("listing", "load", "resume", "pair", "pool")
-
 CHILD = r"""
 import gc, json, sys, time, tracemalloc
 from pathlib import Path
 import numpy as np
 import pyarrow.parquet
-case, count, root = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+count, root = int(sys.argv[1]), Path(sys.argv[2])
 from clipdistill.core.zeroshot import LogitScale
 from clipdistill.distillation import distill, embed
 from clipdistill.collect.pool import open_pool
@@ -48,45 +47,61 @@ def found():
     return sources.Listing.of(root, items) if hasattr(sources, "Listing") else list(items)
 
 
-if not (root / "meta.json").exists():
+store = stored.EmbeddingStore(root, header)
+for start in range(0, count, 4096):
+    rows = [stored.Row(key(i), f"{i + 1:032x}", 1000 + i, (1 << 60) + i)
+            for i in range(start, min(count, start + 4096))]
+    store.append(rows, np.ones((len(rows), 4)))
+store.finish([])
+def listing():
+    return found()
+
+
+def load():
+    return stored.load_embeddings(root).rows
+
+
+def resume():
     store = stored.EmbeddingStore(root, header)
-    for start in range(0, count, 10_000):
-        rows = [stored.Row(key(i), f"{i + 1:032x}", 1000 + i, (1 << 60) + i)
-                for i in range(start, min(count, start + 10_000))]
-        store.append(rows, np.ones((len(rows), 4)))
-    store.finish([])
-    sys.exit()
-before = found() if case in ("resume", "pair", "pool") else None
-loaded = stored.load_embeddings(root) if case == "pair" else None
-gc.collect()
-tracemalloc.start()
-start = time.monotonic()
-if case == "listing":
-    kept = found()
-elif case == "load":
-    kept = stored.load_embeddings(root).rows
-elif case == "resume":
-    store = stored.EmbeddingStore(root, header)
-    kept = (store, embed._plan(before, store, False))
-elif case == "pair":
-    kept = distill._pair(before, loaded)
-else:
-    pool = open_pool(root)
+    return store, embed._plan(before, store, False)
+
+
+def pair():
+    return distill._pair(before, loaded)
+
+
+def pool():
+    opened = open_pool(root)
     keys = before.keys if hasattr(before, "keys") else [item.key for item in before]
-    kept = (pool, pool.find(keys) if hasattr(pool, "find") else pool.rows_of(keys))
-seconds = time.monotonic() - start
-gc.collect()
-held, most = tracemalloc.get_traced_memory()
-print(json.dumps({"seconds": seconds, "held": held, "most": most}))
+    return opened, opened.find(keys) if hasattr(opened, "find") else opened.rows_of(keys)
+
+
+before, loaded = found(), stored.load_embeddings(root)
+measured = {}
+for case in (listing, load, resume, pair, pool):
+    gc.collect()
+    tracemalloc.start()
+    start = time.process_time()
+    kept = case()
+    seconds = time.process_time() - start
+    gc.collect()
+    held, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    measured[case.__name__] = {"seconds": seconds, "held": held, "most": most}
+    del kept
+print(json.dumps(measured))
 """
 
 
-def measure(case: str, count: int, folder: Path, source: Path) -> dict[str, float]:
-    """Run one case in a process of its own."""
+def measure(count: int, source: Path) -> dict[str, dict[str, float]]:
+    """Run the cases on tables of `count` images, in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(source)}
-    command = [sys.executable, "-c", CHILD, case, str(count), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout) if done.stdout else {}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", CHILD, str(count), folder]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout)
 
 
 def main() -> None:
@@ -97,21 +112,11 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=source, help="folder of the sources")
     arguments = parser.parse_args()
     small, large = arguments.images
+    one, other = (measure(count, arguments.root) for count in (small, large))
     print(f"{'case':8}  {'seconds':>8}  {'most/image':>10}  {'kept/image':>10}   ({large} images)")
-    with tempfile.TemporaryDirectory() as folder:
-        for count in (small, large):
-            Path(folder, str(count)).mkdir()
-            measure("make", count, Path(folder, str(count)), arguments.root)
-        for case in CASES:
-            one, other = (
-                measure(case, count, Path(folder, str(count)), arguments.root)
-                for count in (small, large)
-            )
-            slope = {name: (other[name] - one[name]) / (large - small) for name in ("most", "held")}
-            print(
-                f"{case:8}  {other['seconds']:8.2f}  {slope['most']:10.0f}  {slope['held']:10.0f}",
-                flush=True,
-            )
+    for case, found in other.items():
+        most, held = ((found[n] - one[case][n]) / (large - small) for n in ("most", "held"))
+        print(f"{case:8}  {found['seconds']:8.2f}  {most:10.0f}  {held:10.0f}")
 
 
 if __name__ == "__main__":
