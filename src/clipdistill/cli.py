@@ -39,6 +39,7 @@ from cyclopts import (
 )
 
 from .core.errors import ClipDistillError, MissingExtraError, OutputError, did_you_mean
+from .core.packages import EXTRA_PACKAGES
 from .core.progress import reporting
 from .core.signatures import EMPTY, KEYWORD, command, documentation, options_of, plain_hint
 from .core.wording import HIDDEN, drawn
@@ -53,33 +54,6 @@ ABOUT = "Prompts in, a small, fast image classifier out, with no labels."
 WRONG_COMMAND_LINE = 2
 INTERRUPTED = 130
 UNEXPECTED = 1
-
-EXTRA_PACKAGES = {
-    "accelerate": ("accelerate", "train"),
-    "aiohttp": ("aiohttp", "web"),
-    "cuda": ("cuda-bindings", "tensorrt"),
-    "cv2": ("opencv-python", "demo"),
-    "fsspec": ("fsspec", "web"),
-    "jinja2": ("jinja2", "report"),
-    "matplotlib": ("matplotlib", "plots"),
-    "modelopt": ("nvidia-modelopt", "compress"),
-    "onnx": ("onnx", "train"),
-    "onnxscript": ("onnxscript", "train"),
-    "open_clip": ("open_clip_torch", "train"),
-    "openvino": ("openvino", "openvino"),
-    "pyarrow": ("pyarrow", "web"),
-    "requests": ("requests", "compress"),
-    "safetensors": ("safetensors", "train"),
-    "starlette": ("starlette", "web"),
-    "tensorboard": ("tensorboard", "train"),
-    "tensorrt": ("tensorrt", "tensorrt"),
-    "timm": ("timm", "train"),
-    "torch": ("torch", "train"),
-    "torchvision": ("torchvision", "train"),
-    "urllib3": ("urllib3", "web"),
-    "uvicorn": ("uvicorn", "web"),
-}
-"""Module -> its package and the extra that brings it, for the message when one is missing."""
 
 
 @dataclass
@@ -138,7 +112,10 @@ def build_app(output: Output) -> App:
         help=ABOUT,
         group_arguments=ARGUMENTS,
         group_parameters=COMMON,
-        help_epilogue="Start with `clipdistill quickstart`. More help: `clipdistill run -h`",
+        help_epilogue=(
+            "Start with `clipdistill quickstart`. What works here: `clipdistill doctor`. "
+            "More help: `clipdistill run -h`"
+        ),
         help_format="markdown",
         version=_version,
         version_flags=("--version", "-V"),
