@@ -54,6 +54,7 @@ class Gpu:
         self.calls: list[str] = []
         self.next = 0x7000_0000
         self.count = 1
+        self.driver = self.supported = True
 
     def at(self, address: int) -> bytearray:
         return self.memory[address]
@@ -83,6 +84,8 @@ def fake_cuda(gpu: Gpu) -> ModuleType:
 
     def called(function: Any) -> None:
         def wrapped(*arguments: Any) -> Any:
+            if not gpu.driver:  # as cuda-python 12.3 says it
+                raise RuntimeError("Failed to dlopen libcuda.so.1")
             gpu.calls.append(function.__name__)
             return function(*arguments)
 
@@ -284,6 +287,7 @@ def fake_tensorrt(version: str, gpu: Gpu) -> ModuleType:
 
         def __init__(self, log: ILogger) -> None:
             assert log._ready, "ILogger.__init__ was not called"
+            _start(gpu)
             self._log = log
 
         def create_network(self, flags: int = 0) -> Network:
@@ -421,6 +425,7 @@ def fake_tensorrt(version: str, gpu: Gpu) -> ModuleType:
 
         def __init__(self, log: ILogger) -> None:
             assert log._ready
+            _start(gpu)
             self._log = log
 
         def deserialize_cuda_engine(self, data: bytes) -> Engine | None:
@@ -433,6 +438,12 @@ def fake_tensorrt(version: str, gpu: Gpu) -> ModuleType:
     for kind in (ILogger, Logger, Builder, OnnxParser, Runtime):
         setattr(trt, kind.__name__, kind)
     return trt
+
+
+def _start(gpu: Gpu) -> None:
+    """What pybind11 makes of a null pointer, where TensorRT does not start."""
+    if not gpu.supported:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
 
 
 def _refusal(trt: Any, network: Any, config: Any) -> str:

@@ -12,12 +12,12 @@ import numpy as np
 from cyclopts import Parameter
 from numpy.typing import NDArray
 
-from ..core.errors import ClipDistillError, InputError
+from ..core.errors import ClipDistillError, InputError, OptionError
 from ..core.files import ensure_folder, sha256_of
 from ..core.metrics import cosines
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
-from ..core.wording import percent
+from ..core.wording import many, percent
 from ..formats.classifier import OnnxCard, check_output
 from ..formats.engine import ENGINE, EngineCard, Gpu, card_path, save_engine
 from ..formats.onnx_wire import STANDARD_DOMAINS, OnnxFacts, read_onnx, sparse_share
@@ -121,25 +121,31 @@ class EngineResult(Result):
         if self.int8_layers is None:
             return ["TensorRT does not report the layers' precisions here."] if wanted else []
         if wanted and not self.int8_layers:
-            return [f"INT8 did not engage: none of {self.layers} layers computes in INT8."]
-        title = f"INT8 engaged in {len(self.int8_layers)} of {self.layers} layers:"
+            return [f"INT8 did not engage: none of {many(self.layers, 'layer')} computes in INT8."]
+        title = f"INT8 engaged in {len(self.int8_layers)} of {many(self.layers, 'layer')}:"
         return list_some(title, self.int8_layers)
 
     def _sparse(self) -> list[str]:
         stored = f"{percent(self.stored_sparse, 0)} of the file's weights are 2:4"
         if not self.sparse_asked:
             return [f"{stored}; --sparse lets TensorRT use that."] if self.stored_sparse > 0 else []
-        found = "" if self.eligible is None else f", TensorRT found {self.eligible} layers eligible"
+        found = (
+            ""
+            if self.eligible is None
+            else f", TensorRT found {many(self.eligible, 'layer')} eligible"
+        )
         if not self.sparse_layers:
             hint = (
-                " FP32 has no sparse kernels: export with --fp16, or export an INT8 student."
+                " FP32 has no sparse kernels: use `clipdistill export --fp16`, or an INT8 student."
                 if self.precision == "fp32"
                 else " TensorRT tried them, and the dense kernels were faster on this GPU."
                 if self.eligible
                 else ""
             )
             return [f"2:4 sparsity did not engage in any layer ({stored}{found}).{hint}"]
-        title = f"2:4 sparsity engaged in {len(self.sparse_layers)} layers ({stored}{found}):"
+        title = (
+            f"2:4 sparsity engaged in {many(len(self.sparse_layers), 'layer')} ({stored}{found}):"
+        )
         return list_some(title, self.sparse_layers)
 
 
@@ -220,7 +226,8 @@ def _check_form(classifier: Path, card: OnnxCard, facts: OnnxFacts) -> None:
     if card.target == "onnxruntime" and "int8" in facts.precision:
         raise InputError(
             f"{classifier}: found INT8 in ONNX Runtime's form (unsigned activations), which "
-            "TensorRT does not support. Export the student again with: --target tensorrt"
+            "TensorRT does not support. Make it again with: "
+            "clipdistill export STUDENT OUT.onnx --target tensorrt"
         )
 
 
@@ -242,7 +249,7 @@ def _parse_batch(text: str) -> tuple[int, int, int]:
         numbers = [0]
     least, best, most = numbers[0], numbers[min(1, len(numbers) - 1)], numbers[-1]
     if least < 1 or most > MAX_BATCH:
-        raise InputError(
+        raise OptionError(
             f"--batch {text!r}: expected least, best and most images per batch in rising order, "
             f"from 1 to {MAX_BATCH}, such as 1,8,32."
         )
@@ -258,7 +265,7 @@ def _choose_pictures(images: Path | None, preprocess: Preprocess) -> tuple[NDArr
     good = [pixels for pixels in loaded if pixels is not None][:CHECK_PICTURES]
     if not good:
         raise InputError(f"{images}: none of its first 64 images can be read. Give other --images.")
-    return np.stack(good), f"{len(good)} images of {images}"
+    return np.stack(good), f"{many(len(good), 'image')} of {images}"
 
 
 def _describe(

@@ -25,7 +25,7 @@ from ..core.files import write_bytes
 from ..core.progress import message
 from ..formats.classifier import INPUT
 from ..formats.engine import Engaged
-from ..models.runtimes.tensorrt import import_tensorrt
+from ..models.runtimes.tensorrt import import_tensorrt, start
 
 EXPLICIT_BATCH_BY_DEFAULT = (10, 0)
 STRONGLY_TYPED_SINCE = (10, 12)
@@ -92,6 +92,7 @@ def build(onnx: Path, side: int, precision: str, options: BuildOptions) -> Built
         options: settings of the builder.
 
     Raises:
+        InputError: TensorRT does not start here.
         FormatError: TensorRT cannot read the file.
         ClipDistillError: TensorRT cannot build the engine.
         MissingExtraError: TensorRT is not installed.
@@ -99,7 +100,7 @@ def build(onnx: Path, side: int, precision: str, options: BuildOptions) -> Built
     trt = import_tensorrt()
     version = version_of(str(trt.__version__))
     log = _make_log(trt)
-    builder = trt.Builder(log)
+    builder = start(trt, "Builder", log)
     network = builder.create_network(_network_flags(trt, version))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(onnx.read_bytes()):
@@ -253,7 +254,7 @@ def _save_timing_cache(config: Any, path: Path | None) -> None:
 
 def _inspect(trt: Any, log: Any, data: bytes) -> Engaged:
     """Load the engine again and inspect its layers."""
-    engine = trt.Runtime(log).deserialize_cuda_engine(data)
+    engine = start(trt, "Runtime", log).deserialize_cuda_engine(data)
     if engine is None:
         raise ClipDistillError(
             f"TensorRT cannot load the engine that it has just built ({log.worst()}). "

@@ -133,7 +133,7 @@ def test_sparsity_is_what_the_log_says(trt, tiny_classifier: Path, tmp_path: Pat
     assert result.eligible == 2
     assert result.int8_layers == ()
     text = "\n".join(str(part) for part in result.summary())
-    assert "2:4 sparsity engaged in 1 layers" in text
+    assert "2:4 sparsity engaged in 1 layer " in text
     assert "TensorRT found 2 layers eligible" in text
 
 
@@ -326,6 +326,18 @@ def test_devices(newest, gpu: Gpu, tiny_classifier: Path, tmp_path: Path) -> Non
     gpu.count = 0
     with pytest.raises(InputError, match="cudaErrorNoDevice"):
         open_embedder(str(path))
+    gpu.driver = False
+    with pytest.raises(InputError, match=r"CUDA cannot be used here: .*Failed to dlopen libcuda"):
+        open_embedder(str(path))
+
+
+def test_a_tensorrt_that_cannot_start(
+    newest, gpu: Gpu, tiny_classifier: Path, tmp_path: Path
+) -> None:
+    gpu.supported = False
+    with pytest.raises(InputError, match=r"TensorRT 11.* cannot start here .*nullptr.*nvidia-smi"):
+        build(tiny_classifier, tmp_path / "a.engine")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_tensorrt(

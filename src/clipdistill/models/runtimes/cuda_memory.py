@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.errors import ClipDistillError, InputError, MissingExtraError
+from ...core.errors import ClipDistillError, InputError, MissingExtraError, first_line
+from ...core.wording import many
 from ...formats.engine import Gpu
 
 
@@ -58,6 +59,10 @@ def open_memory(device: str) -> Memory:
         raise MissingExtraError("cuda-bindings", "tensorrt", "TensorRT") from error
 
 
+def _no_such_gpu(index: int, who: str, count: int) -> InputError:
+    return InputError(f"Device cuda:{index} does not exist: {who} finds {many(count, 'GPU')}.")
+
+
 def _cuda_python() -> Any:
     """CUDA's runtime API: `cuda.bindings` of cuda-python 12.6 and later, else `cuda.cudart`."""
     try:
@@ -67,7 +72,17 @@ def _cuda_python() -> Any:
             from cuda import cudart as runtime
         except ImportError:
             return None
+        except (RuntimeError, OSError) as error:
+            raise _unusable(InputError, "cuda-python", error) from error
     return runtime
+
+
+def _unusable(kind: type[ClipDistillError], name: str, reason: Exception | str) -> ClipDistillError:
+    text = first_line(reason) if isinstance(reason, Exception) else reason
+    return kind(
+        f"CUDA cannot be used here: {name} returned {text!r}. Check that the machine has an NVIDIA "
+        "GPU, a recent driver (nvidia-smi shows both) and free GPU memory."
+    )
 
 
 class CudaPythonMemory:
@@ -78,7 +93,7 @@ class CudaPythonMemory:
         self._buffers: dict[str, tuple[int, int]] = {}
         count = self._call("cudaGetDeviceCount")
         if index >= count:
-            raise InputError(f"Device cuda:{index} does not exist: CUDA finds {count} GPU(s).")
+            raise _no_such_gpu(index, "CUDA", count)
         self._call("cudaSetDevice", index)
         found = self._call("cudaGetDeviceProperties", index)
         name = found.name.decode(errors="replace").strip("\0")
@@ -124,15 +139,14 @@ class CudaPythonMemory:
 
     def _call(self, name: str, *arguments: Any) -> Any:
         """Call a CUDA function, which returns (status, value ...), and return the value."""
-        status, *values = getattr(self._cuda, name)(*arguments)
+        kind = InputError if name == "cudaGetDeviceCount" else ClipDistillError
+        try:
+            status, *values = getattr(self._cuda, name)(*arguments)
+        except (RuntimeError, OSError) as error:  # cuda-python loads the driver at the first call
+            raise _unusable(kind, name, error) from error
         if int(status) != 0:
             text = self._cuda.cudaGetErrorString(status)[1]
-            reason = text.decode() if isinstance(text, bytes) else str(text)
-            kind = InputError if name == "cudaGetDeviceCount" else ClipDistillError
-            raise kind(
-                f"CUDA cannot be used here: {name} returned {reason!r}. Check that the machine has "
-                "an NVIDIA GPU, a recent driver and free GPU memory."
-            )
+            raise _unusable(kind, name, text.decode() if isinstance(text, bytes) else str(text))
         return values[0] if values else None
 
 
@@ -144,7 +158,7 @@ class TorchMemory:
 
         if not torch.cuda.is_available() or index >= torch.cuda.device_count():
             count = torch.cuda.device_count()
-            raise InputError(f"Device cuda:{index} does not exist: torch finds {count} GPU(s).")
+            raise _no_such_gpu(index, "torch", count)
         self._torch = torch
         self._device = torch.device("cuda", index)
         torch.cuda.set_device(self._device)

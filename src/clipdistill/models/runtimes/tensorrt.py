@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.errors import FormatError, MismatchError, MissingExtraError
+from ...core.errors import FormatError, InputError, MismatchError, MissingExtraError, first_line
 from ...formats.classifier import INPUT
 from ...formats.engine import EngineCard, Gpu, load_engine
 from ..embedder import EmbedderSpec
@@ -32,7 +32,7 @@ class TensorrtEmbedder(CardedEmbedder):
         engine_card: contents of OUT.engine.json.
 
     Raises:
-        InputError: there is no GPU.
+        InputError: there is no GPU, or TensorRT does not start on it.
         FormatError: TensorRT cannot load the engine, or the card does not fit it.
         MismatchError: the engine was built by another TensorRT, or for another GPU.
         MissingExtraError: TensorRT is not installed.
@@ -44,7 +44,7 @@ class TensorrtEmbedder(CardedEmbedder):
         self._memory = open_memory(device)
         check_gpu(path, card, self._memory.gpu)
         self._log = trt.Logger(trt.Logger.ERROR)
-        self._runtime = trt.Runtime(self._log)
+        self._runtime = start(trt, "Runtime", self._log)
         self._engine = self._runtime.deserialize_cuda_engine(data)
         if self._engine is None:
             raise FormatError(
@@ -127,6 +127,28 @@ def import_tensorrt() -> Any:
     except (ImportError, OSError) as error:  # OSError: libnvinfer is missing
         raise MissingExtraError("tensorrt", "tensorrt", "TensorRT") from error
     return tensorrt
+
+
+def start(trt: Any, name: str, log: Any) -> Any:
+    """Make a `trt.Builder` or a `trt.Runtime`.
+
+    Raises:
+        InputError: TensorRT does not start here.
+    """
+    try:
+        made = getattr(trt, name)(log)
+    except (TypeError, RuntimeError) as error:  # TypeError: what pybind11 makes of a null pointer
+        raise _cannot_start(trt, first_line(error)) from error
+    if made is None:
+        raise _cannot_start(trt, f"{name} is null")
+    return made
+
+
+def _cannot_start(trt: Any, reason: str) -> InputError:
+    return InputError(
+        f"TensorRT {trt.__version__} cannot start here ({reason}). Check that the machine has an "
+        "NVIDIA GPU that this version supports, and a driver for its CUDA (nvidia-smi shows both)."
+    )
 
 
 def check_version(path: Path, card: EngineCard, here: str) -> None:
