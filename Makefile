@@ -26,7 +26,9 @@ lint: $(READY) ## Check style, types and layers.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-interop: $(READY) ## Try clip-retrieval's own client and back end against ours (10 GB, network).
+interop: $(READY) ## Compare with the real thing: TensorRT's bindings (8 MB), clip-retrieval (10 GB, network).
+	$(BIN)/python tools/tensorrt_bindings.py
+	$(TEST_ENV) $(BIN)/python -m pytest -q -m interop
 	$(TEST_ENV) $(BIN)/python tools/interop.py
 
 format: $(READY) ## Repair what ruff can repair.
@@ -38,7 +40,7 @@ docs: $(READY) ## Write docs/cli.md and the type stub anew from the verbs.
 	$(BIN)/python tools/make_stub.py
 
 clean: ## Delete the virtual environment, caches and the quickstart's results.
-	rm -rf $(VENV) .venv-interop build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-interop .tensorrt-bindings build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -rf runs/quickstart src/*.egg-info
 	find src tests tools scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 

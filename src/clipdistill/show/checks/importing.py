@@ -60,9 +60,10 @@ def _openvino(openvino: Any) -> list[str]:
 def _tensorrt(tensorrt: Any) -> list[str]:
     """Name the first GPU, after TensorRT has started on it."""
     from ...models.runtimes.cuda_memory import open_memory
+    from ...models.runtimes.tensorrt import start
 
     gpu = open_memory("auto").gpu
-    tensorrt.Builder(tensorrt.Logger(tensorrt.Logger.ERROR))
+    start(tensorrt, "Builder", tensorrt.Logger(tensorrt.Logger.ERROR))
     return [_named(gpu)]
 
 
