@@ -5,13 +5,13 @@ with a function that receives the parsed ones.
 """
 
 import argparse
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clipdistill.cli import run_script
+from clipdistill.core.hints import reworded
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def run(
         doc: its docstring, which --help shows.
         arguments: in the order of the help.
         action: receives the parsed arguments and returns a verb's result.
-        words: replaced in messages, before what `reworded` does.
+        words: as in `reworded`.
     """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -143,7 +143,7 @@ def run(
         one.add_to(parser)
     args = parser.parse_args()
     options = {name for one in arguments for name in one.names if name.startswith("--")}
-    return run_script(lambda: action(args), lambda text: reworded(text, options, words))
+    return run_script(lambda: action(args), lambda text: reworded(text, options, words, RENAMED))
 
 
 RENAMED = {
@@ -154,44 +154,3 @@ RENAMED = {
     "--verify-tls": "--verify",
 }
 """Options of `clipdistill` that have another name here, beyond `_` for `-`."""
-OPTION = re.compile(r"(?<![\w/.-])--[a-z][\w-]*")
-COMMAND = re.compile(r"`[^`]*`|(?<=: )clipdistill .*")
-BRACKETS = re.compile(r" ?\([^()]*\)")
-SENTENCE = re.compile(r"(?<=[.?!]) (?=[A-Z`-])")
-
-
-def reworded(text: str, options: Collection[str], words: Mapping[str, str] = {}) -> str:
-    """A message of `clipdistill` in the options of a script.
-
-    Options are renamed, and hints that name an option which the script does not have are left out:
-    words in brackets, what follows a semicolon, and whole sentences but the first, which says what
-    happened.  Commands of `clipdistill` stay as they are.
-    """
-    for before, after in words.items():
-        text = text.replace(before, after)
-    return "\n".join(_reworded_line(line, options) for line in text.split("\n"))
-
-
-def _reworded_line(line: str, options: Collection[str]) -> str:
-    first, *rest = (_reworded_sentence(one, options) for one in SENTENCE.split(line))
-    return " ".join([first, *(one for one in rest if _fits(one, options))])
-
-
-def _reworded_sentence(sentence: str, options: Collection[str]) -> str:
-    both = re.compile(f"{COMMAND.pattern}|{OPTION.pattern}")
-    sentence = both.sub(lambda found: _renamed(found[0], options), sentence)
-    sentence = BRACKETS.sub(lambda found: found[0] if _fits(found[0], options) else "", sentence)
-    first, *rest = sentence.split("; ")
-    kept = "; ".join([first, *(part for part in rest if _fits(part, options))])
-    end = sentence[-1:]
-    return kept if kept.endswith(end) or end not in ".?!" else kept + end
-
-
-def _renamed(found: str, options: Collection[str]) -> str:
-    """An option's name here; a command, and an option that is not here, as it is."""
-    here = RENAMED.get(found, "--" + found[2:].replace("-", "_"))
-    return here if here in options else found
-
-
-def _fits(text: str, options: Collection[str]) -> bool:
-    return all(option in options for option in OPTION.findall(COMMAND.sub("", text)))

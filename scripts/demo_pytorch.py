@@ -24,12 +24,12 @@ ARGUMENTS = (
 
 def demo(args: argparse.Namespace) -> object:
     """Run the demo, if the arguments are true of the checkpoint."""
-    from clipdistill.core.errors import InputError
+    from clipdistill.core.errors import OptionError
     from clipdistill.show.demo import DemoOptions, demo
     from clipdistill.show.live.window import has_display
 
     if args.video is not None and args.camera_device is not None:
-        raise InputError("--camera_device and --video exclude each other. Leave one away.")
+        raise OptionError("--camera_device and --video exclude each other. Leave one away.")
     check_student(args)
     options = DemoOptions(
         camera=(args.camera_device or 0) if args.video is None else None,

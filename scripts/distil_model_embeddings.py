@@ -56,16 +56,19 @@ ARGUMENTS = (
 )
 
 
+WORDS = {"(--no-pretrained)": "(leave --pretrained away)"}
+
+
 def distil(args: argparse.Namespace) -> object:
     """Distil with the older recipe, and write down how."""
-    from clipdistill.core.errors import InputError
+    from clipdistill.core.errors import OptionError
     from clipdistill.core.files import ensure_folder, write_json
     from clipdistill.distillation.distill import distill
     from clipdistill.distillation.fine_tuning import start_card
     from clipdistill.distillation.options import DistillOptions
 
     if args.momentum and args.optimizer != "sgd":
-        raise InputError(
+        raise OptionError(
             f"--momentum {args.momentum:g} is for --optimizer sgd, and it is {args.optimizer}. "
             "Leave --momentum away, or add --optimizer sgd."
         )
@@ -107,7 +110,7 @@ def distil(args: argparse.Namespace) -> object:
 
 def main() -> int:
     """Run the command; returns the exit code."""
-    return run(__doc__, ARGUMENTS, distil)
+    return run(__doc__, ARGUMENTS, distil, WORDS)
 
 
 if __name__ == "__main__":

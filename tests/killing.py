@@ -112,3 +112,24 @@ def soon_after(condition: Callable[[], bool], seconds: float) -> Callable[[], bo
         return bool(since) and time.monotonic() >= since[0] + seconds
 
     return holds
+
+
+def _hold(path: Path, ready: Path, folder: bool) -> None:
+    from clipdistill.core.locks import locked, locked_files
+
+    with locked(path, "distill") if folder else locked_files("distill", path):
+        ready.touch()
+        time.sleep(120)
+
+
+@contextlib.contextmanager
+def holding(path: Path, ready: Path, *, folder: bool) -> Iterator[BaseProcess]:
+    """Let another process have the lock of `path` as long as the block runs."""
+    with running(_hold, path, ready, folder) as process:
+        give_up = time.monotonic() + 60
+        while not ready.exists():
+            assert process.is_alive()
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        ready.unlink()
+        yield process

@@ -59,6 +59,7 @@ NEEDS_EXTRA = (
     "models.student",
     "models.teacher",
     "models.torch_embedder",
+    "models.tracing",
     "show.web.server",
 )
 
@@ -75,7 +76,8 @@ class Done:
     value: float
 
     def summary(self):
-        table = Table("A [title]", ("name", ">figure"), (("[red]cell[/red]", "1"),))
+        rows = (("[red]cell[/red]", "1"), ("a wide cell " * 30, "2"))
+        table = Table("A [title]", ("name", ">figure"), rows)
         return [f"Written: {self.path}", table]
 
 def noisy(seconds: float = 0.0, *, value: float = 0.5) -> Done:
@@ -496,6 +498,7 @@ def test_a_pipe_gets_plain_text(fake: list[str]) -> None:
     assert "Written: " + "/a/very/long/path" * 8 in done.stdout  # never broken
     assert "A [title]" in done.stdout
     assert "[red]cell[/red]" in done.stdout
+    assert "a wide cell " * 30 in done.stdout  # a cell is never wrapped
     assert "working" not in done.stdout
     first, second, *lines, last = done.stderr.splitlines()
     assert [first, second] == ["a library prints", "the cache lies in /here"]

@@ -30,6 +30,7 @@ from .distillation.distill import DistillResult as DistillResult
 from .distillation.embed import EmbedResult as EmbedResult
 from .distillation.embed_text import EmbedTextResult as EmbedTextResult
 from .distillation.quantize import QuantizeResult as QuantizeResult
+from .distillation.status import StatusResult as StatusResult
 from .formats.embeddings import load_embeddings as load_embeddings
 from .formats.selection import load_selection as load_selection
 from .formats.text import load_text as load_text
@@ -60,7 +61,7 @@ def doctor(
 ) -> DoctorResult: ...
 def run(
     prompts: str | Path,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     images: str | Path | None = None,
     search: Literal['knn', 'commons', 'openverse', 'parquet', 'pool'] | None = None,
@@ -68,7 +69,11 @@ def run(
     teacher: str = 'ViT-B-32-256/datacomp_s34b_b86k',
     template: str | Sequence[str] = ...,
     adapt: bool = True,
-    student: str = 'resnet18',
+    student: str = 'tf_efficientnet_lite0',
+    max_latency: float | None = None,
+    max_size: float | None = None,
+    pretrained: bool = True,
+    time_budget: str | None = None,
     sparse: bool = False,
     qat: bool = False,
     compare: bool = False,
@@ -115,7 +120,6 @@ def run(
     user_agent: str = 'clipdistill/0.1',
     allow_private: bool = False,
     env_proxy: bool = False,
-    pretrained: bool = False,
     student_weights: str | Path | None = None,
     calibration_images: int = 512,
     calibration: Literal['max', 'percentile', 'entropy'] = 'percentile',
@@ -140,6 +144,7 @@ def run(
     precision: Literal['auto', 'fp32', 'bf16', 'fp16'] = 'auto',
     cache_dir: str | Path | None = None,
     cache_gb: float = 20.0,
+    check_export: bool = True,
     checkpoint_seconds: float = 30.0,
     config: str | Path | None = None,
     save_config: str | Path | None = None,
@@ -218,7 +223,14 @@ def embed(
     views: int = 0,
     view_seed: int = 0,
     recheck: bool = False,
+    workers: int = 1,
+    shard_index: int | None = None,
+    shard_count: int | None = None,
+    ray: str | None = None,
 ) -> EmbedResult: ...
+def status(
+    out: str | Path,
+) -> StatusResult: ...
 def embed_text(
     prompts: str | Path,
     out: str | Path,
@@ -317,6 +329,7 @@ def distill(
     precision: Literal['auto', 'fp32', 'bf16', 'fp16'] = 'auto',
     cache_dir: str | Path | None = None,
     cache_gb: float = 20.0,
+    check_export: bool = True,
     checkpoint_seconds: float = 30.0,
 ) -> DistillResult: ...
 def quantize(
@@ -436,6 +449,8 @@ def relabel(
     classifier: str | Path,
     text: str | Path,
     out: str | Path,
+    *,
+    model_name: str | None = None,
 ) -> RelabelResult: ...
 def report(
     run: str | Path,

@@ -7,12 +7,15 @@ only when the command runs.
 With `--json` exactly one JSON object goes to stdout, whatever happens: the result, or
 `{"error": {"type", "message", "exit_code"}}`.  A sentence for people goes to stderr as well.
 
-Exit codes: 0 done; 2 wrong command line; 130 stopped with Ctrl-C; the others are in `errors`.
+Exit codes: 0 done; 2 wrong command line; 130, 143 and 129 stopped by Ctrl-C, SIGTERM and SIGHUP;
+the others are in `errors`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import inspect
 import io
 import json
 import logging
@@ -21,7 +24,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
@@ -38,11 +41,14 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
-from .core.errors import ClipDistillError, MissingExtraError, OutputError, did_you_mean
+from .core.errors import ClipDistillError, MissingExtraError, OptionError, OutputError, did_you_mean
+from .core.hints import option_names, reworded
+from .core.launch import first_process
 from .core.packages import EXTRA_PACKAGES
 from .core.progress import reporting
 from .core.signatures import EMPTY, KEYWORD, command, documentation, options_of, plain_hint
-from .core.wording import HIDDEN, drawn
+from .core.stopping import exit_at_once, signals_as_ctrl_c, stopped_by
+from .core.wording import HIDDEN, drawn, escaped
 from .verbs import GROUPS, VERBS, Verb
 
 if TYPE_CHECKING:
@@ -52,7 +58,10 @@ log = logging.getLogger(__name__)
 
 ABOUT = "Prompts in, a small, fast image classifier out, with no labels."
 WRONG_COMMAND_LINE = 2
-INTERRUPTED = 130
+SIGNALLED = 128
+"""Added to a signal's number: the exit code of a command that the signal stopped."""
+INTERRUPTED = SIGNALLED + 2
+"""Exit code after Ctrl-C."""
 UNEXPECTED = 1
 
 
@@ -62,12 +71,14 @@ class Output:
 
     Attributes:
         json: one JSON object on stdout instead of tables.
+        csv: comma-separated values on stdout instead of tables.
         quiet: no progress and no messages; the result and errors only.
         debug: tracebacks, log messages and warnings; no bars, which would tear them.
         reword: every text that is shown -> the text in the words of what was typed.
     """
 
     json: bool = False
+    csv: bool = False
     quiet: bool = False
     debug: bool = False
     reword: Callable[[str], str] = str
@@ -87,6 +98,22 @@ def _flag(name: str | Sequence[str], text: str) -> Parameter:
 _Json = Annotated[bool, _flag("--json", "Print one JSON object, the result or the error.")]
 _Quiet = Annotated[bool, _flag(("--quiet", "-q"), "No progress, no messages.")]
 _Debug = Annotated[bool, _flag("--debug", "Show tracebacks, logs and warnings.")]
+
+
+FORMAT = inspect.Parameter(
+    "format",
+    KEYWORD,
+    default="table",
+    annotation=Annotated[
+        Literal["table", "json", "csv"],
+        Parameter(
+            group=COMMON,
+            help="how the result is printed; csv: a row per model, or with predict per image "
+            "and label.",
+        ),
+    ],
+)
+"""Option of the verbs with `rows`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -146,6 +173,11 @@ def build_app(output: Output) -> App:
     ) -> Any:
         output.json, output.quiet, output.debug = json, quiet, debug
         command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+        output.reword = _words_of(command)
+        form = bound.arguments.pop(FORMAT.name, "table")
+        if json and form == "csv":
+            raise OptionError("--json and --format csv exclude each other. Leave one away.")
+        output.json, output.csv = json or form == "json", form == "csv"
         if command.__module__.startswith("cyclopts."):
             command(*bound.args, **bound.kwargs)  # help and version
             return 0
@@ -155,6 +187,17 @@ def build_app(output: Output) -> App:
 
 
 PREFIX = "command_"
+EVERYWHERE = {"--json", "--quiet", "--debug", "--help", "--version"}
+"""Options that every verb has."""
+
+
+def _words_of(command: Callable[..., Any]) -> Callable[[str], str]:
+    """Turn messages into the words of the verb that was typed."""
+    verb = next((one for one in VERBS if one.function_name == command.__name__), None)
+    if verb is None:
+        return str
+    options = option_names(verb.function()) | EVERYWHERE | ({"--format"} if verb.rows else set())
+    return lambda text: reworded(text, options, dict(verb.words), dict(verb.renamed))
 
 
 def __getattr__(name: str) -> Any:
@@ -176,7 +219,7 @@ def _command(verb: Verb) -> Callable[..., Any]:
             group = COMMON if common else ADVANCED
         whole = _whole_number if plain_hint(option.hint) is int else None
         groups[option.name] = Parameter(group=group, converter=whole)
-    return command(function, groups)
+    return command(function, groups, [FORMAT] if verb.rows else [])
 
 
 def _whole_number(kind: type, tokens: Sequence[Any]) -> int:
@@ -237,7 +280,7 @@ def _prefer_docstrings(app: App, tokens: Sequence[str]) -> None:
 def _run_stage(action: Callable[[], Result | None], output: Output) -> int:
     """Run a stage with progress shown, then show its result; returns the result's exit code."""
     _set_up(output)
-    helper = os.environ.get("RANK", "0") not in ("", "0")  # not the first process of torchrun
+    helper = not first_process()
     with contextlib.ExitStack() as stack:
         # Whatever a library prints must not end up in the result.
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
@@ -280,6 +323,8 @@ def _show(result: Result, output: Output) -> None:
         from .core.results import to_json
 
         _print_json(to_json(result))
+    elif output.csv:
+        _print_csv(result.records())
     else:
         from .core.console import show
 
@@ -298,6 +343,16 @@ def _print_json(value: Any) -> None:
         print("\n".join(lines))
 
 
+def _print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a head and a line per row; a text cannot break a line or steer a terminal."""
+    with _answering():
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(rows[0] if rows else ())
+        for row in rows:
+            cells = (_finite(value) for value in row.values())
+            writer.writerow([escaped(one) if isinstance(one, str) else one for one in cells])
+
+
 def _finite(value: Any) -> Any:
     """JSON has no NaN and no infinity: they become null."""
     if isinstance(value, dict):
@@ -311,14 +366,15 @@ def _guarded(action: Callable[[], int], output: Output) -> int:
     """Run `action`; turn whatever it raises into a message and an exit code."""
     _prepare_streams()
     try:
-        try:
-            code = action()
-            with _answering():
-                pass
-        except BrokenPipeError:
-            raise
-        except BaseException as error:
-            return _explain(error, output)
+        with signals_as_ctrl_c():
+            try:
+                code = action()
+                with _answering():
+                    pass
+            except BrokenPipeError:
+                raise
+            except BaseException as error:
+                return _explain(error, output)
     except BrokenPipeError:
         _give_up(sys.stdout)  # nobody reads on (`| head`)
         return UNEXPECTED
@@ -403,7 +459,11 @@ def _explain(error: BaseException, output: Output) -> int:
     elif isinstance(error, CycloptsError):
         code, text = WRONG_COMMAND_LINE, _usage_text(error)
     elif isinstance(error, KeyboardInterrupt):
-        code, text = INTERRUPTED, "stopped; run the same command again to go on"
+        signal = stopped_by()
+        code = SIGNALLED + signal
+        exit_at_once(code)
+        by = "" if code == INTERRUPTED else f" by {signal.name}"
+        text = f"stopped{by}; run the same command again to go on"
     elif isinstance(error, MemoryError):
         code = UNEXPECTED
         text = (
@@ -425,7 +485,7 @@ def _explain(error: BaseException, output: Output) -> int:
             _print_json({"error": about})
     from .core.console import show_error
 
-    show_error(text, label="" if code == INTERRUPTED else "error: ")
+    show_error(text, label="" if isinstance(error, KeyboardInterrupt) else "error: ")
     return code
 
 

@@ -22,6 +22,9 @@ class Verb:
         examples: command lines for the end of its help.
         common: options that most people need; the help lists the others as advanced. Empty: all
             are common.
+        words: pairs of texts; in messages the second takes the place of the first (`core.hints`).
+        renamed: pairs of options: its name in another verb's messages, its name here.
+        rows: whether its result can be printed as CSV (`--format csv`).
     """
 
     name: str
@@ -29,6 +32,9 @@ class Verb:
     help: str
     examples: tuple[str, ...]
     common: tuple[str, ...] = ()
+    words: tuple[tuple[str, str], ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+    rows: bool = False
 
     @property
     def function_name(self) -> str:
@@ -47,6 +53,14 @@ class Verb:
         return "\n".join([title, "", *(f"    {example}" for example in self.examples)])
 
 
+OTHER_WEIGHTS = "use --model-name local-dir:FOLDER, or give --pretrained FILE"
+"""What messages advise where a teacher's weights cannot be fetched."""
+TEACHER_IS_MODEL = ((OTHER_WEIGHTS, "give local-dir:FOLDER as the teacher"),)
+TEACHER_OPTION = (
+    (OTHER_WEIGHTS, "use --teacher local-dir:FOLDER"),
+    ("--model-name NAME --pretrained TAG", "--teacher NAME/TAG"),
+    ("--model-name and --pretrained", "--teacher"),
+)
 GROUPS = {"pool": "Work with a pool of embedded images."}
 """First words of verbs of two words, with their line in the list of commands."""
 
@@ -70,8 +84,11 @@ VERBS = (
         "Make a classifier and a report from prompts and images.",
         (
             "clipdistill run prompts.txt runs/pets --images photos",
+            "clipdistill run prompts.txt runs/pets --images photos --time-budget 20m",
+            "clipdistill run prompts.txt out --images photos --student auto --max-size 20",
             "clipdistill run prompts.txt runs/pets --images photos --sparse --qat --dry-run",
             "clipdistill run prompts.txt runs/pets --search commons --contact me@home.org",
+            "clipdistill run runs/pets --labelled photos-by-class",
         ),
         (
             "images",
@@ -83,8 +100,11 @@ VERBS = (
             "student",
             "pretrained",
             "student_weights",
+            "max_latency",
+            "max_size",
             "image_size",
             "num_epochs",
+            "time_budget",
             "sparse",
             "qat",
             "labelled",
@@ -92,6 +112,11 @@ VERBS = (
             "device",
             "dry_run",
         ),
+        words=(
+            *TEACHER_OPTION,
+            (" Use another output folder; --init-checkpoint starts from what was learnt.", ""),
+        ),
+        renamed=(("--source", "--search"),),
     ),
     Verb(
         "search",
@@ -121,8 +146,15 @@ VERBS = (
         (
             "clipdistill embed photos runs/embeddings",
             "clipdistill embed photos runs/embeddings --model-name local-dir:teacher",
+            "clipdistill embed photos runs/embeddings --shard-index 3 --shard-count 8",
         ),
         ("model_name", "pretrained", "batch_size", "num_workers", "device"),
+    ),
+    Verb(
+        "status",
+        "clipdistill.distillation.status:status",
+        "Show how far an embedding is, from its files alone.",
+        ("clipdistill status runs/embeddings", "clipdistill status runs/embeddings --json"),
     ),
     Verb(
         "embed-text",
@@ -142,6 +174,10 @@ VERBS = (
             "clipdistill adapt text.npy runs/emb out.npy --student runs/s --images photos",
         ),
         ("student", "images", "device"),
+        words=(
+            *TEACHER_IS_MODEL,
+            ("Add --arch, for example: --arch resnet18", "Give a student's folder."),
+        ),
     ),
     Verb(
         "pool search",
@@ -173,7 +209,7 @@ VERBS = (
         "clipdistill.distillation.distill:distill",
         "Train a small timm student on the teacher's embeddings.",
         (
-            "clipdistill distill resnet18 photos runs/embeddings runs/student",
+            "clipdistill distill resnet18 photos runs/embeddings runs/student --pretrained",
             "clipdistill distill resnet18 photos runs/emb runs/student --num-epochs 20",
             "clipdistill distill resnet18 photos runs/emb q --init-checkpoint runs/s --qat",
         ),
@@ -206,6 +242,8 @@ VERBS = (
         "Measure teachers, students and ONNX files, with or without labels.",
         ("clipdistill evaluate runs/student --labelled photos --text runs/text.npy",),
         ("labelled", "images", "embeddings", "text", "calibrate", "predictions", "device"),
+        words=TEACHER_IS_MODEL,
+        rows=True,
     ),
     Verb(
         "predict",
@@ -216,6 +254,8 @@ VERBS = (
             "clipdistill predict runs/student photos --text runs/text.npy",
         ),
         ("text", "top_k", "threshold", "device"),
+        words=TEACHER_IS_MODEL,
+        rows=True,
     ),
     Verb(
         "demo",
@@ -227,6 +267,7 @@ VERBS = (
             "clipdistill demo runs/classifier.onnx --web --teacher local-dir:teacher",
         ),
         ("camera", "video", "images", "web", "port", "window", "save", "text", "teacher"),
+        words=TEACHER_OPTION,
     ),
     Verb(
         "export",
@@ -237,6 +278,7 @@ VERBS = (
             "clipdistill export runs/student-int8 runs/int8.onnx --target tensorrt",
         ),
         ("text", "target", "fp16", "images"),
+        words=TEACHER_IS_MODEL,
     ),
     Verb(
         "lint",
@@ -256,12 +298,17 @@ VERBS = (
         "Measure speed, memory and accuracy in every runtime, in one table.",
         ("clipdistill benchmark runs/student runs/classifier.onnx --images photos",),
         ("images", "labelled", "text", "batch", "rounds", "threads", "out", "plot"),
+        words=TEACHER_IS_MODEL,
+        rows=True,
     ),
     Verb(
         "relabel",
         "clipdistill.deploy.relabel:relabel",
         "Give an ONNX classifier other classes, without training.",
-        ("clipdistill relabel runs/classifier.onnx runs/other_text.npy runs/other.onnx",),
+        (
+            "clipdistill relabel runs/classifier.onnx runs/other_text.npy runs/other.onnx",
+            "clipdistill relabel runs/classifier.onnx prompts.txt runs/other.onnx",
+        ),
     ),
     Verb(
         "report",

@@ -21,7 +21,7 @@ from clipdistill.formats.ledger import LedgerRow, read_ledger, stem_of
 from clipdistill.formats.urls import UrlRow, save_urls
 from clipdistill.images.sources import is_picture
 from hostile import HostileServer, huge_png, in_turn, jpeg, replies
-from killing import after, killed_when, run_to_end
+from killing import after, holding, killed_when, run_to_end
 
 
 @pytest.fixture
@@ -318,10 +318,10 @@ def test_images_of_the_older_script_are_adopted(server: HostileServer, tmp_path:
 
 
 def test_two_downloads_into_one_folder_do_not_mix(tmp_path: Path) -> None:
-    from clipdistill.core.files import locked
-
-    (tmp_path / "images").mkdir()
-    with locked(tmp_path / "images", "download"), pytest.raises(OutputError, match="another"):
+    with (
+        holding(tmp_path / "images", tmp_path / "ready", folder=True),
+        pytest.raises(OutputError, match="is writing it now"),
+    ):
         get(tmp_path, "http://127.0.0.1:1/x")
 
 

@@ -20,6 +20,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+import killing
 from clipdistill.collect.search import search
 from clipdistill.collect.sources.journal import journal_path
 from clipdistill.collect.sources.options import SearchOptions
@@ -357,13 +358,12 @@ def test_a_search_that_was_stopped_resumes(prompts, urls, tmp_path, how):
 
 
 def test_two_searches_at_one_list(knn, prompts, urls):
-    from clipdistill.collect.sources.journal import Journal
-
-    urls.parent.mkdir()
-    other = Journal(urls, {})
-    with pytest.raises(OutputError, match="another search is writing it"):
+    ready = urls.parent.parent / "ready"
+    with (
+        killing.holding(urls, ready, folder=False),
+        pytest.raises(OutputError, match="is writing it now"),
+    ):
         search(prompts, urls, options(knn))
-    other.close()
     assert search(prompts, urls, options(knn)).added == 15
 
 

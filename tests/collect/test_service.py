@@ -330,6 +330,7 @@ VECTOR = [0.5] * DIM
         ({"text": 5}, "characters"),
         ({"text": "a" * 10_001}, "characters"),
         ({"text": "\ud800"}, "surrogate"),
+        ({"text": "a\0cat"}, "NUL"),
         ({"text": "a", "use_mclip": True}, "multilingual"),
         ({"text": "a", "modality": "text"}, "modality"),
         ({"text": "a", "modality": {}}, "modality"),

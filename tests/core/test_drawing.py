@@ -49,8 +49,9 @@ def test_lines_errors_and_messages(capsys, reporter):
         reporter.table(Table("t", ("c",), ((EVIL,),)))
     shown = capsys.readouterr()
     assert not STEERS.search(shown.out + shown.err)
-    assert "\nTry: this\n" in shown.err  # our own line breaks stay
-    assert shown.out.count("\nDone.") == 1  # in the first line; an item of a list is one line
+    assert "\n  Try: this\n" in shown.err  # our own line breaks stay
+    assert "\nDone." not in shown.out + shown.err
+    assert "\n  Done." in shown.out
 
 
 def test_progress_of_a_task(monkeypatch, capsys, reporter):

@@ -1,4 +1,4 @@
-"""Labels as they are shown."""
+"""Labels and times as they are shown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipdistill.core.wording import shown_labels
+from clipdistill.core.wording import shown_labels, timed
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,9 @@ def test_labels_never_become_equal(labels: list[str]) -> None:
     shown = shown_labels(labels)
     assert list(shown) == labels
     assert len(set(shown.values())) == len(labels)
+
+
+def test_a_time_is_shown_with_the_spread_of_its_rounds() -> None:
+    assert timed(0.358, (0.41, 0.339, 0.358)) == "0.36 (0.34 to 0.41)"
+    assert timed(0.358, (0.358,)) == timed(0.358) == "0.36"
+    assert timed(None) == "-"

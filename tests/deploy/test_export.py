@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ import torch
 from clipdistill.core import zeroshot
 from clipdistill.core.errors import ClipDistillError, InputError, MismatchError, OutputError
 from clipdistill.core.metrics import cosines
-from clipdistill.deploy import export as stage
 from clipdistill.deploy import graph as onnx_graph
 from clipdistill.deploy.export import export
+from clipdistill.deploy.lint import lint
 from clipdistill.formats.student import load_weights
 from clipdistill.formats.text import load_text
+from clipdistill.models import tracing
 from clipdistill.models.open import OnnxEmbedder, open_embedder
 
 
@@ -93,7 +95,7 @@ def test_a_teacher(
     result = export(tiny_teacher_name, tmp_path / "a.onnx", teacher=True, text=tiny_text)
     assert result.role == "teacher"
     written = OnnxEmbedder(tmp_path / "a.onnx")
-    assert written.spec.teacher == tiny_teacher.card
+    assert written.spec.teacher == tiny_teacher.card.shipped()
     expected = tiny_teacher.images.embed_pixels(draw_pixels(4))
     assert cosines(written.embed_pixels(draw_pixels(4)), expected).min() > 0.9999
 
@@ -198,11 +200,25 @@ def test_a_file_that_differs_is_not_kept(
 def test_a_network_that_torch_cannot_export(
     tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Odd(torch.nn.Module):
+    class Odd(tracing.UnitLength):
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
             return torch.special.bessel_j0(pixels)
 
-    monkeypatch.setattr(stage, "_unit_length", lambda network: Odd())
+    monkeypatch.setattr(tracing, "UnitLength", Odd)
     with pytest.raises(ClipDistillError, match="cannot export test_resnet"):
         export(str(tiny_student), tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_padding_that_torch_computes_is_constant_in_the_file(make_student, tmp_path: Path) -> None:
+    found = {}
+    for arch in ("efficientnet_lite0", "tf_efficientnet_lite0"):
+        student = make_student(tmp_path / arch, arch, size=48)
+        result = export(str(student), tmp_path / f"{arch}.onnx")
+        assert result.min_cosine >= 0.9999
+        model = onnx.load(str(tmp_path / f"{arch}.onnx"))
+        found[arch] = Counter(node.op_type for node in model.graph.node)
+    assert found["tf_efficientnet_lite0"] == found["efficientnet_lite0"]
+    macs = {lint(tmp_path / f"{arch}.onnx", target="onnxruntime").macs for arch in found}
+    assert len(macs) == 1
+    assert macs.pop() > 1e7

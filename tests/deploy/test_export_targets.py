@@ -30,6 +30,7 @@ FAMILIES = {
     "test_efficientnet": 32,
     "mobilenetv3_small_050": 32,
     "efficientnet_lite0": 32,
+    "tf_efficientnet_lite0": 48,
     "regnetx_002": 32,
 }
 STEADY = ("test_resnet", "test_convnext")

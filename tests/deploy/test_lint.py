@@ -67,6 +67,56 @@ def test_a_file_of_another_program(tmp_path: Path) -> None:
     assert lint(foreign(tmp_path / "b.onnx"), target="onnxruntime").ready
 
 
+def unknown(path: Path, nodes: list[onnx.NodeProto], weights: list[np.ndarray]) -> Path:
+    """A network of somebody else, whose shapes do not follow from the file."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, 16, 16])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, f"w{index}") for index, value in enumerate(weights)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(path))
+    return path
+
+
+def test_an_unknown_shape_is_not_counted_as_no_multiplications(tmp_path: Path) -> None:
+    ones = np.ones((8, 3, 3, 3), np.float32)
+    nodes = [
+        helper.make_node("Conv", ["input", "w0"], ["known"], "known"),
+        helper.make_node("Abs", ["w1"], ["pads"]),  # a padding that is computed
+        helper.make_node("Pad", ["input", "pads"], ["padded"]),
+        helper.make_node("Conv", ["padded", "w0"], ["out"], "hidden"),
+    ]
+    path = unknown(tmp_path / "a.onnx", nodes, [ones, np.array([0, 0, 1, 1, 0, 0, 1, 1])])
+    result = lint(path, target="tensorrt")
+    assert (result.macs, result.uncounted) == (8 * 27 * 14 * 14, 1)
+    assert [layer.macs for layer in result.layers] == [8 * 27 * 14 * 14, None]
+    (found,) = [one for one in result.findings if one.rule == "unknown-shape"]
+    assert (found.severity, found.node) == ("warning", "hidden")
+    text = "\n".join(map(str, result.summary()))
+    assert "0.0 million multiplications per image in 1 layers, without 1 of unknown shape" in text
+    value = json.loads(json.dumps(to_json(result)))
+    assert value["layers"][1]["macs"] is None
+    only = unknown(tmp_path / "b.onnx", nodes[1:], [ones, np.array([0, 0, 1, 1, 0, 0, 1, 1])])
+    lines = "\n".join(map(str, lint(only, target="tensorrt").summary()))
+    assert "The multiplications of its 1 layers are unknown." in lines
+
+
+def test_a_weight_that_is_computed_is_reported(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Abs", ["w0"], ["weight"]),
+        helper.make_node("Conv", ["input", "weight"], ["out"], "standardised"),
+    ]
+    path = unknown(tmp_path / "a.onnx", nodes, [np.ones((8, 3, 3, 3), np.float32)])
+    (found,) = [
+        one for one in lint(path, target="tensorrt").findings if one.rule == "computed-weight"
+    ]
+    assert (found.severity, found.node) == ("warning", "standardised")
+    assert "1 convolutions whose weight is computed" in found.message
+
+
 def test_json(tmp_path: Path) -> None:
     result = lint(foreign(tmp_path / "a.onnx"), target="tensorrt")
     value = json.loads(json.dumps(to_json(result)))

@@ -13,8 +13,15 @@ import pytest
 
 import clipdistill
 from clipdistill.core import zeroshot
-from clipdistill.core.errors import ClipDistillError, FormatError, InputError, MismatchError
+from clipdistill.core.errors import (
+    ClipDistillError,
+    FormatError,
+    InputError,
+    MismatchError,
+    ModelNotFoundError,
+)
 from clipdistill.deploy.relabel import relabel
+from clipdistill.distillation.embed_text import embed_text
 from clipdistill.formats.text import load_text
 from clipdistill.models.open import OnnxEmbedder
 from clipdistill.show.predict import predict
@@ -47,6 +54,38 @@ def test_other_classes(
     np.testing.assert_allclose(after.classify_pixels(pixels), expected, atol=1e-5)
     model = onnx.load(str(tmp_path / "new.onnx"))
     assert [output.name for output in model.graph.output] == ["probabilities", "embeddings"]
+
+
+def test_prompts_are_embedded_where_the_teacher_is(
+    tiny_classifier: Path, tiny_teacher_name: str, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"{label}\n" for label in NEW))
+    relabel(tiny_classifier, prompts, tmp_path / "a.onnx", model_name=tiny_teacher_name)
+    text = embed_text(prompts, tmp_path / "text.npy", model_name=tiny_teacher_name).out
+    relabel(tiny_classifier, text, tmp_path / "b.onnx")
+    a, b = (OnnxEmbedder(tmp_path / name).text for name in ("a.onnx", "b.onnx"))
+    assert a is not None
+    assert b is not None
+    assert a.labels == b.labels
+    np.testing.assert_allclose(a.vectors, b.vectors, atol=1e-6)
+
+
+def test_prompts_without_the_teacher_say_what_to_run(
+    tiny_classifier: Path, tmp_path: Path, monkeypatch
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("day\nnight\n")
+
+    def gone(*_: object, **__: object) -> None:
+        raise ModelNotFoundError("nowhere")
+
+    monkeypatch.setattr("clipdistill.models.teacher.load_teacher", gone)
+    with pytest.raises(ModelNotFoundError) as raised:
+        relabel(tiny_classifier, prompts, tmp_path / "a.onnx")
+    command = f"clipdistill embed-text {prompts} TEXT.npy --model-name local-dir:tiny"
+    assert command in str(raised.value)
+    assert not (tmp_path / "a.onnx").exists()
 
 
 def test_there_and_back(tiny_classifier: Path, tiny_text: Path, make_text, tmp_path: Path) -> None:

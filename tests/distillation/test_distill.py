@@ -40,9 +40,18 @@ from clipdistill.formats.student import load_card, load_checkpoint, load_samples
 from clipdistill.images.loading import load_one
 from clipdistill.images.preprocess import Preprocess
 from clipdistill.images.sources import list_images
+from clipdistill.models import tracing
 from clipdistill.models.student import build_student, load_student
+from clipdistill.models.torch_embedder import memory_layout
 
-FAST = DistillOptions(image_size=32, batch_size=8, num_epochs=2, device="cpu", val_fraction=0.2)
+FAST = DistillOptions(
+    image_size=32,
+    batch_size=8,
+    num_epochs=2,
+    device="cpu",
+    val_fraction=0.2,
+    check_export=False,
+)
 
 
 @timm.models.register_model
@@ -136,7 +145,7 @@ def test_what_lies_in_the_folder(finished, tiny_teacher):
     }
     assert any(path.name.startswith("events.out.tfevents") for path in (out / "log").iterdir())
     card = load_card(out)
-    assert (card.arch, card.dim, card.teacher) == ("test_resnet", 16, tiny_teacher.card)
+    assert (card.arch, card.dim, card.teacher) == ("test_resnet", 16, tiny_teacher.card.shipped())
     assert card.preprocess.size == 32
     assert card.preprocess.interpolation == tiny_teacher.card.preprocess.interpolation
     assert card.training["options"]["lr"] == FAST.peak_lr
@@ -404,10 +413,26 @@ def test_student_weights_keep_their_projection_out(tmp_path, data):
     torch.manual_seed(5)
     wide = build_student("test_resnet", 1000).state_dict()
     torch.save(wide, tmp_path / "imagenet.pth")
-    run(data, tmp_path / "student", still(student_weights=tmp_path / "imagenet.pth"))
+    # --pretrained then needs no hub: the file replaces timm's weights.
+    options = still(student_weights=tmp_path / "imagenet.pth", pretrained=True)
+    run(data, tmp_path / "student", options)
     found = load_weights(tmp_path / "student/model.safetensors")
     assert torch.allclose(found["conv1.0.weight"], wide["conv1.0.weight"], atol=1e-6)
     assert found["fc.weight"].shape == (16, 96)
+
+
+def test_a_training_from_random_weights_is_announced(tmp_path, finished, data, capsys):
+    parent, _ = finished
+    torch.save(build_student("test_resnet", 9).state_dict(), tmp_path / "weights.pth")
+    for name, start in (
+        ("random", {}),
+        ("file", {"student_weights": tmp_path / "weights.pth"}),
+        ("derived", {"init_checkpoint": parent}),
+    ):
+        with reporting(PlainReporter()):
+            run(data, tmp_path / name, still(**start))
+        announced = "starts from random weights" in capsys.readouterr().err
+        assert announced == (name == "random"), name
 
 
 # Kills and resuming.
@@ -589,6 +614,45 @@ def test_targets_that_are_not_finite_name_their_image(tmp_path, data):
 
 
 # What does not fit.
+
+
+def test_a_student_that_cannot_be_exported_is_refused_before_training(tmp_path, data, monkeypatch):
+    checked = replace(FAST, check_export=True, num_epochs=1)
+    assert run(data, tmp_path / "fine", checked).val_cosine is not None
+
+    class Unknown(tracing.UnitLength):
+        def forward(self, pixels):
+            return torch.special.bessel_j0(super().forward(pixels))
+
+    monkeypatch.setattr(tracing, "UnitLength", Unknown)
+    out = tmp_path / "student"
+    with pytest.raises(InputError, match=r"test_resnet at 32 px cannot be exported.*--no-check"):
+        run(data, out, checked)
+    assert not out.exists()
+    run(data, out, replace(checked, check_export=False))
+    run(data, out, checked)  # finished: nothing is left to refuse
+    child = replace(checked, init_checkpoint=tmp_path / "fine")
+    run(data, tmp_path / "child", child)  # its parent was exported
+
+
+def test_a_file_that_computes_something_else_is_refused_before_training(
+    tmp_path, data, monkeypatch
+):
+    class Other(tracing.UnitLength):
+        def forward(self, pixels):
+            return super().forward(pixels.flip(-1)).roll(1, -1)
+
+    monkeypatch.setattr(tracing, "UnitLength", Other)
+    with pytest.raises(InputError, match=r"embeddings have a cosine of .* with torch's"):
+        run(data, tmp_path / "student", replace(FAST, check_export=True))
+
+
+def test_weights_of_five_dimensions_have_no_channels_last() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 3))
+    assert memory_layout(network) == torch.channels_last
+    network.append(torch.nn.Conv3d(1, 1, 3))
+    network.to(memory_format=memory_layout(network))
+    assert memory_layout(network) == torch.contiguous_format
 
 
 def test_output_dim_is_checked(tmp_path, data):

@@ -20,7 +20,7 @@ from clipdistill.core.errors import FormatError, InputError, MismatchError, Outp
 from clipdistill.distillation.batches import split_rows
 from clipdistill.distillation.distill import distill
 from clipdistill.distillation.embed import embed
-from clipdistill.distillation.options import FINE_TUNING_LR, LR, DistillOptions
+from clipdistill.distillation.options import LR, QAT_LR, SPARSE_LR, DistillOptions
 from clipdistill.distillation.trainer import Trainer
 from clipdistill.formats.embeddings import load_embeddings
 from clipdistill.formats.student import (
@@ -33,6 +33,7 @@ from clipdistill.formats.student import (
 from clipdistill.images.loading import load_one
 from clipdistill.images.sources import list_images
 from clipdistill.measure.evaluate import evaluate
+from clipdistill.models.compression.quantization import WEIGHT_AMAX
 from clipdistill.models.compression.sparsity import is_sparse
 from clipdistill.models.student import build_student, load_student
 from clipdistill.show.predict import predict
@@ -40,7 +41,14 @@ from clipdistill.show.predict import predict
 pytest.importorskip("modelopt")
 pytest.importorskip("requests")
 
-FAST = DistillOptions(image_size=32, batch_size=8, num_epochs=2, device="cpu", val_fraction=0.2)
+FAST = DistillOptions(
+    image_size=32,
+    batch_size=8,
+    num_epochs=2,
+    device="cpu",
+    val_fraction=0.2,
+    check_export=False,
+)
 ARCH = "test_resnet"
 KINDS = {
     "sparse": {"sparse": True},
@@ -50,8 +58,14 @@ KINDS = {
 STATES = {
     "sparse": ["dense", "pruned"],
     "qat": ["dense", "calibrated"],
-    "both": ["dense", "pruned", "calibrated"],
+    "both": ["dense", "pruned", "trained", "calibrated"],
 }
+EPOCHS = {
+    "sparse": [0, 0, 1, 2],
+    "qat": [0, 0, 1, 2],
+    "both": [0, 0, 1, 2, 2, 2, 3],
+}
+"""Of the rows of metrics: two epochs of each kind; with both, INT8 training follows with one."""
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +113,75 @@ def test_what_each_step_cost_is_measured_and_reported(finished, data, kind):
     assert result.before[0].val_cosine == pytest.approx(dense, abs=1e-6)
     table = next(part for part in result.summary() if hasattr(part, "rows"))
     assert [row[1] for row in table.rows[:-1]] == [f"{one.val_cosine:.4f}" for one in result.before]
-    assert table.rows[-1][1] == f"{result.val_cosine:.4f}"
+    assert table.rows[-1][1] == f"{(result.not_kept or result).val_cosine:.4f}"
     found = rows(out)
-    assert [row.get("state") for row in found] == [*STATES[kind], None, None]
-    assert [row["epoch"] for row in found] == [*(0 for _ in STATES[kind]), 1, 2]
-    assert load_card(out).training["before"] == found[: len(STATES[kind])]
+    assert [row["epoch"] for row in found] == EPOCHS[kind]
+    assert [row["state"] for row in found if "state" in row] == STATES[kind]
+    assert load_card(out).training["before"] == [row for row in found if "state" in row]
+    assert result.epochs == EPOCHS[kind][-1]
+
+
+HARMFUL = {"lr": 0.5, "schedule": "constant", "warmup": 0.0, "num_epochs": 1, "ema_decay": 0.0}
+"""An epoch after which every student is worse than before."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_that_makes_it_worse_is_not_kept(tmp_path, data, kind):
+    result = run(data, tmp_path / "s", options(data, kind, **HARMFUL))
+    start = result.before[-1]
+    assert start.state == {"sparse": "pruned"}.get(kind, "calibrated")
+    assert (result.best_epoch, result.val_cosine) == (0, start.val_cosine)
+    assert result.not_kept.val_cosine < start.val_cosine
+    text = "\n".join(map(str, result.summary()))
+    assert "was kept, because no epoch was better" in text
+    card = load_card(tmp_path / "s")
+    assert card.training["best"]["state"] == start.state
+    assert card.training["best_trained"]["val_cosine"] == result.not_kept.val_cosine
+    if kind != "sparse":
+        int8 = card.compression.int8
+        assert (int8.trained, int8.clipped_share, int8.clipped) == (False, 0.0, ())
+    assert measured(tmp_path / "s", data) == pytest.approx(start.val_cosine, abs=1e-5)
+
+
+def test_a_dense_student_that_is_trained_further_is_not_returned_worse(tmp_path, data):
+    start = replace(FAST, init_checkpoint=data / "dense", **HARMFUL)
+    result = run(data, tmp_path / "s", start)
+    assert [one.state for one in result.before] == ["dense"]
+    assert (result.best_epoch, result.compression) == (0, None)
+    assert "(dense, as it was) was kept" in "\n".join(map(str, result.summary()))
+    assert weights(tmp_path / "s") == weights(data / "dense")
+
+
+def test_both_are_2_4_first_and_then_int8(tmp_path, data):
+    recipe = options(data, "both", num_epochs=6, lr=2e-3)
+    sparse, int8 = recipe.stages()
+    assert (sparse.sparse, sparse.qat, sparse.num_epochs, sparse.peak_lr) == (True, False, 6, 2e-3)
+    assert (int8.sparse, int8.qat, int8.num_epochs) == (False, True, 1)
+    assert int8.peak_lr == pytest.approx(2e-4)
+    alone = run(data, tmp_path / "sparse", options(data, "sparse", num_epochs=6, lr=2e-3))
+    result = run(data, tmp_path / "both", recipe)
+    assert result.before[2] == replace(
+        alone.before[0], state="trained", val_cosine=alone.val_cosine
+    )
+    assert result.val_cosine >= result.before[3].val_cosine > result.before[1].val_cosine
+
+
+def test_weights_beyond_their_range_are_counted(tmp_path, data):
+    recipe = options(data, "qat", lr=0.01, val_fraction=0.0, num_epochs=1)
+    result = run(data, tmp_path / "s", recipe)  # without held-out images the last epoch is kept
+    int8 = load_card(tmp_path / "s").compression.int8
+    stored = load_weights(tmp_path / "s/model.safetensors")
+    beyond = {
+        name: float(
+            (stored[f"{name}.weight"].abs() > stored[f"{name}{WEIGHT_AMAX}"]).float().mean()
+        )
+        for name in int8.layers
+    }
+    assert dict(int8.clipped) == pytest.approx({n: share for n, share in beyond.items() if share})
+    assert int8.clipped[0][1] == pytest.approx(max(beyond.values()))
+    assert 0 < int8.clipped_share < int8.clipped[0][1]
+    text = "\n".join(map(str, result.summary()))
+    assert "of the INT8 weights beyond their range" in text
 
 
 def test_training_recovers_what_pruning_cost(tmp_path, data):
@@ -130,30 +208,44 @@ def test_what_is_stored_is_two_of_four(finished, kind):
 
 @pytest.mark.parametrize("kind", ["qat", "both"])
 def test_an_int8_student_is_a_plain_file_with_ranges(finished, data, kind):
-    out, _ = finished[kind]
+    out, result = finished[kind]
     stored = load_weights(out / "model.safetensors")
     facts = load_card(out).compression.int8
     ranges = [name for name in stored if name.endswith("_quantizer._amax")]
     assert len(ranges) == facts.quantizers == 34
     assert not any("running" in name for name in stored)
-    assert (facts.calibration_images, facts.method, facts.trained) == (16, "percentile", True)
+    assert (facts.calibration_images, facts.method) == (16, "percentile")
+    assert facts.trained == (result.best_epoch > 0)
     dense = load_weights(data / "dense/model.safetensors")
     kept = {name for name in dense if name.endswith("weight") and dense[name].ndim > 1}
     assert kept <= set(stored)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_student_that_is_loaded_has_the_cosine_that_was_reported(finished, data, kind):
-    out, result = finished[kind]
-    card, student = load_student(out, device="cpu")
+def held_out_pixels(out: Path, data: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out images as a student takes them, and the teacher's embeddings of them."""
     found = load_embeddings(data / "embeddings")
     where, items = found.by_image(), list_images(data / "images")
     _, val = split_rows([item.key for item in items], 0.2, 0)
-    pixels = np.stack([load_one(items[row], card.preprocess).pixels for row in val])
-    ours = student.embed_pixels(pixels)
+    preprocess = load_card(out).preprocess
+    pixels = np.stack([load_one(items[row], preprocess).pixels for row in val])
     theirs = found.vectors[[where[items[row].key] for row in val]].astype(np.float32)
-    theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
-    assert (ours * theirs).sum(axis=1).mean() == pytest.approx(result.val_cosine, abs=1e-5)
+    return pixels, theirs / np.linalg.norm(theirs, axis=1, keepdims=True)
+
+
+def measured(out: Path, data: Path) -> float:
+    """Mean cosine of a stored student with the teacher on the held-out images."""
+    pixels, theirs = held_out_pixels(out, data)
+    _, student = load_student(out, device="cpu")
+    return float((student.embed_pixels(pixels) * theirs).sum(axis=1).mean())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_student_that_is_loaded_has_the_cosine_that_was_reported(finished, data, kind):
+    out, result = finished[kind]
+    assert measured(out, data) == pytest.approx(result.val_cosine, abs=1e-5)
+    pixels, _ = held_out_pixels(out, data)
+    _, student = load_student(out, device="cpu")
+    ours = student.embed_pixels(pixels)
     _, last = load_student(out / "checkpoint.pth", device="cpu")
     assert (last.embed_pixels(pixels) * ours).sum(axis=1).min() > 0.9
 
@@ -192,22 +284,31 @@ def test_a_card_whose_compression_is_damaged(finished, tmp_path):
         load_student(tmp_path / "student", device="cpu")
 
 
-@pytest.mark.parametrize("kind", ["sparse", "qat"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_half_precision_trains(tmp_path, data, kind):
     result = run(data, tmp_path / "student", options(data, kind, precision="bf16", num_epochs=1))
     assert np.isfinite(result.val_cosine)
 
 
-def test_sparse_works_for_every_student_and_int8_says_where_it_does_not(tmp_path, data):
+@pytest.mark.parametrize(("arch", "merged"), [("test_vit", False), ("test_nfnet", True)])
+def test_sparse_and_int8_work_for_other_families(tmp_path, data, arch, merged):
     torch.manual_seed(0)
-    network = build_student("test_vit", 16, image_size=48)
-    torch.save({"model": network.state_dict()}, tmp_path / "vit.pth")
-    start = {"init_checkpoint": tmp_path / "vit.pth", "image_size": 48, "num_epochs": 1}
-    result = run(data, tmp_path / "s", options(data, "sparse", **start), "test_vit")
-    assert result.compression.sparse.macs_share > 0.5
-    with pytest.raises(InputError, match=r"test_vit: .* of its \d+ residual adds.*--sparse works"):
-        run(data, tmp_path / "q", options(data, "qat", **start), "test_vit")
-    assert not (tmp_path / "q").exists()
+    network = build_student(arch, 16, image_size=48)
+    torch.save({"model": network.state_dict()}, tmp_path / "start.pth")
+    start = {"init_checkpoint": tmp_path / "start.pth", "image_size": 48, "num_epochs": 1}
+    result = run(data, tmp_path / "s", options(data, "sparse", **start), arch)
+    assert result.compression.sparse.macs_share > 0.3
+    assert result.compression.merged == merged
+    int8 = run(data, tmp_path / "q", options(data, "qat", **start), arch)
+    assert int8.compression.int8.float_adds > 0
+    assert int8.compression.merged == merged
+    start["init_checkpoint"] = tmp_path / "s"
+    both = run(data, tmp_path / "b", options(data, "qat", **start), arch)
+    assert both.compression.sparse.layers == result.compression.sparse.layers
+    assert both.compression.merged == merged
+    run(data, tmp_path / "d", replace(FAST, **start), arch)
+    for name in "sqbd":
+        load_student(tmp_path / name, device="cpu")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -309,10 +410,12 @@ def test_the_calibration_decides_what_is_learnt(tmp_path, finished, data):
     assert result.before[0] == finished["qat"][1].before[0]
 
 
-def test_the_default_learning_rate_is_that_of_fine_tuning(data):
+def test_each_kind_of_training_has_its_default_learning_rate(data):
     assert FAST.peak_lr == FAST.identity()["lr"] == LR
-    assert options(data, "qat").peak_lr == options(data, "qat").identity()["lr"] == FINE_TUNING_LR
-    assert options(data, "sparse", lr=0.01).peak_lr == 0.01
+    for kind, rate in {"sparse": SPARSE_LR, "qat": QAT_LR, "both": SPARSE_LR}.items():
+        assert options(data, kind).peak_lr == options(data, kind).identity()["lr"] == rate
+        assert options(data, kind, lr=0.01).peak_lr == 0.01
+    assert options(data, "both").stages()[-1].peak_lr == pytest.approx(QAT_LR)
 
 
 # Several processes.
@@ -334,8 +437,7 @@ TWO = """
 """
 
 
-def test_two_processes_learn_what_one_does(tmp_path, finished, data):
-    # (With the batch norms folded there are no statistics that each process has of its own.)
+def test_two_processes_make_both_together(tmp_path, finished, data):
     (tmp_path / "two.py").write_text(textwrap.dedent(TWO))
     recipe = {
         "image_size": 32,
@@ -370,9 +472,11 @@ def test_two_processes_learn_what_one_does(tmp_path, finished, data):
     assert done.returncode == 0, done.stderr[-3000:]
     _, one = finished["both"]
     expected = [*(state.val_cosine for state in one.before), one.val_cosine]
-    for rank in (0, 1):
-        found = json.loads((tmp_path / f"two/rank{rank}.json").read_text())
-        assert found == pytest.approx(expected, abs=1e-3)
+    found, other = (json.loads((tmp_path / f"two/rank{rank}.json").read_text()) for rank in (0, 1))
+    assert found == other
+    # (In 2:4 training each process has batch statistics of its own; INT8 has none.)
+    assert found[:2] == pytest.approx(expected[:2], abs=1e-6)
+    assert found[-1] >= found[-2]
     stored = load_weights(tmp_path / "two/model.safetensors")
     assert all(is_sparse(stored[f"{name}.weight"]) for name in one.compression.sparse.layers)
 
@@ -384,16 +488,16 @@ class Stopped(Exception):
     """Stands for a kill right after a save."""
 
 
-@pytest.fixture(params=list(KINDS))
+@pytest.fixture(params=["sparse", "qat", "both", "both, between", "both, INT8"])
 def interrupted(request, tmp_path, data, monkeypatch) -> tuple[str, Path]:
-    """A run that was stopped in the middle of its second epoch."""
-    kind, out = request.param, tmp_path / "interrupted"
-    real, saves = Trainer._save, []
+    """A run that was stopped in its second epoch, or of both kinds later: see the names."""
+    kind, out = request.param.partition(",")[0], tmp_path / "interrupted"
+    real, where = Trainer._save, {"both, between": (2, 0), "both, INT8": (2, 2)}
+    place = where.get(request.param, (1, 2))
 
     def save_and_stop(self):
         real(self)
-        saves.append(self.state.step)
-        if self.state.epoch == 1 and self.state.step:
+        if (self.state.epochs, self.state.step) == place:
             raise Stopped
 
     with monkeypatch.context() as patch:
@@ -401,7 +505,8 @@ def interrupted(request, tmp_path, data, monkeypatch) -> tuple[str, Path]:
         patch.setattr(training, "FINITE_CHECK_STEPS", 2)
         with pytest.raises(Stopped):
             run(data, out, options(data, kind, checkpoint_seconds=0.0))
-    assert saves[-1] == 2
+    int8 = load_checkpoint(out / "checkpoint.pth")["card"]["compression"]["int8"]
+    assert (int8 is not None) == (request.param in ("qat", "both, INT8"))
     return kind, out
 
 
@@ -429,9 +534,29 @@ def test_a_dense_run_is_not_continued_as_a_compressed_one(tmp_path, finished, da
     with pytest.raises(OutputError, match="--sparse was False, now True"):
         run(data, data / "dense", options(data, "sparse", num_epochs=10))
     shutil.copytree(finished["both"][0], tmp_path / "both")
-    same = replace(options(data, "both"), sparse=False, qat=False, lr=FINE_TUNING_LR)
+    same = replace(options(data, "both"), sparse=False, qat=False, lr=SPARSE_LR)
     with pytest.raises(OutputError, match="--sparse was True, now False; --qat was True, now F"):
         run(data, tmp_path / "both", same)
+
+
+def change_options(out: Path, change) -> None:
+    """Change the options in a finished student's card."""
+    card = json.loads((out / "student.json").read_text())
+    change(card["training"]["options"])
+    (out / "student.json").write_text(json.dumps(card))
+
+
+def test_students_of_older_versions_are_refused_with_the_reason(tmp_path, finished, data):
+    for kind in ("qat", "both"):
+        shutil.copytree(finished[kind][0], tmp_path / kind)
+    change_options(tmp_path / "qat", lambda old: old.update(lr=1e-3))
+    sentence = r"--lr was 0.001, now 0.0001 by default \(--lr 0.001 continues it\)"
+    with pytest.raises(OutputError, match=sentence):
+        run(data, tmp_path / "qat", options(data, "qat"))
+    assert run(data, tmp_path / "qat", options(data, "qat", lr=1e-3)).resumed
+    change_options(tmp_path / "both", lambda old: old.pop("int8_epochs"))
+    with pytest.raises(OutputError, match="trained for 2:4 and INT8 at once; now INT8 training fo"):
+        run(data, tmp_path / "both", options(data, "both"))
 
 
 def test_a_finished_run_returns_at_once(finished, data, monkeypatch):

@@ -93,7 +93,7 @@ def test_a_template_without_a_place_for_the_prompt(run, prompts, tmp_path, templ
 
 def test_the_teachers_own_logit_scale_is_stored(run, prompts, tiny_teacher):
     found = load_text(run(prompts).out)
-    assert found.teacher == tiny_teacher.card
+    assert found.teacher == tiny_teacher.card.shipped()
     assert math.isclose(found.teacher.logits.scale, 10.0, rel_tol=1e-5)
     assert found.teacher.logits.bias is None
 

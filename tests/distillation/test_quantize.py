@@ -12,7 +12,7 @@ import torch
 
 from clipdistill.core.errors import InputError, MismatchError, OutputError
 from clipdistill.distillation.embed import embed
-from clipdistill.distillation.quantize import quantize
+from clipdistill.distillation.quantize import QuantizedState, quantize
 from clipdistill.formats.cards import Compression
 from clipdistill.formats.student import (
     load_card,
@@ -80,6 +80,33 @@ def test_the_int8_student_is_near_to_the_one_it_was_made_from(
     samples = load_samples(tmp_path / "int8")
     cosine = (student.embed_pixels(samples) * dense.embed_pixels(samples)).sum(1)
     assert 0.85 < cosine.min() < 1
+
+
+@pytest.mark.parametrize(
+    ("cosine", "teacher", "same_label", "nothing"),
+    [
+        (0.999, None, None, True),
+        (0.997, None, None, False),
+        (0.997, (0.66, 0.659), None, True),
+        (0.999, (0.66, 0.657), 1.0, False),
+        (0.999, (0.66, 0.66), 0.98, False),
+        (0.999, (0.66, 0.67), 0.99, True),
+    ],
+)
+def test_training_is_only_advised_where_int8_lost_something(
+    cosine, teacher, same_label, nothing, tmp_path, tiny_student, images
+):
+    made = quantize(tiny_student, images, tmp_path / "int8", device="cpu", calibration_images=1)
+    before, after = teacher or (None, None)
+    states = (
+        QuantizedState("before", 1.0, before, None if same_label is None else 1.0),
+        QuantizedState("calibrated", cosine, after, same_label),
+    )
+    result = replace(made, states=states)
+    text = "\n".join(map(str, result.summary()))
+    assert result.lost_nothing == nothing
+    assert ("INT8 lost nothing: training it with" in text) == nothing
+    assert ("keeps the result only where it is nearer to the teacher" in text) != nothing
 
 
 def test_a_sparse_student_stays_sparse(tmp_path, sparse_student, images):
@@ -157,9 +184,28 @@ def test_images_that_have_no_embedding_are_not_compared_with_the_teacher(
         quantize(tiny_student, tmp_path / "other", tmp_path / "no", **given)
 
 
-def test_what_is_refused(
-    tmp_path, tiny_student, images, pictures, make_student, make_text, other_teacher
-):
+def test_residual_adds_that_stay_in_float_are_counted(tmp_path, images, make_student):
+    vit = make_student(tmp_path / "vit", "test_vit", size=48)
+    result = quantize(vit, images, tmp_path / "int8", device="cpu")
+    assert result.states[1].cosine > 0.97
+    facts = load_card(tmp_path / "int8").compression.int8
+    assert (facts.residuals, facts.float_adds) == ((), 12)
+    text = "\n".join(map(str, result.summary()))
+    assert "Residual adds that stay in floating point: 12. TensorRT and OpenVINO" in text
+
+
+def test_a_student_with_branches_is_stored_merged(tmp_path, images, make_student):
+    student = make_student(tmp_path / "student", "repghostnet_050", size=64)
+    quantize(student, images, tmp_path / "int8", device="cpu")
+    card, embedder = load_student(tmp_path / "int8", device="cpu")
+    assert card.compression.merged
+    stored = load_weights(tmp_path / "int8/model.safetensors")
+    assert not any(".fusion_bn." in name for name in stored)
+    assert any(".fusion_bn." in name for name in load_weights(student / "model.safetensors"))
+    assert np.isfinite(embedder.embed_pixels(load_samples(tmp_path / "int8"))).all()
+
+
+def test_what_is_refused(tmp_path, tiny_student, images, pictures, make_text, other_teacher):
     with pytest.raises(InputError, match="nowhere: no such folder"):
         quantize(tiny_student, tmp_path / "nowhere", tmp_path / "out", device="cpu")
     (tmp_path / "empty").mkdir()
@@ -170,9 +216,6 @@ def test_what_is_refused(
         quantize(tiny_student, tmp_path / "single", tmp_path / "out", device="cpu")
     with pytest.raises(InputError, match="--calibration-images"):
         quantize(tiny_student, images, tmp_path / "out", calibration_images=0, device="cpu")
-    vit = make_student(tmp_path / "vit", "test_vit", size=48)
-    with pytest.raises(InputError, match="0 of its 12 residual adds"):
-        quantize(vit, images, tmp_path / "out", device="cpu")
     foreign = make_text(tmp_path / "foreign.npy", teacher=other_teacher)
     with pytest.raises(MismatchError, match=r"foreign\.npy"):
         quantize(tiny_student, images, tmp_path / "out", text=foreign, device="cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -47,7 +48,9 @@ def test_teacher_round_trip(card):
 
 @given(students)
 def test_student_round_trip(card):
-    assert StudentCard.from_json(json.loads(json.dumps(card.to_json()))) == card
+    teacher = None if card.teacher is None else card.teacher.shipped()
+    read = StudentCard.from_json(json.loads(json.dumps(card.to_json())))
+    assert read == replace(card, teacher=teacher)
 
 
 TEACHER = TeacherCard("ViT", "tag", "f" * 32, 8, LogitScale(), Preprocess(32))

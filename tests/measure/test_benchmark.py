@@ -119,7 +119,7 @@ def test_summary_markdown_json_and_plot(measured: BenchmarkResult) -> None:
     assert typed.endswith("classifier.onnx")
     text = "\n".join(part for part in measured.summary() if isinstance(part, str))
     assert "damaged.onnx in onnxruntime" in text
-    assert "2 rounds in turns, 1 threads each" in text
+    assert "2 rounds in turns, 1 thread each" in text
     assert "Preprocessing takes another" in text
     page = measured.out.read_text()
     lines = [line for line in page.splitlines() if line.startswith("|")]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from clipdistill.core import metrics, zeroshot
 from clipdistill.core.errors import InputError, MismatchError
@@ -16,6 +17,7 @@ from clipdistill.formats.text import load_text
 from clipdistill.images.loading import load_one, stack
 from clipdistill.images.sources import list_images
 from clipdistill.measure.evaluate import evaluate
+from clipdistill.measure.task import true_classes
 from clipdistill.models.open import open_embedder
 
 FOLDERS = ("Red_Disc", "green-square", "blue triangle")  # the fourth label has no folder
@@ -235,5 +237,15 @@ def test_embeddings_of_other_pictures(
 def test_nothing_readable(tiny_classifier: Path, tmp_path: Path) -> None:
     (tmp_path / "red disc").mkdir()
     (tmp_path / "red disc" / "a.jpg").write_bytes(b"")
-    with pytest.raises(InputError, match=r"None of 1 images.*a\.jpg"):
+    with pytest.raises(InputError, match=r"None of 1 image.*a\.jpg"):
         evaluate(str(tiny_classifier), labelled=tmp_path)
+
+
+def test_folders_in_another_unicode_form_are_the_same_labels(tmp_path: Path) -> None:
+    for name in ("cafe\u0301", "Zu\u0308rich"):  # as macOS writes them
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (32, 32)).save(tmp_path / name / "a.png")
+    items = list_images(tmp_path)
+    truth, empty = true_classes(tmp_path, items, ("z\u00fcrich", "caf\u00e9"))
+    assert truth.tolist() == [1 if item.key.startswith("cafe") else 0 for item in items]
+    assert empty == ()

@@ -180,5 +180,5 @@ def test_a_tar_that_is_cut_short_is_not_held_out_as_a_whole(tmp_path: Path) -> N
 
 def test_one_picture_is_too_few_to_hold_any_out(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    with pytest.raises(InputError, match="too few"):
+    with pytest.raises(InputError, match="Too few images to hold some out: 1"):
         hold_out(pictures(tmp_path / "photos", 1), 0.1, 0, folder)

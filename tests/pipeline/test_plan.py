@@ -11,7 +11,7 @@ import pytest
 from clipdistill.core.errors import OutputError
 from clipdistill.formats.probe import Probe
 from clipdistill.formats.prompts import parse_prompts
-from clipdistill.formats.run import RunFolder, RunRecord, StepRecord, load_run
+from clipdistill.formats.run import RunFolder, RunRecord, StepRecord, load_run, save_run
 from clipdistill.images.sources import ImageItem
 from clipdistill.pipeline import fingerprints
 from clipdistill.pipeline.context import RunContext
@@ -20,6 +20,7 @@ from clipdistill.pipeline.inputs import Inputs
 from clipdistill.pipeline.options import RunOptions
 from clipdistill.pipeline.plan import Planned, decide, plan
 from clipdistill.pipeline.record import Recorder
+from clipdistill.pipeline.run import earlier
 from clipdistill.pipeline.steps import steps_of
 from clipdistill.pipeline.steps.step import Step
 
@@ -206,6 +207,15 @@ def test_another_share_held_out_trains_again() -> None:
     assert reasons(again)["hold out"] == "holdout was 0.1, now 0.2"
 
 
+def test_labelled_images_for_an_earlier_run_train_nothing_again(tmp_path: Path) -> None:
+    record = finished(steps_of(a_run(UNLABELLED)))
+    folder = RunFolder(tmp_path)
+    save_run(folder, replace(record, settings=UNLABELLED.to_settings()))
+    now = RunOptions(labelled=Path("labelled")).over(earlier(folder))
+    again = planned(a_run(now), record)
+    assert running(again) == {"embed labelled", "baseline", "calibrate", *MEASURED}
+
+
 def test_only_options_that_decide_what_is_kept_download_again() -> None:
     before = finished(steps_of(a_run(SEARCHED)))
     same = planned(a_run(replace(SEARCHED, timeout=3.0, max_workers=1)), before)
@@ -236,6 +246,8 @@ def test_every_step_has_its_estimate() -> None:
     assert costs["embed"].seconds == pytest.approx(2 + 400 * (1 / 50 + 1 / 100))
     assert costs["embed"].disk_bytes == 400 * 512 * 2
     assert costs["distill"].seconds == pytest.approx(10 * 400 / 30 + 400 / 100)
+    both = costs["distill sparse-int8"].seconds  # 2:4 for ten epochs, then INT8 for two
+    assert both == pytest.approx((10 * 1.1 + 2 * 2) * 400 / 30)
     assert all((one.seconds or 0) > 0 for one in costs.values())
     searched = {one.name: one for one in costed(planned(a_run(SEARCHED), None), PROBE)}
     assert searched["search"].seconds is searched["download"].seconds is None

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from clipdistill import OutputError, predict, quickstart
+from clipdistill.core.errors import OptionError
+from clipdistill.core.wording import timed
 from clipdistill.formats.ledger import read_ledger
 from clipdistill.formats.run import RunFolder, load_run
 from clipdistill.formats.urls import read_urls
@@ -62,8 +64,13 @@ def test_the_summary_on_disk_says_the_same(run: QuickstartResult) -> None:
         "cosine",
         "size_mb",
         "latency_ms",
+        "rounds_ms",
     }
     assert [row["accuracy"] for row in summary["rows"]] == [row.accuracy for row in run.rows]
+    # Table and report show one time for a model, that of the benchmark, with its spread.
+    page = (run.out / "report.html").read_text()
+    times = [timed(row.latency_ms, row.rounds_ms) for row in run.rows]
+    assert all(" to " in one and one in page for one in times)
 
 
 def test_the_file_it_makes_is_a_classifier_of_its_own(run: QuickstartResult) -> None:
@@ -126,8 +133,9 @@ def test_without_the_extras_it_leaves_out_what_needs_them(
 
 
 def test_seeds_of_the_teachers_own_pictures_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="--seed 2"):
-        quickstart(out=tmp_path, seed=2)
+    with pytest.raises(OptionError, match="--seed 2"):
+        quickstart(out=tmp_path / "out", seed=2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_summary_for_people_names_everything_and_what_to_do_next(

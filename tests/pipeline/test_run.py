@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +20,6 @@ import pytest
 
 from clipdistill import cli
 from clipdistill.core.errors import FormatError, InputError, ModelNotFoundError, OutputError
-from clipdistill.core.files import locked
 from clipdistill.core.progress import Silent, reporting
 from clipdistill.core.results import Table
 from clipdistill.formats.embeddings import load_embeddings
@@ -32,7 +32,9 @@ from clipdistill.pipeline.run import run
 from clipdistill.pipeline.steps import measuring
 from clipdistill.pipeline.toy.world import KINDS, prompts, render
 from clipdistill.show.predict import predict
-from killing import changed, killed_when, run_to_end, soon_after
+from killing import changed, holding, killed_when, run_to_end, soon_after
+from stopped import Moment, check_stopped
+from terminals import on_terminal
 
 MEASURED = {
     "run.json",
@@ -79,6 +81,7 @@ def options(world: Path) -> RunOptions:
             labelled=world / "labelled",
             teacher=f"local-dir:{folder}",
             student="test_resnet",
+            pretrained=False,
             image_size=32,
             num_epochs=1,
             batch_size=16,
@@ -364,6 +367,21 @@ def test_killed_again_and_again_it_ends_with_the_same_files(
     assert not record.unfinished
 
 
+def test_stopped_by_a_signal_in_a_step_it_ends_with_the_same_files(
+    finished: RunResult, world: Path, options: RunOptions, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    moment = Moment("clipdistill.distillation.trainer", "Trainer", "_step", 2)
+    arguments = (world / "prompts.txt", out, options)
+    check_stopped(run, arguments, tmp_path / "log", moment, signal.SIGTERM)
+    assert [step.name for step in load_run(RunFolder(out)).unfinished] == ["distill"]
+    assert (out / "student" / "checkpoint.pth").is_file()
+    run_to_end(run, *arguments)
+    mine, theirs = contents(out), contents(finished.out)
+    assert set(mine) == set(theirs)
+    assert [name for name in mine if mine[name] != theirs[name]] == []
+
+
 def test_a_failure_names_the_step_and_the_same_command_goes_on(
     copied: Path, world: Path, options: RunOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,15 +394,20 @@ def test_a_failure_names_the_step_and_the_same_command_goes_on(
         with pytest.raises(OutputError) as raised:
             run(world / "prompts.txt", copied, other)
     text = str(raised.value)
-    assert text.startswith("The step 'evaluate' failed. No space left on the moon. ")
+    assert text.startswith("The step 'evaluate' failed: No space left on the moon. ")
     assert "the same command resumes" in text
     result, said = told(world, copied, other)
     assert set(result.done) == {"evaluate", "report"}
     assert dict(row[:2] for row in said.tables[0].rows)["evaluate"] == "resume where it stopped"
 
 
-def test_two_runs_do_not_share_a_folder(copied: Path, world: Path, options: RunOptions) -> None:
-    with locked(copied, "run"), pytest.raises(OutputError, match="another run"):
+def test_two_runs_do_not_share_a_folder(
+    copied: Path, world: Path, options: RunOptions, tmp_path: Path
+) -> None:
+    with (
+        holding(copied, tmp_path / "ready", folder=True),
+        pytest.raises(OutputError, match="is writing it now"),
+    ):
         run(world / "prompts.txt", copied, options)
 
 
@@ -441,6 +464,54 @@ def test_settings_go_to_a_file_and_come_from_one(
     assert reasons["distill"] == "num_epochs was 1, now 2"
 
 
+def test_the_folder_of_a_run_alone_takes_its_prompts_and_settings(
+    finished: RunResult, tmp_path: Path
+) -> None:
+    assert not run(finished.out).done
+    more = run(finished.out, options=RunOptions(num_epochs=2), dry_run=True)
+    reasons = {one.name: one.reason for one in more.plan}
+    assert reasons["distill"] == "num_epochs was 1, now 2"
+    with pytest.raises(InputError, match=r"OUT is missing.*the folder of an earlier run") as raised:
+        run(tmp_path)
+    assert raised.value.exit_code == 2
+
+
+def test_epochs_fit_into_a_time_and_stay_when_it_runs_again(
+    world: Path, options: RunOptions, tmp_path: Path
+) -> None:
+    out, listener = tmp_path / "out", Listener()
+    timed = replace(options, num_epochs=50, time_budget="1s")
+    with reporting(listener):
+        run(world / "prompts.txt", out, timed)
+    [line] = [line for line in listener.lines if "--time-budget 1s" in line]
+    epochs = int(line.split()[0])
+    assert len((out / "student" / "metrics.jsonl").read_text().splitlines()) == epochs
+    again = run(world / "prompts.txt", out, timed)
+    assert not again.done
+    # With fewer seconds, fewer epochs: the student is trained again.
+    shorter = replace(timed, time_budget="0.5s")
+    planned = run(world / "prompts.txt", out, shorter, dry_run=True)
+    [reason] = [one.reason for one in planned.plan if one.name == "distill"]
+    assert reason.startswith(f"num_epochs was {epochs}, now ")
+
+
+def test_a_student_is_chosen_by_size(world: Path, options: RunOptions, tmp_path: Path) -> None:
+    chosen = replace(options, student="auto", max_size=6.0)
+    planned = run(world / "prompts.txt", tmp_path / "out", chosen, dry_run=True)
+    [about] = [one.about for one in planned.plan if one.name == "distill"]
+    assert about == "train lcnet_050 to reproduce the teacher's embeddings"
+
+
+def test_pretrained_weights_that_cannot_be_had_stop_it_before_anything_is_embedded(
+    world: Path, options: RunOptions, tmp_path: Path
+) -> None:
+    """No hub can be reached in tests."""
+    asked = replace(options, student="resnet18", pretrained=True)
+    with pytest.raises(ModelNotFoundError, match=r"--student-weights FILE.*--no-pretrained"):
+        run(world / "prompts.txt", tmp_path / "out", asked)
+    assert not (tmp_path / "out" / "embeddings").exists()
+
+
 def test_whatever_is_wrong_is_said_before_anything_is_done(
     world: Path, options: RunOptions, tmp_path: Path
 ) -> None:
@@ -472,17 +543,13 @@ def test_the_plan_fits_the_terminal_and_a_pipe_has_no_colours(
     finished: RunResult, world: Path, options: RunOptions, columns: int
 ) -> None:
     words = [*line(world, finished.out, replace(options, num_epochs=3)), "--dry-run"]
-    done = subprocess.run(
-        [sys.executable, "-m", "clipdistill", *words],
-        env={**os.environ, "COLUMNS": str(columns), "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    table = done.stdout.partition("About ")[0]
-    assert max(map(len, table.splitlines())) <= columns
+    command = [sys.executable, "-m", "clipdistill", *words]
+    table = on_terminal(command, columns, NO_COLOR="1").partition("About ")[0]
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", table)
+    assert max(map(len, plain.splitlines())) <= columns
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "\x1b" not in done.stdout + done.stderr
-    assert re.search(r"distill +again: num_epochs was 1, now", done.stdout)
+    assert re.search(r"distill +again: num_epochs was 1, now 3", done.stdout)
 
 
 def test_the_command_prints_one_json_object(
@@ -515,6 +582,7 @@ def test_from_prompts_to_an_int8_classifier_of_real_photos(tmp_path: Path) -> No
         images=photos,
         labelled=labelled,
         student="test_resnet",
+        pretrained=False,
         image_size=32,
         num_epochs=1,
         teacher=f"local-dir:{SHARED / 'teachers' / 'lit-efficientnet-lite2'}",

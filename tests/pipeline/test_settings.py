@@ -68,7 +68,7 @@ def test_what_excludes_a_setting_of_the_file_takes_its_place(tmp_path: Path) -> 
     path.write_text('images = "photos"\nholdout = 0.2\n')
     merged = RunOptions(search="commons", labelled=Path("known")).over(load_settings(path))
     assert merged.images is None
-    assert merged.holdout is None
+    assert merged.holdout == 0.2
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,6 @@ COMMONS = {"search": "commons", "contact": "me@home.org"}
         ({}, "Give --images FOLDER"),
         ({**IMAGES, "search": "commons"}, "exclude each other"),
         ({"search": "knn"}, "--search knn needs --url"),
-        ({**IMAGES, "labelled": Path("x"), "holdout": 0.1}, "exclude each other"),
         ({**IMAGES, "holdout": 0.9}, "--holdout 0.9: expected"),
         ({**IMAGES, "num_epochs": 0}, "--num-epochs 0: expected 1 or more"),
         ({**IMAGES, "warmup": 1.5}, "--warmup 1.5: expected 0 to below 1"),
@@ -173,7 +172,7 @@ def test_options_of_the_verbs_are_options_of_run(verb: type) -> None:
     shared = set(theirs) - NOT_OFFERED[verb]
     assert shared <= set(offered)
     other = {name for name in shared if offered[name] != theirs[name]}
-    assert other <= {"num_images"}
+    assert other <= {"num_images", "pretrained"}
 
 
 def test_what_is_given_reaches_the_verbs() -> None:

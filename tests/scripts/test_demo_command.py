@@ -71,7 +71,7 @@ def test_flags_and_camera_are_checked(run, older) -> None:
     assert code == 3
     assert "Camera 99 cannot be opened" in err
     code, _, err = run(*args, "--camera_device", 0, "--video", "a.mp4")
-    assert code == 3
+    assert code == 2
     assert "exclude each other" in err
     code, _, err = run(*args, "--use_qat")
     assert code == 5

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import torch
 from cyclopts import App
 from PIL import Image
 
+from clipdistill import cli
 from clipdistill.core.errors import FormatError, InputError, MismatchError
 from clipdistill.core.results import Table, to_json
 from clipdistill.formats.student import load_weights
@@ -105,7 +109,7 @@ def test_an_unreadable_picture_among_good_ones(
 
 def test_nothing_readable(tiny_classifier: Path, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("this is not a picture")
-    with pytest.raises(InputError, match=r"None of 1 images.*a\.jpg"):
+    with pytest.raises(InputError, match=r"None of 1 image.*a\.jpg"):
         predict(str(tiny_classifier), str(tmp_path / "a.jpg"))
 
 
@@ -148,7 +152,9 @@ def test_swapped_arguments(
     with pytest.raises(InputError, match="embed-text"):
         predict(str(tiny_classifier), str(picture), text=picture)
     (tmp_path / "prompts.txt").write_text("cat\n")
-    with pytest.raises(InputError, match="no such text embeddings"):
+    with pytest.raises(
+        InputError, match=r"expected text embeddings .*: clipdistill embed-text .*prompts"
+    ):
         predict(str(tiny_classifier), str(picture), text=tmp_path / "prompts.txt")
 
 
@@ -176,7 +182,7 @@ def test_the_older_scripts_files(
     result = predict(str(checkpoint), str(picture), prompts=prompts, **options)
     assert {label for label, _ in result.predictions[0].ranked} == set(labels)
     prompts.write_text("only one\n")
-    with pytest.raises(MismatchError, match="4 text embeddings, but 1 prompts"):
+    with pytest.raises(MismatchError, match="4 text embeddings, but the prompts file has 1 prompt"):
         predict(str(checkpoint), str(picture), prompts=prompts, **options)
     with pytest.raises(InputError, match="--arch"):
         predict(str(checkpoint), str(picture), text=options["text"])
@@ -209,3 +215,41 @@ def test_the_command_line(pictures, tiny_student: Path, tiny_text: Path, tmp_pat
         exit_on_error=False,
     )
     assert [one.image for one in result.predictions] == [str(path) for path in paths]
+
+
+def test_csv_has_a_row_per_image_and_label(tiny_classifier, pictures, tmp_path, capsys) -> None:
+    pictures(tmp_path / "photos", 2)
+    (tmp_path / "photos" / "bad\nname.jpg").write_bytes(b"<html>")
+    words = ["predict", str(tiny_classifier), str(tmp_path / "photos")]
+    assert cli.main([*words, "--top-k", "2", "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert list(rows[0]) == ["image", "rank", "label", "probability", "unknown", "reason"]
+    assert sorted((row["image"], row["rank"]) for row in rows if not row["reason"]) == [
+        (str(tmp_path / f"photos/picture_{index}.png"), rank)
+        for index in range(2)
+        for rank in ("1", "2")
+    ]
+    (bad,) = [row for row in rows if row["reason"]]
+    assert bad["image"].endswith(r"bad\nname.jpg")
+    assert bad["probability"] == ""
+    assert cli.main([*words, "--format", "json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["predictions"]) == 3
+    assert cli.main([*words, "--format", "csv", "--json"]) == 2
+
+
+def test_csv_of_measurements_has_a_row_per_model(
+    tiny_classifier, tiny_student, tiny_text, pictures, tmp_path, capsys
+) -> None:
+    pictures(tmp_path / "photos", 3)
+    models = [str(tiny_student), str(tiny_classifier)]
+    words = [*models, "--images", str(tmp_path / "photos"), "--text", str(tiny_text)]
+    assert cli.main(["evaluate", *words, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["model"] for row in rows] == models
+    assert all(float(row["latency_ms"]) > 0 and row["images"] == "3" for row in rows)
+    words[0] = f"onnxruntime:{tiny_classifier}"
+    quick = ["--rounds", "1", "--batch", "1,2", "--format", "csv"]
+    assert cli.main(["benchmark", words[0], *words[2:], *quick]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["runtime"] for row in rows] == ["onnxruntime"]
+    assert all(float(row["images_per_second_at_2"]) > 0 for row in rows)

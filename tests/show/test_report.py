@@ -236,11 +236,11 @@ def test_without_labels_the_teacher_is_the_measure(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("gone", "words"),
     [
-        (("benchmark",), "benchmark RUN/student"),
-        (("predictions",), "--predictions RUN/predictions.json"),
+        (("benchmark",), "clipdistill run RUN --benchmark"),
+        (("predictions",), "There are no predictions for single images"),
         (("baseline",), "The teacher's baseline has not been measured"),
         (("evaluation", "predictions", "benchmark"), "The models have not been evaluated"),
-        (("text",), "clipdistill embed-text RUN/prompts.txt RUN/text.npy"),
+        (("text",), "There are no text embeddings yet"),
     ],
 )
 def test_a_missing_part_is_named_with_the_command_that_adds_it(
@@ -299,6 +299,22 @@ def test_a_run_that_was_moved_shows_its_pictures(tmp_path: Path) -> None:
     assert "INT8 student" in page.words
 
 
+@pytest.mark.parametrize(("calibrated", "nothing"), [(0.8995, True), (0.88, False), (None, False)])
+def test_where_calibration_alone_lost_nothing_it_is_said(
+    tmp_path: Path, calibrated: float | None, nothing: bool
+) -> None:
+    folder = assemble(tmp_path / "run", KINDS_OF_FOUR)
+    path = folder.student("int8") / "student.json"
+    card = read_json(path, "the card")
+    card["training"]["before"] = [
+        {"epoch": 0, "state": "dense", "val_cosine": 0.9},
+        {"epoch": 0, "state": "calibrated", "val_cosine": calibrated},
+    ]
+    write_json(path, card)
+    said = "INT8 by calibration alone (clipdistill quantize) lost nothing" in page_of(folder).words
+    assert said == nothing
+
+
 def test_pictures_in_a_tar(tmp_path: Path) -> None:
     import tarfile
 
@@ -334,6 +350,14 @@ def test_speed_is_claimed_only_where_the_rounds_agree(whole: RunFolder, tmp_path
     words = page_of(folder).words
     assert "no faster in ONNX Runtime" in words
     assert "3.0 times faster in ONNX Runtime" not in words
+
+
+def test_one_calibration_error_and_one_time_with_its_spread(whole: RunFolder) -> None:
+    words = page_of(whole).words
+    assert "Error after calibration" in words
+    assert "with stored predictions, the error is" not in words
+    assert "1.00 (0.90 to 1.10)" in words
+    assert "1.00 (0.90 to 1.10)" in report(whole.out, format="markdown").out.read_text()
 
 
 def test_the_model_card(whole: RunFolder) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import InputError
-from ..core.files import ensure_folder, locked
+from ..core.locks import locked
 from ..core.progress import track
 from ..core.results import Result, Table, list_some
 from ..core.wording import many, size
@@ -75,8 +75,8 @@ class DownloadResult(Result):
         lines: list[str | Table] = [
             f"{many(self.downloaded, 'image')} downloaded{rate}, {size(self.received_bytes)} "
             f"received, {size(self.stored_bytes)} stored. Other URLs: {self.kept} finished by an "
-            f"earlier run, {self.duplicates} duplicates, {self.failed} failed, {self.refused} "
-            "refused."
+            f"earlier run, {many(self.duplicates, 'duplicate')}, {self.failed} failed, "
+            f"{self.refused} refused."
         ]
         if self.reasons:
             rows = tuple((r.kind, str(r.count), r.reason, r.url) for r in self.reasons)
@@ -106,14 +106,13 @@ def download(
         InputError: there is no list, no URL in it, an option is out of range, or no URL gave an
             image.
         FormatError: the list or the ledger of an earlier run cannot be read.
-        OutputError: the folder cannot be written to, or another download is writing to it.
+        OutputError: the folder cannot be written to, or another process is writing to it.
     """
     urls, images = Path(urls), Path(images)
     options.check()
     total = count_urls(urls)
     if not total:
         raise InputError(f"{urls}: the list has no URLs. Make one with: clipdistill search")
-    ensure_folder(images)
     from .web.download import Download
 
     start = time.monotonic()
@@ -129,7 +128,7 @@ def download(
 def _no_images(urls: Path, result: DownloadResult) -> InputError:
     reasons = [f"{r.count} x {r.reason} ({r.url})" for r in result.reasons]
     lines = [
-        f"{urls}: none of its {result.urls} URLs gave an image. The reason of each is in "
+        f"{urls}: none of its {many(result.urls, 'URL')} gave an image. The reason of each is in "
         f"{result.images}/{INDEX}.",
         *list_some("Reasons:", reasons, 5),
     ]

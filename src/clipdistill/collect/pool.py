@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import FormatError, InputError, MismatchError, OptionError
 from ..core.files import read_array
+from ..core.texts import Index, Texts
 from ..core.zeroshot import LogitScale, normalized
 from ..formats.cards import TeacherCard
 from ..formats.embeddings import (
@@ -38,8 +39,8 @@ from ..formats.embeddings import (
     VECTORS,
     Embeddings,
     Header,
+    find_rows,
     load_embeddings,
-    match_rows,
     open_parquet,
     read_header,
     reading_parquet,
@@ -63,6 +64,8 @@ FOUND_AT_ONCE = 1 << 21
 """Results per pass over the pool, over all queries; each takes a few times 16 bytes."""
 TABLE_CACHE = 128 << 20
 """Bytes of decoded metadata that a pool keeps between searches."""
+NAMES_AT_ONCE = 1 << 16
+"""Names per block while a pool's names are streamed."""
 OPEN_SHARDS = 64
 """Shards that stay mapped between searches; each has a file descriptor."""
 UNIT_TOLERANCE = 0.01
@@ -93,7 +96,7 @@ class _Shard:
     start: int
     count: int
     vectors: Path | Floats
-    rows: Path | list[str]
+    rows: Path | Texts
 
     @property
     def stop(self) -> int:
@@ -154,7 +157,7 @@ def open_pool(root: Path) -> Pool:
 
 def _pool_in_memory(root: Path) -> Pool:
     found = load_embeddings(root)
-    names = [row.image_path for row in found.rows]
+    names = found.rows.keys
     shard = _Shard(0, len(names), normalized(found.vectors), names)
     return Pool(root, found.teacher, (shard,), np.empty(0, np.int64), found)
 
@@ -375,20 +378,46 @@ class Pool:
         A pool without a known teacher may hold whole paths.  Then a key stands for the row whose
         path ends with it, if there is only one.
         """
+        names = list(keys)
+        rows = self.find(names).tolist()
+        return {key: row for key, row in zip(names, rows, strict=True) if row >= 0}
+
+    def find(self, keys: Sequence[str]) -> Rows:
+        """Return the row of each image key, int64 (n,), as `rows_of`; -1 where it is not embedded.
+
+        It streams the pool's names: the memory is that of the keys.
+        """
+        if not len(keys):
+            return np.empty(0, np.int64)
         if self._loaded is not None:
-            return match_rows(self._loaded, list(keys))
-        wanted = frozenset(keys)
-        exact: dict[str, int] = {}
-        ends: dict[str, list[int]] = {}
-        for row, name in self.names():
-            if name in wanted:
-                exact[name] = row
-            elif self.teacher.fingerprint is None:
-                parts = name.replace("\\", "/").split("/")
-                for length in range(len(parts) - 1, 0, -1):
-                    if (end := "/".join(parts[-length:])) in wanted:
-                        ends.setdefault(end, []).append(row)
-        return {end: rows[0] for end, rows in ends.items() if len(rows) == 1} | exact
+            return find_rows(self._loaded, keys).astype(np.int64)
+        wanted = Index(keys)
+        found = np.full(len(keys), -1, np.int64)
+        ends: dict[int, list[int]] = {}
+        for rows, names in self._named():
+            places = wanted.find(names)
+            found[places[places >= 0]] = rows[places >= 0]
+            if self.teacher.fingerprint is None:
+                for number in np.flatnonzero(places < 0).tolist():
+                    parts = names[number].replace("\\", "/").split("/")
+                    tails = ["/".join(parts[-length:]) for length in range(1, len(parts))]
+                    for place in wanted.find(tails).tolist():
+                        ends.setdefault(place, []).append(int(rows[number]))
+        for place, candidates in ends.items():
+            if place >= 0 and found[place] < 0 and len(candidates) == 1:
+                found[place] = candidates[0]
+        return found
+
+    def _named(self) -> Iterator[tuple[Rows, Texts]]:
+        """Stream row numbers (n,) and image paths in blocks; stale rows are left out."""
+        for shard in self._shards:
+            left = _names(shard)
+            start = shard.start
+            while block := list(itertools.islice(left, NAMES_AT_ONCE)):
+                rows = np.arange(start, start + len(block))
+                fine = ~np.isin(rows, self._stale)
+                yield rows[fine], Texts.of(block).take(np.flatnonzero(fine))
+                start += len(block)
 
     def _checked(self, queries: Floats, k: int) -> Floats:
         queries = np.ascontiguousarray(queries, dtype=np.float32)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError, OutputError
-from ..core.files import ensure_folder
+from ..core.locks import locked_files
 from ..core.progress import message, track
 from ..core.results import Result, Table, list_some
 from ..core.wording import many
@@ -115,29 +115,31 @@ def search(prompts: Path, urls: Path, options: SearchOptions = SearchOptions()) 
 
     Raises:
         InputError: there are no prompts, or an option is missing or out of range.
-        OutputError: the list exists (without `append`), or cannot be written.
+        OutputError: the list exists (without `append`), cannot be written, or another process is
+            writing it.
         ServiceError: a service fails, refuses, or sends an unexpected answer.
         MismatchError: the teacher is not that of the pool or the embeddings.
     """
     prompts, urls = Path(prompts), Path(urls)
     options.check()
     texts = _queries(prompts)
-    kept = _existing(urls, options.append)
-    ensure_folder(urls.parent)
     start = time.monotonic()
-    journal = Journal(urls, options.identity())
-    try:
-        todo = [text for text in texts if text not in journal.found]
-        if journal.resumed:
-            message(f"Resuming: {len(texts) - len(todo)} of {len(texts)} prompts are finished.")
-        if todo:
-            _ask_all(todo, options, journal, done=len(texts) - len(todo))
-        found = [journal.found[text] for text in texts]
-        chosen = balance(found, options.num_images, {row.url for row in kept})
-        save_urls(urls, [*kept, *chosen])
-        journal.close(done=True)
-    finally:
-        journal.close()
+    with locked_files("search", urls):
+        kept = _existing(urls, options.append)
+        journal = Journal(urls, options.identity())
+        try:
+            todo = [text for text in texts if text not in journal.found]
+            if journal.resumed:
+                of = many(len(texts), "prompt")
+                message(f"Resuming: {len(texts) - len(todo)} of {of} are finished.")
+            if todo:
+                _ask_all(todo, options, journal, done=len(texts) - len(todo))
+            found = [journal.found[text] for text in texts]
+            chosen = balance(found, options.num_images, {row.url for row in kept})
+            save_urls(urls, [*kept, *chosen])
+            journal.close(done=True)
+        finally:
+            journal.close()
     return SearchResult(
         urls=urls,
         source=str(options.source),

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from numpy.typing import NDArray
 
 from ..core.errors import InputError, OptionError
+from ..core.locks import locked
 from ..core.progress import message, track
 from ..core.results import Result, Table, list_some
 from ..core.wording import many
@@ -28,7 +29,7 @@ from ..formats.selection import (
 from ..formats.text import TextEmbeddings, load_text
 from ..images.loading import default_workers, load_pixels
 from ..images.preprocess import Preprocess
-from ..images.sources import ImageItem, list_images
+from ..images.sources import Listing, list_images
 from .choose import BELOW_THRESHOLD, NEAR_DUPLICATE, OVER_COUNT, OVER_MAX, TAKEN, Choice, choose
 from .contact_sheet import THUMBNAIL, Section, Tile, draw_sheet, save_sheet
 from .pool import Pool, open_pool
@@ -126,7 +127,7 @@ class _Pile:
         scores: float32 (N,), the cosine of each with that label.
     """
 
-    items: list[ImageItem]
+    items: Listing
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
     scores: NDArray[np.float32]
@@ -167,7 +168,7 @@ def select(
     Raises:
         InputError: no limit was given, or there is no image to choose from.
         MismatchError: images and texts were embedded by different teachers.
-        OutputError: `out` cannot be written to.
+        OutputError: `out` cannot be written to, or another process is writing to it.
     """
     images, embeddings, text, out = Path(images), Path(embeddings), Path(text), Path(out)
     _check(min_score, num_images, max_images, duplicates)
@@ -175,46 +176,48 @@ def select(
     pool = open_pool(embeddings)
     classes.teacher.check_same(pool.teacher, text, embeddings)
     listed = list_images(images)
-    pile = _score(pool, classes, [item for item in listed if listable(item.key)])
-    unlistable = tuple(item.key for item in listed if not listable(item.key))
+    fits = np.fromiter(map(listable, listed.keys), bool, len(listed))
+    pile = _score(pool, classes, listed.take(np.flatnonzero(fits)))
+    unlistable = tuple(listed.keys.take(np.flatnonzero(~fits)))
     if not pile.items:
         raise InputError(
             f"{embeddings} has no embedding of any image in {images}. Embed them with: "
             f"clipdistill embed {images} {embeddings}"
         )
-    begin_selection(out)
-    choice = choose(
-        pile.labels,
-        pile.scores,
-        lambda places: pool.vectors(pile.rows[places]),
-        num_labels=len(classes.labels),
-        min_score=min_score,
-        per_label=num_images,
-        most=max_images,
-        duplicates=duplicates,
-    )
-    if sheets:
-        _draw_sheets(out, pile, choice, classes.labels)
-    result = SelectResult(
-        out=out,
-        images=len(pile.items),
-        taken=len(choice.order),
-        labels=_counts(pile, choice, classes.labels),
-        not_embedded=len(listed) - len(unlistable) - len(pile.items),
-        unlistable=unlistable,
-    )
-    card = {
-        "min_score": min_score,
-        "num_images": num_images,
-        "max_images": max_images,
-        "duplicates": duplicates,
-        "images": result.images,
-        "selected": result.taken,
-        "labels": {one.label: one.taken for one in result.labels},
-        "teacher": classes.teacher.to_json(),
-    }
-    selected = [pile.items[place].key for place in choice.order.tolist()]
-    finish_selection(out, selected, _rows(pile, choice, classes.labels), card)
+    with locked(out, "select"):
+        begin_selection(out)
+        choice = choose(
+            pile.labels,
+            pile.scores,
+            lambda places: pool.vectors(pile.rows[places]),
+            num_labels=len(classes.labels),
+            min_score=min_score,
+            per_label=num_images,
+            most=max_images,
+            duplicates=duplicates,
+        )
+        if sheets:
+            _draw_sheets(out, pile, choice, classes.labels)
+        result = SelectResult(
+            out=out,
+            images=len(pile.items),
+            taken=len(choice.order),
+            labels=_counts(pile, choice, classes.labels),
+            not_embedded=len(listed) - len(unlistable) - len(pile.items),
+            unlistable=unlistable,
+        )
+        card = {
+            "min_score": min_score,
+            "num_images": num_images,
+            "max_images": max_images,
+            "duplicates": duplicates,
+            "images": result.images,
+            "selected": result.taken,
+            "labels": {one.label: one.taken for one in result.labels},
+            "teacher": classes.teacher.to_json(),
+        }
+        selected = pile.items.keys.take(choice.order)
+        finish_selection(out, selected, _rows(pile, choice, classes.labels), card)
     return result
 
 
@@ -232,11 +235,12 @@ def _check(
         raise OptionError("--min-score should be -1 to 1, and --duplicates above 0 and at most 1.")
 
 
-def _score(pool: Pool, classes: TextEmbeddings, listed: Sequence[ImageItem]) -> _Pile:
+def _score(pool: Pool, classes: TextEmbeddings, listed: Listing) -> _Pile:
     """Find the most similar label of each embedded image; this streams the pool."""
-    by_key = {item.key: item for item in listed}
-    found = sorted((row, key) for key, row in pool.rows_of(by_key).items())
-    rows = np.array([row for row, _ in found], np.int64)
+    found = pool.find(listed.keys)
+    order = np.argsort(found, kind="stable")
+    order = order[found[order] >= 0]
+    rows = found[order]
     labels = np.zeros(len(rows), np.int64)
     scores = np.full(len(rows), np.nan, np.float32)
     with track("compare", pool.stored, "images") as step:
@@ -251,8 +255,7 @@ def _score(pool: Pool, classes: TextEmbeddings, listed: Sequence[ImageItem]) -> 
             scores[mine] = cosines.max(axis=1)
             step(len(block))
     fine = np.flatnonzero(~np.isnan(scores))
-    items = [by_key[found[place][1]] for place in fine.tolist()]
-    return _Pile(items, rows[fine], labels[fine], scores[fine])
+    return _Pile(listed.take(order[fine]), rows[fine], labels[fine], scores[fine])
 
 
 def _counts(pile: _Pile, choice: Choice, labels: Sequence[str]) -> tuple[LabelCount, ...]:
@@ -281,12 +284,12 @@ def _rows(pile: _Pile, choice: Choice, labels: Sequence[str]) -> Iterator[Select
     for place in [*choice.order.tolist(), *others.tolist()]:
         same = int(choice.duplicate_of[place])
         yield SelectionRow(
-            image_path=pile.items[place].key,
+            image_path=pile.items.keys[place],
             label=labels[pile.labels[place]],
             score=float(pile.scores[place]),
             rank=int(choice.rank[place]),
             status=choice.status[place],
-            duplicate_of="" if same < 0 else pile.items[same].key,
+            duplicate_of="" if same < 0 else pile.items.keys[same],
         )
 
 
@@ -299,10 +302,11 @@ def _draw_sheets(out: Path, pile: _Pile, choice: Choice, labels: Sequence[str]) 
             mine = order[bounds[number] : bounds[number + 1]]
             sections, missing = _sections(pile, choice, mine, status[mine])
             taken = int((status[mine] == TAKEN).sum())
-            subtitle = f"{taken} taken of {len(mine)} images that are most similar to this label"
+            of = many(len(mine), "image")
+            subtitle = f"{taken} taken of {of} that are most similar to this label"
             save_sheet(sheet_path(out, number + 1, label), draw_sheet(label, subtitle, sections))
             if missing:
-                message(f"{label}: {missing} images of its contact sheet cannot be read.")
+                message(f"{label}: {many(missing, 'image')} of its contact sheet cannot be read.")
             step()
 
 

@@ -135,7 +135,7 @@ def build_service(pool: Pool, images: Path | None, options: ServeOptions) -> Sta
     """
     from .service import ServiceLimits, create_app
 
-    items: list[ImageItem] = [] if images is None else list_images(Path(images))
+    items: Sequence[ImageItem] = [] if images is None else list_images(Path(images))
     embed_text, embed_image = _embedders(pool, options)
     return create_app(
         pool,

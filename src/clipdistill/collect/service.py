@@ -24,9 +24,11 @@ import binascii
 import contextlib
 import os
 import reprlib
+import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -40,9 +42,10 @@ from starlette.routing import Route
 
 from ..core.errors import ImageError
 from ..core.serving import ERRORS_AS_ANSWERS, OnlyHosts, Refusal, json_object, read_body
+from ..core.texts import Index
 from ..core.zeroshot import normalized
 from ..images.decode import HEIF_BRANDS
-from ..images.sources import ImageItem, open_regular
+from ..images.sources import ImageItem, Listing, open_regular
 from .choose import without_repeats
 from .pool import Pool, PoolRow
 
@@ -147,9 +150,10 @@ class _Service:
     ) -> None:
         self.pool, self.name, self.limits = pool, name, limits
         self.embed_text, self.embed_image = embed_text, embed_image
-        rows = pool.rows_of([item.key for item in images]) if images else {}
-        self.items = {item.key: item for item in images if item.key in rows}
-        self.keys = {row: key for key, row in rows.items()}
+        self.images = Listing.of(Path(), images)
+        self.rows = pool.find(self.images.keys)
+        self.places = Index(self.images.keys)
+        self.by_row = np.argsort(self.rows, kind="stable")
         self.threads: ThreadPoolExecutor | None = None
         self.waiting = 0
 
@@ -180,7 +184,7 @@ class _Service:
                     )
                     if there
                 ],
-                "pictures": len(self.items),
+                "pictures": int((self.rows >= 0).sum()),
             }
         )
 
@@ -205,9 +209,10 @@ class _Service:
 
     async def picture(self, request: Request) -> Response:
         """Answer with one image; only keys of the pool are valid, so no path leads elsewhere."""
-        item = self.items.get(request.path_params["key"])
-        if item is None:
+        place = int(self.places.find([request.path_params["key"]])[0])
+        if place < 0 or self.rows[place] < 0:
             raise Refusal(404, "There is no such image in this pool.")
+        item = self.images[place]
         return await self._run(lambda: _picture(item))
 
     async def _run(self, work: Callable[[], _Answer]) -> _Answer:
@@ -240,9 +245,15 @@ class _Service:
     def _about(self, row: int, known: PoolRow, base: str) -> dict[str, str]:
         """The fields of a result that describe the image and where it is."""
         about = {"url": known.url, "caption": known.caption, "image_path": known.image_path}
-        if not known.url and (key := self.keys.get(row)) is not None:
+        if not known.url and (key := self._key(row)):
             about["url"] = f"{base}images/{quote(key)}"
         return {name: value for name, value in about.items() if value}
+
+    def _key(self, row: int) -> str:
+        """The key of the image of a row; empty when there is no such image."""
+        at = int(np.searchsorted(self.rows, row, sorter=self.by_row))
+        place = int(self.by_row[at]) if at < len(self.by_row) else -1
+        return self.images.keys[place] if place >= 0 and self.rows[place] == row else ""
 
     def _deduplicated(
         self, rows: NDArray[np.int64], scores: Floats
@@ -286,13 +297,15 @@ class _Service:
             raise Refusal(400, f"text: expected a text of at most {MAX_TEXT} characters.")
         if any("\ud800" <= letter <= "\udfff" for letter in value):
             raise Refusal(400, "text: expected valid Unicode, found a lone surrogate.")
+        if "\0" in value:
+            raise Refusal(400, "text: expected a text without NUL bytes.")
         if self.embed_text is None:
             raise Refusal(
                 400,
                 "text: this server has no text model. Embed the text yourself, with "
                 f"{self.pool.teacher}, and send embedding_input.",
             )
-        return self.embed_text(value)
+        return self.embed_text(unicodedata.normalize("NFC", value))  # as prompts are
 
     def _image_query(self, value: Any) -> Floats:
         if self.embed_image is None:

@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 
 def show(parts: Sequence[str | Table]) -> None:
-    """Print a result's summary to stdout."""
+    """Print a result's summary to stdout; in a pipe no cell of a table is wrapped."""
     console = _console(stderr=False)
     for part in parts:
         if isinstance(part, str):
             _print_line(console, part)
-        else:
+        elif console.is_terminal:
             console.print(_drawn(part))
+        else:
+            _print_line(console, part.text())
 
 
 def show_error(text: str, label: str = "error: ") -> None:
@@ -67,7 +69,10 @@ class ConsoleReporter:
 
     def table(self, table: Table) -> None:
         """See `progress.Reporter.table`."""
-        self._console().print(_drawn(table))
+        if self._bars is None:
+            self._lines.table(table)
+        else:
+            self._console().print(_drawn(table))
 
     def screen(self) -> Console | None:
         """See `progress.Reporter.screen`."""

@@ -12,8 +12,8 @@
     ├── MissingExtraError       9   an optional part of clipdistill is not installed
     └── ServiceError           10   a service fails, refuses, or sends an unexpected answer
 
-Exit code 2 is a wrong command line, 130 is Ctrl-C.  Every message names what was expected, what was
-found, and what to do about it.
+Exit code 2 is a wrong command line; 130, 143 and 129 are Ctrl-C, SIGTERM and SIGHUP.  Every message
+names what was expected, what was found, and what to do about it.
 """
 
 from __future__ import annotations

@@ -295,43 +295,6 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
-    """Keep a second process out of `folder` for as long as the block runs.
-
-    The system releases the lock when the process ends, even when it is killed.  Where the system
-    has no such locks (Windows, some network disks) nothing is locked.
-
-    Args:
-        folder: must exist.
-        what: name in the message of the process that has the lock ("download").
-
-    Raises:
-        OutputError: another process has the lock.
-    """
-    with writing(folder):
-        handle = os.open(folder, os.O_RDONLY)
-    try:
-        _lock(handle, folder, what)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, folder: Path, what: str) -> None:
-    try:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise OutputError(
-            f"{folder}: another {what} is writing to it. Wait until it is done, or choose another "
-            "folder."
-        ) from error
-    except (ImportError, OSError):
-        return  # there are no such locks here
-
-
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files that killed writers left in `folder` (not below it)."""
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):

@@ -56,8 +56,10 @@ class Task:
 
     def finished(self) -> str:
         """Describe a finished task: "embedding: 9500 images in 0:32, 297 images/s"."""
+        count = self.done - self.before
+        unit = self.unit.removesuffix("s") if count == 1 else self.unit
         text = (
-            f"{self.name}: {self.done - self.before} {self.unit} in {clock(self.seconds)}, "
+            f"{self.name}: {count} {unit} in {clock(self.seconds)}, "
             f"{rate(self._rate())} {self.unit}/s"
         )
         return f"{text}, {self.note}" if self.note else text

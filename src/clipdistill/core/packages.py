@@ -19,6 +19,7 @@ EXTRA_PACKAGES = {
     "open_clip": ("open_clip_torch", "train"),
     "openvino": ("openvino", "openvino"),
     "pyarrow": ("pyarrow", "web"),
+    "ray": ("ray", "ray"),
     "requests": ("requests", "compress"),
     "safetensors": ("safetensors", "train"),
     "starlette": ("starlette", "web"),
@@ -42,6 +43,7 @@ EXTRAS = {
     "tensorrt": "build and run engines for NVIDIA GPUs (engine)",
     "plots": "charts (benchmark --plot)",
     "report": "the report of a run and its model card",
+    "ray": "embed many images on several machines",
     "demo": "cameras and videos (demo), and the page of demo --web",
 }
 """Extra -> what it is for."""

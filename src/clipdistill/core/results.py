@@ -80,6 +80,10 @@ class Result:
         """Return lines and tables: what was done, what failed, and what to do next."""
         raise TypeError(f"{type(self).__name__} has no summary")
 
+    def records(self) -> list[dict[str, Any]]:
+        """Return flat rows for CSV, all with the same columns."""
+        raise TypeError(f"{type(self).__name__} has no rows")
+
     def __repr__(self) -> str:
         """Show numbers, paths and short texts; of collections their length."""
         shown = (
@@ -94,6 +98,13 @@ class Result:
             part.html() if isinstance(part, Table) else f"<div>{escape(drawn(part))}</div>"
             for part in self.summary()
         )
+
+
+def scalars(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass that hold a text, a number, a truth value or None."""
+    found = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    kinds = (str, int, float, bool, type(None))
+    return {name: one for name, one in found.items() if isinstance(one, kinds)}
 
 
 LONGEST = 60

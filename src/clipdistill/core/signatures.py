@@ -157,12 +157,17 @@ def public(function: Callable[..., Any], name: str = "") -> Callable[..., Any]:
     return verb
 
 
-def command(function: Callable[..., Any], groups: Mapping[str, Any]) -> Callable[..., Any]:
+def command(
+    function: Callable[..., Any],
+    groups: Mapping[str, Any],
+    more: Sequence[inspect.Parameter] = (),
+) -> Callable[..., Any]:
     """Make the function of a verb for cyclopts.
 
     Args:
         function: function of the verb.
         groups: option -> the cyclopts `Parameter` that is added to its annotation.
+        more: options of the command that the function does not get.
     """
     shown = []
     for option in options_of(function):
@@ -171,11 +176,14 @@ def command(function: Callable[..., Any], groups: Mapping[str, Any]) -> Callable
         shown.append(
             inspect.Parameter(option.name, option.kind, default=option.default, annotation=hint)
         )
+    shown += more
     signature = inspect.Signature(shown)
 
     @functools.wraps(function)
     def verb(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
+        for option in more:
+            bound.arguments.pop(option.name, None)
         for name, value in bound.arguments.items():
             keyword = signature.parameters[name].kind is KEYWORD
             for one in value if isinstance(value, tuple) else (value,):

@@ -34,8 +34,13 @@ def escaped(text: str) -> str:
 
 
 def drawn(text: str) -> str:
-    """Escape a text of several lines for a terminal: line breaks stay, tabs become blanks."""
-    return "\n".join(escaped(line.expandtabs(4)) for line in text.split("\n"))
+    """Escape a text of several lines for a terminal: tabs become blanks, line breaks stay.
+
+    The lines after the first are indented: a line break in a name that it quotes cannot begin what
+    looks like a message of its own.
+    """
+    first, *rest = (escaped(line.expandtabs(4)) for line in text.split("\n"))
+    return "\n".join([first, *(line if line.startswith("  ") else f"  {line}" for line in rest)])
 
 
 def short(text: str, most: int = SHORT) -> str:
@@ -63,6 +68,13 @@ def milliseconds(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def timed(value: float | None, rounds: Sequence[float] = ()) -> str:
+    """Milliseconds, and the least and the largest of several rounds: "0.36 (0.34 to 0.41)"."""
+    if value is None or len(rounds) < 2:
+        return milliseconds(value)
+    return f"{milliseconds(value)} ({milliseconds(min(rounds))} to {milliseconds(max(rounds))})"
 
 
 def megabytes(value: float | None) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import ClipDistillError, InputError, OptionError
 from ..core.files import ensure_folder, sha256_of
+from ..core.locks import locked_files
 from ..core.metrics import cosines
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
@@ -196,6 +197,7 @@ def engine(
         InputError: no such file, no GPU, or CLASSIFIER and OUT are swapped.
         FormatError: the file was not made by `clipdistill export`, or TensorRT cannot read it.
         ClipDistillError: TensorRT cannot build it, or the engine gives other embeddings.
+        OutputError: `out` cannot be written, or another process is writing it.
         MissingExtraError: TensorRT or cuda-python is not installed.
     """
     facts = read_onnx(classifier, domains=STANDARD_DOMAINS)
@@ -207,18 +209,21 @@ def engine(
         lines = trtexec_lines(classifier, out, side, facts.precision, how)
         return TrtexecResult({key: shlex.join(line) for key, line in lines.items()})
     check_output(out, ENGINE)
-    if options.timing_cache is not None:
-        ensure_folder(options.timing_cache.parent)
-    import_tensorrt()
-    checks = _choose_pictures(options.images, card.preprocess)
-    gpu = open_memory(options.device).gpu
-    message(f"Building for {gpu.name}; TensorRT measures kernels, which takes a minute or more.")
-    started = time.perf_counter()
-    built = build(classifier, side, facts.precision, how)
-    seconds = time.perf_counter() - started
-    about = _describe(classifier, card, facts, built, how, gpu)
-    cosine = _compare(classifier, out, about, built, checks[0], options.device)
-    save_engine(out, built.data, about)
+    with locked_files("engine", out):
+        if options.timing_cache is not None:
+            ensure_folder(options.timing_cache.parent)
+        import_tensorrt()
+        checks = _choose_pictures(options.images, card.preprocess)
+        gpu = open_memory(options.device).gpu
+        message(
+            f"Building for {gpu.name}; TensorRT measures kernels, which takes a minute or more."
+        )
+        started = time.perf_counter()
+        built = build(classifier, side, facts.precision, how)
+        seconds = time.perf_counter() - started
+        about = _describe(classifier, card, facts, built, how, gpu)
+        cosine = _compare(classifier, out, about, built, checks[0], options.device)
+        save_engine(out, built.data, about)
     return _result(out, about, cosine, checks[1], seconds, len(built.data))
 
 

@@ -7,9 +7,7 @@ with torch's embeddings of real images.  A file that fails one is not kept.
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,15 +16,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import ClipDistillError, FormatError, InputError, MismatchError
+from ..core.errors import ClipDistillError, FormatError, InputError, MismatchError, OptionError
 from ..core.files import atomic_path
+from ..core.locks import locked_files
 from ..core.metrics import cosines
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
-from ..core.wording import percent
+from ..core.wording import many, percent
 from ..formats.cards import Compression
-from ..formats.classifier import EMBEDDINGS, INPUT, FilePrecision, OnnxCard, Target, check_output
+from ..formats.classifier import FilePrecision, OnnxCard, Target, check_output
 from ..formats.student import SAMPLES, load_samples
 from ..formats.text import TextEmbeddings, load_text
 from ..images.loading import load_one
@@ -138,7 +137,7 @@ class ExportResult(Result):
         if self.target == "tensorrt":
             lines.append(f"Next: clipdistill engine {self.out} {self.out.with_suffix('.engine')}")
         if self.labels:
-            lines += list_some(f"A classifier of {len(self.labels)} labels:", self.labels)
+            lines += list_some(f"A classifier of {many(len(self.labels), 'label')}:", self.labels)
             return [*lines, f"Try it: clipdistill predict {self.out} IMAGE"]
         return [*lines, f"It carries no labels: clipdistill predict {self.out} IMAGE --text TEXT"]
 
@@ -195,12 +194,13 @@ def export(
             images to take ranges from.
         MismatchError: the text embeddings are another teacher's, or the model is of another
             architecture or image size than was given.
+        OutputError: `out` cannot be written, or another process is writing it.
         ClipDistillError: torch cannot export this network, or the file computes something else.
     """
     check_output(out)
     _check_kind(student, teacher, arch)
     if fp16 and target != "tensorrt":
-        raise InputError(
+        raise OptionError(
             "--fp16 is for --target tensorrt: CPUs have no fast FP16 kernels in ONNX Runtime. "
             "Add --target tensorrt, or leave --fp16 away."
         )
@@ -215,7 +215,7 @@ def export(
     )
     checks = _choose_pictures(student, images, card)
     started = time.perf_counter()
-    with atomic_path(out) as temporary:
+    with locked_files("export", out), atomic_path(out) as temporary:
         card, report = _write(source, card, checks, temporary)
         cosine, steady = _compare(source, temporary, card, checks.pixels)
         written = OnnxEmbedder(temporary, device="cpu")
@@ -270,11 +270,11 @@ def _check_kind(model: str, teacher: bool, arch: str | None) -> None:
     if kind == "onnx":
         raise InputError(f"{model} is an ONNX file already. Expected a student's folder or .pth.")
     if kind == "teacher" and not teacher:
-        raise InputError(f"{model} is a teacher. Add --teacher to export its image tower.")
+        raise OptionError(f"{model} is a teacher. Add --teacher to export its image tower.")
     if kind == "student" and teacher:
-        raise InputError(f"{model} is a student. Leave --teacher away to export it.")
+        raise OptionError(f"{model} is a student. Leave --teacher away to export it.")
     if teacher and arch is not None:
-        raise InputError(f"{model} is a teacher, and --arch names a student's. Leave --arch away.")
+        raise OptionError(f"{model} is a teacher, and --arch names a student's. Leave --arch away.")
 
 
 def _load(
@@ -300,7 +300,8 @@ def _load(
             "or choose another teacher."
         )
     named = teacher.spec.teacher
-    return teacher, _card(teacher.spec, teacher.spec.name if named is None else named.model_name)
+    arch = teacher.spec.name if named is None else named.shipped().model_name
+    return teacher, _card(teacher.spec, arch)
 
 
 def _card(
@@ -353,8 +354,9 @@ def _given_pictures(
         loaded = (load_one(item, preprocess).pixels for item in items)
         good = [pixels for pixels in loaded if pixels is not None][:count]
         if not good:
-            raise InputError(f"{images}: none of its first {len(items)} images can be read.")
-        return _Checks(np.stack(good), f"{len(good)} images of {images}")
+            found = many(len(items), "image")
+            raise InputError(f"{images}: none of its first {found} can be read.")
+        return _Checks(np.stack(good), f"{many(len(good), 'image')} of {images}")
     path = Path(student)
     samples = load_samples(path if path.is_dir() else path.parent)
     side = preprocess.size
@@ -372,11 +374,18 @@ def _write(
     Raises:
         ClipDistillError: the file is not what its target wants.
     """
+    from ..models.tracing import trace
     from .graph import describe, load_graph, save_graph, tidy
     from .graph.lint import lint_model
     from .graph.targets import prepare
 
-    _trace(source, card.preprocess.size, card.arch, path)
+    trace(
+        source.module,
+        card.preprocess.size,
+        card.arch,
+        path,
+        merging=card.compression is None,
+    )
     model = load_graph(path)
     tidy(model, card)
     card = prepare(model, card, card.preprocess.normalize(checks.pixels))
@@ -392,72 +401,6 @@ def _write(
             f"architecture, {card.arch}."
         )
     return card, report
-
-
-def _trace(source: TorchEmbedder, side: int, arch: str, path: Path) -> None:
-    """Run torch's exporter.
-
-    The TorchScript one: measured with torch 2.14, the newer one (dynamo=True) gives opset 18 and
-    its converter to 17 fails (Resize, ReduceMean with axes as input), leaving the file at 18.
-    """
-    import torch
-
-    from .graph import OPSET
-
-    # Two images: with one, networks that look at the batch size would have it baked in.
-    example = torch.zeros(2, 3, side, side, device=source.device)
-    batch = {0: "batch"}
-    try:
-        with _quiet(), torch.inference_mode():
-            torch.onnx.export(
-                _unit_length(source.module),
-                (example,),
-                str(path),
-                dynamo=False,
-                opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[EMBEDDINGS],
-                dynamic_axes={INPUT: batch, EMBEDDINGS: batch},
-            )
-    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ClipDistillError(
-            f"torch cannot export {arch} to ONNX opset {OPSET} ({first}). "
-            "Choose another architecture; ResNets, EfficientNets, MobileNets and ViTs work."
-        ) from error
-
-
-def _unit_length(network: torch.nn.Module) -> torch.nn.Module:
-    """The network followed by L2 normalisation: float32 (N, 3, S, S) -> (N, D)."""
-    import torch
-
-    class UnitLength(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.normalize(self.network(pixels), dim=-1)
-
-    return UnitLength().eval()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's warnings, and keep attention in operators that ONNX has."""
-    import torch
-
-    fast = torch.backends.mha.get_fastpath_enabled()
-    level = logging.getLogger("torch.onnx").level
-    torch.backends.mha.set_fastpath_enabled(False)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        logging.getLogger("torch.onnx").setLevel(level)
 
 
 def _compare(

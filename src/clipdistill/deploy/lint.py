@@ -31,7 +31,8 @@ class LintResult(Result):
         ir_version: version of the file format.
         size_mb: size of the file in 10^6 bytes.
         findings: findings of the rules, errors first.
-        macs: multiplications per image.
+        macs: multiplications per image, of the layers whose shapes are known.
+        uncounted: layers whose multiplications are unknown, which no share includes.
         int8_share: share of the multiplications with INT8 weights.
         two_four_weights_share: share of the weights in layers stored as 2:4.
         two_four_share: share of the multiplications in layers stored as 2:4.
@@ -48,6 +49,7 @@ class LintResult(Result):
     size_mb: float
     findings: tuple[Finding, ...]
     macs: int
+    uncounted: int
     int8_share: float
     two_four_weights_share: float
     two_four_share: float
@@ -67,11 +69,20 @@ class LintResult(Result):
         lines: list[str | Table] = [
             f"{self.file}: {status} for {self.target}{made}; opset {self.opset}, "
             f"{self.size_mb:.1f} MB.",
-            f"{self.macs / 1e6:.1f} million multiplications per image in {len(self.layers)} "
-            f"layers: {percent(self.int8_share)} INT8, {percent(self.two_four_share)} 2:4; "
-            f"sparse kernels can do {percent(self.engaging_share)}.",
+            self._multiplications(),
         ]
         return [*lines, *(_by_rule(self.findings) or ["No findings."])]
+
+    def _multiplications(self) -> str:
+        counted = len(self.layers) - self.uncounted
+        if not counted:
+            return f"The multiplications of its {len(self.layers)} layers are unknown."
+        unknown = f", without {self.uncounted} of unknown shape" if self.uncounted else ""
+        return (
+            f"{self.macs / 1e6:.1f} million multiplications per image in {counted} "
+            f"layers{unknown}: {percent(self.int8_share)} INT8, {percent(self.two_four_share)} "
+            f"2:4; sparse kernels can do {percent(self.engaging_share)}."
+        )
 
 
 def lint(file: Path, /, *, target: Target) -> LintResult:
@@ -107,6 +118,7 @@ def lint(file: Path, /, *, target: Target) -> LintResult:
         size_mb=file.stat().st_size / 1e6,
         findings=report.findings,
         macs=report.macs,
+        uncounted=report.uncounted,
         int8_share=report.int8_macs_share,
         two_four_weights_share=report.two_four_weights_share,
         two_four_share=report.two_four_macs_share,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.locks import locked_files
 from ..core.results import Result, Table, list_some
+from ..core.wording import many
 from ..formats.classifier import check_output
-from ..formats.text import load_text
+from ..models.class_list import load_class_list
 from ..models.open import OnnxEmbedder
 
 
@@ -31,34 +33,46 @@ class RelabelResult(Result):
         """See `Result.summary`."""
         had = f"instead of {len(self.before)}" if self.before else "instead of none"
         return [
-            f"{self.out} now has {len(self.labels)} labels, {had}; teacher {self.teacher}.",
+            f"{self.out} now has {many(len(self.labels), 'label')}, {had}; teacher {self.teacher}.",
             *list_some("Labels:", self.labels),
             f"Try it: clipdistill predict {self.out} IMAGE",
         ]
 
 
-def relabel(classifier: Path, text: Path, out: Path, /) -> RelabelResult:
+def relabel(
+    classifier: Path, text: Path, out: Path, /, *, model_name: str | None = None
+) -> RelabelResult:
     """Give an ONNX file other classes, without training.
 
     Works on classifiers and on files that were exported without --text.  The network stays the
-    same; only its head and its metadata are replaced.  Before the new file is kept, it is run and
+    same; only its head and its metadata are replaced.  A text file of prompts is embedded with the
+    student's teacher where that is on this machine.  Before the new file is kept, it is run and
     its probabilities are compared with numpy's.
 
     Args:
         classifier: .onnx file made by `clipdistill export`.
-        text: text embeddings of the same teacher, from `clipdistill embed-text`.
+        text: text embeddings of the same teacher, from `clipdistill embed-text`, or a text file of
+            prompts, one per line.
         out: .onnx file to write; may be CLASSIFIER itself.
+        model_name: teacher that embeds a text file, such as local-dir:FOLDER; default: the one that
+            the classifier names, whose folder a file does not name.
 
     Raises:
+        ModelNotFoundError: TEXT is a text file, and the teacher is not on this machine.
         FormatError: the classifier is damaged, or was not made by `clipdistill export`.
         MismatchError: the text embeddings were made with another teacher.
+        OutputError: OUT cannot be written, or another process is writing it.
     """
     from .graph import change_classes
 
     check_output(out)
-    before = OnnxEmbedder(classifier, device="cpu")
-    classes = load_text(text)
-    before.spec.check_space(classes.teacher, text)
-    change_classes(classifier, classes, out)
+    with locked_files("relabel", out):
+        before = OnnxEmbedder(classifier, device="cpu")
+        teacher = before.spec.teacher
+        classes = load_class_list(
+            text, teacher, classifier, device="auto", ask_hub=False, model_name=model_name
+        )
+        before.spec.check_space(classes.teacher, text)
+        change_classes(classifier, classes, out)
     old = () if before.text is None else before.text.labels
     return RelabelResult(out, old, classes.labels, str(classes.teacher))

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..collect.pool import Pool, open_pool
-from ..core.errors import InputError
-from ..core.files import ensure_folder
+from ..core.errors import InputError, OptionError
+from ..core.locks import locked_files
 from ..core.progress import Step, track
 from ..core.results import Result, Table, list_some
 from ..core.wording import many, percent
 from ..core.zeroshot import Floats
 from ..formats.embeddings import Failure
-from ..formats.text import Adaptation, TextEmbeddings, load_text, save_text
+from ..formats.text import Adaptation, TextEmbeddings, load_text, save_text, text_path
 from ..images.loading import batched, default_workers, load_pixels, stack
 from ..images.sources import ImageItem, list_images
 from ..models.embedder import Embedder
@@ -138,28 +138,28 @@ def adapt(
         InputError: duplicate labels, an empty pool, --student without --images or the reverse, or
             none of the images is in the pool.
         MismatchError: text, pool and student are not of one teacher.
-        OutputError: `out` cannot be written.
+        OutputError: `out` cannot be written, or another process is writing it.
     """
     text, embeddings, out = Path(text), Path(embeddings), Path(out)
     _check_arguments(student, images, batch_size)
-    classes = _from_text(load_text(text), text)
-    pool = open_pool(embeddings)
-    classes.teacher.check_same(pool.teacher, text, embeddings)
-    ensure_folder(out.parent)
-    learner = None
-    if student is not None and images is not None:
-        embedder = open_embedder(str(student), device=device)
-        embedder.spec.check_space(classes.teacher, text)
-        learner = _StudentMeans(embedder, len(classes.labels), batch_size, num_workers)
-    stream = _Stream(pool, len(classes.labels))
-    with stream.reported():
-        found = learn(classes.vectors, stream.blocks)
-    if learner is not None and images is not None and not found.kept_text:
-        learner.add(_chosen_items(pool, stream.rows, found, Path(images)))
-        vectors, shift = moved(classes.vectors, learner.sums, learner.counts)
-        found = replace(found, vectors=vectors, shift=shift)
-    adaptation = _provenance(found, classes, stream, student)
-    path = save_text(out, replace(classes, vectors=found.vectors, adaptation=adaptation))
+    with locked_files("adapt", text_path(out)):
+        classes = _from_text(load_text(text), text)
+        pool = open_pool(embeddings)
+        classes.teacher.check_same(pool.teacher, text, embeddings)
+        learner = None
+        if student is not None and images is not None:
+            embedder = open_embedder(str(student), device=device)
+            embedder.spec.check_space(classes.teacher, text)
+            learner = _StudentMeans(embedder, len(classes.labels), batch_size, num_workers)
+        stream = _Stream(pool, len(classes.labels))
+        with stream.reported():
+            found = learn(classes.vectors, stream.blocks)
+        if learner is not None and images is not None and not found.kept_text:
+            learner.add(_chosen_items(pool, stream.rows, found, Path(images)))
+            vectors, shift = moved(classes.vectors, learner.sums, learner.counts)
+            found = replace(found, vectors=vectors, shift=shift)
+        adaptation = _provenance(found, classes, stream, student)
+        path = save_text(out, replace(classes, vectors=found.vectors, adaptation=adaptation))
     cosines = np.einsum("cd,cd->c", found.vectors, classes.vectors)
     return AdaptResult(
         out=path,
@@ -180,12 +180,12 @@ def adapt(
 
 def _check_arguments(student: Path | None, images: Path | None, batch_size: int) -> None:
     if (student is None) != (images is None):
-        raise InputError(
+        raise OptionError(
             "--student and --images belong together: the student embeds the pool's images. Give "
             "both, or neither."
         )
     if batch_size < 1:
-        raise InputError("--batch-size should be 1 or more.")
+        raise OptionError("--batch-size should be 1 or more.")
 
 
 def _from_text(classes: TextEmbeddings, path: Path) -> TextEmbeddings:
@@ -326,7 +326,7 @@ def _provenance(
         text=classes.vectors,
         shift=found.shift,
         pool=str(stream.pool.root),
-        teacher=str(stream.pool.teacher),
+        teacher=str(stream.pool.teacher.shipped()),
         method=METHOD,
         rounds=0 if kept else ROUNDS,
         images=tuple(counts.tolist()),

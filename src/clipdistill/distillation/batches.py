@@ -6,7 +6,7 @@ import hashlib
 import math
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 
 
 def split_rows(
-    names: Sequence[str], fraction: float, seed: int
+    names: Iterable[str], fraction: float, seed: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Split rows into (train, validation) by a hash of their names.
 
     Exactly round(fraction x N) are held out, at most half; adding images moves few others.
     """
-    keys = [hashlib.blake2b(f"{seed}\t{name}".encode(), digest_size=8).digest() for name in names]
-    order = np.array(sorted(range(len(names)), key=lambda row: (keys[row], row)), dtype=np.intp)
-    count = min(round(fraction * len(names)), len(names) // 2)
+    digests = (hashlib.blake2b(f"{seed}\t{name}".encode(), digest_size=8) for name in names)
+    # Numbers of 8 bytes, the first the most significant, are in the order of the digests.
+    keys = np.frombuffer(b"".join(one.digest() for one in digests), ">u8")
+    order = np.argsort(keys, kind="stable")
+    count = min(round(fraction * len(order)), len(order) // 2)
     return np.sort(order[count:]), np.sort(order[:count])
 
 

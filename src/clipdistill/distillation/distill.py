@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,13 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError, MismatchError, OutputError
-from ..core.files import ensure_folder
+from ..core.launch import first_process
+from ..core.locks import locked
+from ..core.metrics import lost_nothing
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
 from ..core.wording import many, percent
-from ..formats.cards import Compression, StudentCard, TeacherCard
-from ..formats.embeddings import CACHE, Embeddings, Failure, load_embeddings, match_rows
-from ..formats.prompts import load_prompts
+from ..formats.cards import Compression, Quantization, StudentCard, TeacherCard, shipped_training
+from ..formats.embeddings import CACHE, Embeddings, Failure, find_rows, load_embeddings
+from ..formats.rows import Contents
 from ..formats.selection import load_selection
 from ..formats.student import (
     CHECKPOINT,
@@ -32,15 +34,17 @@ from ..formats.student import (
     load_card,
     load_checkpoint,
     load_weights,
+    origin,
     save_card,
     save_samples,
 )
-from ..formats.text import TextEmbeddings, load_text
+from ..formats.text import TextEmbeddings
 from ..formats.views import Views
 from ..images.loading import default_workers
 from ..images.pixels import PixelCache
-from ..images.sources import ImageItem, list_images
-from .options import COMPRESSING, DistillOptions
+from ..images.sources import Listing, list_images
+from ..models.class_list import load_class_list
+from .options import COMPRESSING, INT8_EPOCHS, DistillOptions
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +61,7 @@ class StateMeasure:
     """How close a state of the network was to the teacher, on the held-out images.
 
     Attributes:
-        state: "dense", "sparse", "pruned" or "calibrated".
+        state: "dense", "sparse", "pruned", "trained" or "calibrated".
         val_cosine: as in `DistillResult`.
         val_agreement: share of held-out images with the teacher's label; None without any.
     """
@@ -80,12 +84,15 @@ class DistillResult(Result):
         train_images: images trained on.
         val_images: images held out.
         epochs: finished.
-        best_epoch: whose weights were kept, from 1.
+        best_epoch: whose weights were kept, from 1; 0: no epoch was better than the student before
+            training, the last of `before`, which was kept.
         val_cosine: mean cosine with the teacher on held-out images; None without any.
         val_agreement: share of them on which both choose the same label; None without prompts.
+        not_kept: measures of the best epoch, where it was not kept; else None.
         before: the same measures before training, of the student it started from ("dense" or
-            "sparse"), after pruning without training ("pruned"), and after calibration without
-            training ("calibrated"); empty without --sparse and --qat.
+            "sparse"), after pruning without training ("pruned"), after 2:4 training ("trained"),
+            and after calibration without training ("calibrated"); empty without
+            --init-checkpoint.
         compression: what was done to the network; None: a plain one.
         not_embedded: images without an embedding.
         gone: embeddings without an image.
@@ -105,6 +112,7 @@ class DistillResult(Result):
     best_epoch: int
     val_cosine: float | None
     val_agreement: float | None
+    not_kept: StateMeasure | None
     before: tuple[StateMeasure, ...]
     compression: Compression | None
     not_embedded: int
@@ -127,32 +135,45 @@ class DistillResult(Result):
                 if self.val_agreement is None
                 else f", same label as the teacher {percent(self.val_agreement)}"
             )
+            which = "" if self.not_kept else f" (epoch {self.best_epoch}, the best)"
             lines.append(
-                f"On {self.val_images} held-out images (epoch {self.best_epoch}, the best): "
-                f"mean cosine with the teacher {self.val_cosine:.3f}{agreement}."
+                f"On {self.val_images} held-out images{which}: mean cosine with the teacher "
+                f"{self.val_cosine:.3f}{agreement}."
+            )
+        if self.not_kept is not None:
+            lines.append(
+                f"The student before training ({STATES[self.before[-1].state]}) was kept, because "
+                f"no epoch was better; the best one has the cosine {self.not_kept.val_cosine:.3f}."
             )
         if self.compression is not None:
             lines += _compression_lines(self)
         if self.not_embedded:
-            lines.append(f"{self.not_embedded} images have no embedding and were left out.")
+            lines.append(f"Left out, without an embedding: {many(self.not_embedded, 'image')}.")
         if self.gone:
             lines.append(f"{self.gone} embeddings have no image and were left out.")
         lines += list_some("Not used:", [f"{f.image_path}: {f.reason}" for f in self.failures])
         return [*lines, f"Student: {self.out}"]
 
 
+RANDOM_WEIGHTS = (
+    "The student starts from random weights. Pretrained ones (--pretrained, or --student-weights "
+    "FILE) give far more accuracy in the same time; docs/students.md has figures."
+)
 STATES = {
     "dense": "dense, as it was",
     "sparse": "2:4 sparse, as it was",
     "pruned": "pruned to 2:4, not trained",
+    "trained": "2:4 sparse, trained",
     "calibrated": "INT8, calibrated, not trained",
 }
 """What the states before training are called."""
+MUCH_CLIPPED = 0.01
+"""Share of a layer's weights beyond its range from which the layer is named."""
 
 
 def _compression_lines(result: DistillResult) -> list[str | Table]:
     """What was done, what was left alone, and what each step cost."""
-    from ..models.compression import describe
+    from ..models.compression import describe, float_adds_note
 
     done = result.compression
     assert done is not None
@@ -160,26 +181,54 @@ def _compression_lines(result: DistillResult) -> list[str | Table]:
     for title, facts in (("Not pruned:", done.sparse), ("Not quantised:", done.int8)):
         if facts is not None:
             lines += list_some(title, [f"{name}: {why}" for name, why in facts.skipped], 5)
+    lines += float_adds_note(done)
+    lines += _clipped_lines(done.int8)
     if result.val_cosine is not None:
-        states = [*result.before, StateMeasure("", result.val_cosine, result.val_agreement)]
-        rows = [
-            (
-                STATES.get(one.state, f"trained, epoch {result.best_epoch}"),
-                _figure(one.val_cosine),
-                _figure(one.val_agreement),
-            )
-            for one in states
-        ]
-        columns = ("state", ">cosine with the teacher", ">same label")
-        width = 3 if result.val_agreement is not None else 2
-        lines.append(
-            Table(
-                "What each step cost, and what training recovered",
-                columns[:width],
-                tuple(row[:width] for row in rows),
-            )
-        )
+        lines += [_table_of_states(result), *_calibration_lines(result)]
     return lines
+
+
+def _clipped_lines(int8: Quantization | None) -> list[str]:
+    """Say how many weights training has moved beyond the ranges, which stay as calibrated."""
+    if int8 is None or not int8.clipped_share:
+        return []
+    worst = [f"{name}: {percent(share)}" for name, share in int8.clipped if share >= MUCH_CLIPPED]
+    return [
+        f"Training moved {percent(int8.clipped_share, 2)} of the INT8 weights beyond their range, "
+        "where they are clipped. A lower --lr moves fewer.",
+        *list_some(f"Layers with {percent(MUCH_CLIPPED, 0)} or more:", worst, 5),
+    ]
+
+
+def _table_of_states(result: DistillResult) -> Table:
+    kept = StateMeasure("", result.val_cosine, result.val_agreement)
+    last = (f"trained, epoch {result.best_epoch}", kept)
+    if result.not_kept is not None:
+        last = ("trained, not kept", result.not_kept)
+    rows = [
+        (name, _figure(one.val_cosine), _figure(one.val_agreement))
+        for name, one in (*((STATES[one.state], one) for one in result.before), last)
+    ]
+    columns = ("state", ">cosine with the teacher", ">same label")
+    width = 3 if result.val_agreement is not None else 2
+    return Table(
+        "What each step cost, and what training recovered",
+        columns[:width],
+        tuple(row[:width] for row in rows),
+    )
+
+
+def _calibration_lines(result: DistillResult) -> list[str]:
+    """Say where calibration cost nothing, so that INT8 needs no training."""
+    if len(result.before) < 2 or result.before[-1].state != "calibrated":
+        return []
+    start, calibrated = result.before[-2:]
+    if not lost_nothing(start.val_cosine, calibrated.val_cosine):
+        return []
+    return [
+        "INT8 by calibration alone lost nothing: `clipdistill quantize` makes such a student "
+        "without training."
+    ]
 
 
 def _figure(value: float | None) -> str:
@@ -190,8 +239,8 @@ def _figure(value: float | None) -> str:
 class _Pairs:
     """Pictures and the rows of their embeddings."""
 
-    items: list[ImageItem]
-    contents: list[str]
+    items: Listing
+    contents: Contents
     targets: NDArray[np.floating]
     teacher: TeacherCard
     not_embedded: int
@@ -201,8 +250,8 @@ class _Pairs:
     def fingerprint(self) -> str:
         """Fingerprint of the images and of the teacher of their embeddings."""
         digest = hashlib.blake2b(str(self.teacher.fingerprint).encode(), digest_size=16)
-        for item, content in zip(self.items, self.contents, strict=True):
-            digest.update(f"\n{item.key}\t{content}".encode())
+        for key, content in zip(self.items.keys, self.contents, strict=True):
+            digest.update(f"\n{key}\t{content}".encode())
         # A sample of the vectors tells raw ones from normalised ones, and other unnamed teachers.
         some = self.targets[:: max(1, len(self.targets) // 64)]
         digest.update(np.ascontiguousarray(some).tobytes())
@@ -232,13 +281,16 @@ def distill(
         options: how to distil.
 
     Raises:
-        InputError: images or embeddings are missing or empty, or nothing matches.
+        InputError: images or embeddings are missing or empty, nothing matches, or the student
+            cannot be exported.
         MismatchError: dimensions, teachers, or the initial checkpoint do not fit.
         ModelNotFoundError: the student is unknown or its weights cannot be fetched.
-        OutputError: `out` cannot be written, or holds a student made with other settings.
+        OutputError: `out` cannot be written, holds a student made with other settings, or another
+            process is writing to it.
         TrainingError: the loss is no longer finite.
     """
     from ..models.student import check_arch
+    from ..models.tracing import check_exportable
     from .fine_tuning import check_start, start_card
 
     images, embeddings, out = Path(images), Path(embeddings), Path(out)
@@ -246,30 +298,40 @@ def distill(
     check_arch(arch)
     options.check()
     pairs = _load_pairs(images, embeddings, options)
-    text = _load_class_list(options.prompts, pairs.teacher, embeddings, options.device)
+    text = None
+    if options.prompts is not None:
+        text = load_class_list(
+            options.prompts, pairs.teacher, embeddings, device=options.device, ask_hub=True
+        )
     parent = None if options.init_checkpoint is None else start_card(options.init_checkpoint)
     card = _new_card(arch, pairs, parent, options)
-    earlier = _check_output(out, card)
-    if is_student(out):
-        message(f"{out} is finished already.")
-        return _result(out, load_card(out), pairs, {}, True, time.monotonic() - start)
-    if earlier is None:
-        check_start(options, card, parent)
-    accelerator = _accelerator(options)
-    network = _network(card, earlier, options)
-    ensure_folder(out)
-    cache = _pixel_cache(pairs, card, embeddings, options)
-    _decode(cache, accelerator)
-    data = _split(pairs, cache, text, options, accelerator.num_processes)
-    card = _train(accelerator, network, data, card, options, out=out, earlier=earlier)
-    if accelerator.is_main_process:
-        save_samples(out, cache.gather(data.train[:SAMPLE_IMAGES])[0])
-        save_card(out, card)
-    accelerator.end_training()
-    return _result(out, card, pairs, cache.failures, earlier is not None, time.monotonic() - start)
+    with locked(out, "distill") if first_process() else contextlib.nullcontext():
+        earlier = _check_output(out, card, options)
+        if is_student(out):
+            message(f"{out} is finished already.")
+            return _result(out, load_card(out), pairs, {}, True, time.monotonic() - start)
+        if earlier is None:
+            check_start(options, card, parent)
+        accelerator = _accelerator(options)
+        network = _network(card, earlier, options)
+        if earlier is None and not (options.pretrained or options.starts_from_file):
+            message(RANDOM_WEIGHTS)
+        if options.check_export and earlier is None and parent is None:
+            check_exportable(network, card.preprocess.size, arch)
+        cache = _pixel_cache(pairs, card, embeddings, options)
+        _decode(cache, accelerator)
+        data = _split(pairs, cache, text, options, accelerator.num_processes)
+        card = _train(accelerator, network, data, card, options, out=out, earlier=earlier)
+        if accelerator.is_main_process:
+            save_samples(out, cache.gather(data.train[:SAMPLE_IMAGES])[0])
+            save_card(out, card)
+        accelerator.end_training()
+        return _result(
+            out, card, pairs, cache.failures, earlier is not None, time.monotonic() - start
+        )
 
 
-def _chosen(items: list[ImageItem], only: Path | None) -> list[ImageItem]:
+def _chosen(items: Listing, only: Path | None) -> Listing:
     """Choose the images that a selection names; all without one.
 
     Raises:
@@ -278,14 +340,15 @@ def _chosen(items: list[ImageItem], only: Path | None) -> list[ImageItem]:
     if only is None:
         return items
     wanted = set(load_selection(only))
-    chosen = [item for item in items if item.key in wanted]
+    mask = np.fromiter((key in wanted for key in items.keys), bool, len(items))
+    chosen = items.take(np.flatnonzero(mask))
     if not chosen:
         raise InputError(
-            f"{only} names none of the {len(items)} images. It names images like "
+            f"{only} names none of the {many(len(items), 'image')}. It names images like "
             f"{min(wanted)!r}, the folder has images like {items[0].key!r}."
         )
     if len(chosen) < len(wanted):
-        message(f"{len(wanted) - len(chosen)} images that {only} names are not there.")
+        message(f"Named by {only}, but not there: {many(len(wanted) - len(chosen), 'image')}.")
     return chosen
 
 
@@ -306,32 +369,33 @@ def _load_pairs(images: Path, embeddings: Path, options: DistillOptions) -> _Pai
     return pairs
 
 
-def _pair(items: Sequence[ImageItem], embeddings: Embeddings) -> _Pairs:
+def _pair(items: Listing, embeddings: Embeddings) -> _Pairs:
     """Bring images and embeddings together by name.
 
     Raises:
         InputError: fewer than four images have an embedding.
     """
-    rows = match_rows(embeddings, [item.key for item in items])
-    kept = [item for item in items if item.key in rows]
+    rows = find_rows(embeddings, items.keys)
+    kept = items.take(np.flatnonzero(rows >= 0))
     if len(kept) < 4:
         example = embeddings.rows[0].image_path
         raise InputError(
-            f"Only {len(kept)} of {len(items)} images have an embedding in {embeddings.root}. "
+            f"Only {len(kept)} of {many(len(items), 'image')} have an embedding in "
+            f"{embeddings.root}. "
             f"The embeddings are of images named like {example!r}, the images are named like "
             f"{items[0].key!r}. Give the folder that was embedded, or run `clipdistill embed`."
         )
-    order = np.array([rows[item.key] for item in kept], dtype=np.intp)
+    order = rows[rows >= 0]
     views = embeddings.views()
     in_order = len(order) == len(embeddings.rows) and bool((np.diff(order) == 1).all())
     return _Pairs(
         items=kept,
-        contents=[embeddings.rows[index].content for index in order],
+        contents=embeddings.rows.contents.take(order),
         targets=embeddings.vectors if in_order else embeddings.vectors[order],
         views=None if views is None else views.of(order),
         teacher=embeddings.teacher,
         not_embedded=len(items) - len(kept),
-        gone=len(embeddings.rows) - len(set(order.tolist())),
+        gone=len(embeddings.rows) - len(np.unique(order)),
     )
 
 
@@ -346,35 +410,13 @@ def _with_views(pairs: _Pairs, count: int | None, embeddings: Path) -> _Pairs:
         return pairs
     if count > stored:
         raise InputError(
-            f"--views {count}: {embeddings} holds {stored or 'no'} views per image. Run "
+            f"--views {count}: {embeddings} holds "
+            f"{many(stored, 'view') if stored else 'no views'} per image. Run "
             f"`clipdistill embed --views {count}` into another folder, or ask for fewer."
         )
     if count == 0 or pairs.views is None:
         return replace(pairs, views=None)
     return replace(pairs, views=pairs.views.first(count))
-
-
-def _load_class_list(
-    path: Path | None, teacher: TeacherCard, embeddings: Path, device: str
-) -> TextEmbeddings | None:
-    """Load `--prompts`: text embeddings, or a prompts file that the teacher has to embed."""
-    if path is None:
-        return None
-    if path.suffix in (".npy", ".json"):
-        text = load_text(path)
-    else:
-        from ..models.teacher import embed_classes, load_teacher
-
-        classes = load_prompts(path)
-        if teacher.fingerprint is None:
-            raise InputError(
-                f"{embeddings} does not say which teacher made it, so {path} cannot be embedded. "
-                "Make text embeddings with `clipdistill embed-text` and give them as --prompts."
-            )
-        loaded = load_teacher(teacher.model_name, teacher.pretrained, device=device)
-        text = embed_classes(loaded, classes)
-    teacher.check_same(text.teacher, embeddings, path)
-    return text
 
 
 def _new_card(
@@ -395,16 +437,28 @@ def _new_card(
             if parent is None
             else f"The input is that of {options.init_checkpoint}: {preprocess.geometry}."
         )
+    compression = None if parent is None else parent.compression
+    merged = compression is not None and compression.merged
     return StudentCard(
         arch=arch,
         dim=pairs.teacher.dim,
         preprocess=preprocess,
         teacher=pairs.teacher if known else None,
-        training={"options": options.identity(), "data": pairs.fingerprint()},
+        training={"options": _identity(options), "data": pairs.fingerprint()},
+        compression=Compression(merged=True) if merged else None,
     )
 
 
-def _check_output(out: Path, card: StudentCard) -> StudentCard | None:
+def _identity(options: DistillOptions) -> dict[str, Any]:
+    """The settings that decide what is learnt; weights to start from by name and content."""
+    sources = ((name, getattr(options, name)) for name in ("student_weights", "init_checkpoint"))
+    return {
+        **options.identity(),
+        **{name: origin(source) for name, source in sources if source is not None},
+    }
+
+
+def _check_output(out: Path, card: StudentCard, options: DistillOptions) -> StudentCard | None:
     """The card of an earlier run of the same training in `out`; None without one.
 
     Raises:
@@ -423,7 +477,7 @@ def _check_output(out: Path, card: StudentCard) -> StudentCard | None:
         found = StudentCard.from_json(checkpoint["card"])
     else:
         return None
-    difference = _difference(found, card)
+    difference = _difference(found, card, options)
     if difference:
         raise OutputError(
             f"{out} holds a student made differently: {difference}. Choose another output folder "
@@ -432,7 +486,7 @@ def _check_output(out: Path, card: StudentCard) -> StudentCard | None:
     return found
 
 
-def _difference(found: StudentCard, wanted: StudentCard) -> str:
+def _difference(found: StudentCard, wanted: StudentCard, options: DistillOptions) -> str:
     """Say in words how two trainings differ; empty when one continues the other."""
     if found.arch != wanted.arch:
         return f"it is a {found.arch}, not a {wanted.arch}"
@@ -442,17 +496,26 @@ def _difference(found: StudentCard, wanted: StudentCard) -> str:
         return "from other images or embeddings"
     # What a card leaves out (see `DistillOptions.identity`) has its default.
     defaults = DistillOptions().to_json()
-    theirs, ours = found.training.get("options", {}), wanted.training["options"]
+    theirs, ours = (shipped_training(one.training).get("options", {}) for one in (found, wanted))
+    both = ours.pop(INT8_EPOCHS, None) and theirs.get("sparse") and theirs.get("qat")
+    if both and INT8_EPOCHS not in theirs:
+        return "trained for 2:4 and INT8 at once; now INT8 training follows 2:4 training"
     keys = [*ours, *(key for key in COMPRESSING if key in theirs and key not in ours)]
     pairs = [
         (key, theirs.get(key, defaults.get(key)), ours.get(key, defaults.get(key))) for key in keys
     ]
     changed = [
         f"--{key.replace('_', '-')} was {before}, now {now}"
+        + (f" by default (--lr {before} continues it)" if key == "lr" and not options.lr else "")
         for key, before, now in pairs
-        if before != now
+        if before != now and not _is_older(before, now)
     ]
     return "; ".join(changed)
+
+
+def _is_older(before: Any, now: Any) -> bool:
+    """Whether `before` is a name as older cards have it, without the digest that `now` has."""
+    return isinstance(before, str) and isinstance(now, str) and now.startswith(f"{before} (")
 
 
 def _accelerator(options: DistillOptions) -> Accelerator:
@@ -493,9 +556,13 @@ def _network(
 
 
 def _initial_network(card: StudentCard, options: DistillOptions) -> torch.nn.Module:
-    """Build the student and give it its initial weights, the same for the same seed."""
+    """Build the student and give it its initial weights, the same for the same seed.
+
+    It is merged where the student to start from is merged.
+    """
     import torch
 
+    from ..models.compression.merging import merge_unchecked
     from ..models.student import build_student, check_size, load_backbone_weights, load_state
 
     torch.manual_seed(options.seed)
@@ -503,10 +570,12 @@ def _initial_network(card: StudentCard, options: DistillOptions) -> torch.nn.Mod
         card.arch,
         card.dim,
         image_size=card.preprocess.size,
-        pretrained=options.pretrained and options.init_checkpoint is None,  # which replaces all
+        pretrained=options.pretrained and not options.starts_from_file,  # which replaces all
         ask_hub=True,
     )
     check_size(network, card.arch, card.preprocess.size)
+    if card.compression is not None and card.compression.merged:
+        merge_unchecked(network)
     if options.student_weights is not None:
         load_backbone_weights(network, options.student_weights)
     if options.init_checkpoint is not None:
@@ -556,7 +625,7 @@ def _split(
     from .batches import split_rows
     from .validation import TrainingData
 
-    train, val = split_rows([item.key for item in pairs.items], options.val_fraction, options.seed)
+    train, val = split_rows(pairs.items.keys, options.val_fraction, options.seed)
     failed = np.array(sorted(cache.failures), dtype=np.intp)
     train, val = np.setdiff1d(train, failed), np.setdiff1d(val, failed)
     least = max(4, 2 * processes)
@@ -565,9 +634,9 @@ def _split(
         raise InputError(
             "\n".join(
                 [
-                    f"Only {len(train)} images are left to learn from; expected {least} or more. "
-                    "Add images, or repair those that cannot be read and run `clipdistill embed` "
-                    "again.",
+                    f"Only {many(len(train), 'image')} left to learn from; expected {least} or "
+                    "more. Add images, or repair those that cannot be read and run `clipdistill "
+                    "embed` again.",
                     *list_some("Not readable, the first:", reasons, 5),
                 ]
             )
@@ -585,41 +654,65 @@ def _train(
     out: Path,
     earlier: StudentCard | None,
 ) -> StudentCard:
-    """Prune and calibrate where `options` say so, train; returns the finished card."""
-    from ..models.compression import Compressed
+    """Train, pruned and calibrated before where `options` say so; returns the finished card.
+
+    `network` has its initial weights, or the structure of `earlier`, whose training is resumed.
+    """
+    from ..models.compression import rebuild
     from .fine_tuning import begin
-    from .trainer import Trainer
+    from .trainer import Start, Trainer
     from .validation import Validator
 
-    begun = Compressed(network)
-    before: list[dict[str, Any]] = []
+    stages, start, state = options.stages(), Start(), None
+    validator = Validator(accelerator, data, card.preprocess, options.batch_size)
     if earlier is not None:
         card = replace(card, compression=earlier.compression)
-    elif options.compresses:
-        validator = Validator(accelerator, data, card.preprocess, options.batch_size)
-        begun, before = begin(network, card, data, validator, options)
-        card = replace(card, compression=begun.compression)
-    trainer = Trainer(
-        accelerator, network, data, card, out, options, masks=begun.masks, before=before
-    )
-    return _finished_card(card, trainer.run(), data, network)
+    if card.compression is not None and card.compression.int8 is not None:
+        stages = stages[-1:]
+    for stage in stages:
+        if state is not None:  # from the student that the stage before has kept
+            accelerator.free_memory()
+            network = rebuild(card.arch, card.dim, card.preprocess.size, card.compression)
+            network.load_state_dict(state.best_model)
+        if earlier is None and options.init_checkpoint is not None:
+            compression, start = begin(network, card, data, validator, stage, state)
+            card = replace(card, compression=compression)
+        resume, earlier = earlier is not None, None
+        trainer = Trainer(accelerator, network, data, card, out, stage, start=start, resume=resume)
+        state = trainer.run()
+    assert state is not None
+    return _finished_card(card, state, data, network)
 
 
 def _finished_card(
     card: StudentCard, state: TrainingState, data: TrainingData, network: torch.nn.Module
 ) -> StudentCard:
-    best: dict[str, Any] = state.history[state.best_epoch]
     outcome = {
-        "epochs": state.epoch,
-        "best": best,
-        "before": state.before,
+        "epochs": state.epochs,
+        "best": state.kept,
+        "before": [row for row in state.before if "state" in row],
         "train_images": len(data.train),
         "val_images": len(data.val),
         "parameters": sum(p.numel() for p in network.parameters()),
         "versions": {name: version(name) for name in ("clipdistill", "torch", "timm")},
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
-    return replace(card, training={**card.training, **outcome})
+    if state.best_epoch < 0:
+        outcome["best_trained"] = max(state.history, key=lambda row: row["val_cosine"])
+    compression = _as_kept(card.compression, state)
+    return replace(card, training={**card.training, **outcome}, compression=compression)
+
+
+def _as_kept(compression: Compression | None, state: TrainingState) -> Compression | None:
+    """The compression of the state that was kept: whether it was trained, and what is clipped."""
+    from ..models.compression.quantization import clipped_shares
+
+    if compression is None or compression.int8 is None:
+        return compression
+    share, layers = clipped_shares(state.best_model)
+    trained = "state" not in state.kept
+    facts = replace(compression.int8, trained=trained, clipped_share=share, clipped=layers)
+    return replace(compression, int8=facts)
 
 
 def _result(
@@ -640,17 +733,21 @@ def _result(
         train_images=training["train_images"],
         val_images=training["val_images"],
         epochs=training["epochs"],
-        best_epoch=best["epoch"],
+        best_epoch=0 if "best_trained" in training else best["epoch"],
         val_cosine=best.get("val_cosine"),
         val_agreement=best.get("val_agreement"),
-        before=tuple(
-            StateMeasure(row["state"], row.get("val_cosine"), row.get("val_agreement"))
-            for row in training.get("before", [])
-        ),
+        not_kept=_measure(training["best_trained"]) if "best_trained" in training else None,
+        before=tuple(_measure(row) for row in training.get("before", [])),
         compression=card.compression,
         not_embedded=pairs.not_embedded,
         gone=pairs.gone,
         failures=tuple(Failure(pairs.items[row].key, why) for row, why in failures.items()),
         resumed=resumed,
         seconds=seconds,
+    )
+
+
+def _measure(row: dict[str, Any]) -> StateMeasure:
+    return StateMeasure(
+        row.get("state", "trained"), row.get("val_cosine"), row.get("val_agreement")
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,13 +14,44 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import ImageError, InputError
-from ..core.files import ensure_folder, locked
+from ..core.errors import ImageError, InputError, OptionError, OutputError
+from ..core.files import ensure_folder
+from ..core.locks import locked
+from ..core.processes import Outcome, run_processes
 from ..core.progress import message, track
 from ..core.results import Result, Table, list_some
-from ..formats.embeddings import EmbeddingStore, Failure, Header, Row, load_embeddings, npy_path
+from ..core.stopping import postponed
+from ..core.texts import Index
+from ..core.wording import many
+from ..formats.embeddings import (
+    EmbeddingStore,
+    Failure,
+    Header,
+    find_rows,
+    load_embeddings,
+    npy_path,
+    write_shard_rows,
+    write_vectors,
+)
+from ..formats.parts import (
+    Plan,
+    ShardStats,
+    begin_part,
+    done_parts,
+    end_plan,
+    fail_part,
+    finish_part,
+    next_number,
+    part_path,
+    read_part,
+    read_plan,
+    read_stats,
+    running_parts,
+    write_plan,
+)
+from ..formats.rows import Row
 from ..images.loading import Loaded, batched, default_workers, load_pixels, stack
-from ..images.sources import ImageItem, content_id, list_images
+from ..images.sources import ImageItem, Listing, content_id, list_images
 from ..images.views import MOST_VIEWS, ViewSpec
 from ..models.teachers import DEFAULT_MODEL_NAME, DEFAULT_PRETRAINED, license_note
 
@@ -40,6 +74,7 @@ class EmbedResult(Result):
         gone: embeddings whose image is no longer there (kept; `distill` leaves them out).
         failures: images that could not be used, each with its reason.
         seconds: of embedding, without loading the teacher.
+        waiting: shards of a shared folder that other jobs still have to embed.
     """
 
     out: Path
@@ -52,18 +87,23 @@ class EmbedResult(Result):
     gone: int
     failures: tuple[Failure, ...]
     seconds: float
+    waiting: int = 0
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
         rate = f" ({self.embedded / self.seconds:.0f} images/s)" if self.seconds > 0.1 else ""
         lines: list[str | Table] = [
-            f"{self.embedded} images embedded{rate}, {self.kept} kept from before, "
+            f"{many(self.embedded, 'image')} embedded{rate}, {self.kept} kept from before, "
             f"{self.moved} found again under a new name, {len(self.failures)} failed; "
             f"teacher {self.teacher}.",
         ]
         if self.gone:
             lines.append(f"{self.gone} embeddings belong to images that are gone; they are kept.")
         lines += list_some("Not used:", [f"{f.image_path}: {f.reason}" for f in self.failures])
+        if self.waiting:
+            lines.append(
+                f"{self.waiting} shards are left for other jobs; the last one completes the folder."
+            )
         lines.append(f"Embeddings: {self.out}")
         return lines
 
@@ -75,7 +115,7 @@ class _Plan:
     `moved` pairs the new row with the name under which its content was embedded before.
     """
 
-    todo: list[ImageItem]
+    todo: Listing
     kept: int
     moved: list[tuple[Row, str]]
     failures: list[Failure]
@@ -98,6 +138,10 @@ def embed(
     views: int = 0,
     view_seed: int = 0,
     recheck: bool = False,
+    workers: int = 1,
+    shard_index: int | None = None,
+    shard_count: int | None = None,
+    ray: str | None = None,
 ) -> EmbedResult:
     """Embed images with a teacher.
 
@@ -116,32 +160,47 @@ def embed(
         layout: clip-retrieval's shards, or one .npy an image (the older scripts').
         dtype: of the stored vectors (layout npy: always float32).
         normalize: store vectors of unit length.
-        shard_size: embeddings per shard; a kill loses at most these.
+        shard_size: images per shard; a kill loses at most these.
         views: views per image to embed as well, for `distill` to replay: seeded crops, mirrorings
             and mild colour changes. Each costs as much as the image itself. 0: none.
         view_seed: seed of the views.
         recheck: compare the content of every image with what was embedded, also where name, size
             and time are the same.
+        workers: processes that embed; each loads the teacher. With --ray: actors.
+        shard_index: number of this job, from 0, of --shard-count jobs that embed into the same
+            folder, such as those of a Slurm array. Each embeds its share of the shards.
+        shard_count: number of these jobs.
+        ray: embed on a Ray cluster: its address, "auto" for the running one, or "local" to start
+            one on this machine.
 
     Raises:
         InputError: the folder is missing, empty, or no image can be read.
         ModelNotFoundError: the teacher is unknown or cannot be fetched.
         MismatchError: `out` holds embeddings of another teacher.
-        OutputError: `out` cannot be written to, or another `embed` is at it.
+        OutputError: `out` cannot be written to, or another process is writing to it.
     """
     images, out = Path(images), Path(out)
     spec = _view_spec(views, view_seed, layout)
+    shared = workers > 1 or ray is not None or shard_count is not None
+    _check_sharing(workers, shard_index, shard_count, layout if shared else "", shard_size)
     items = list_images(images)
-    ensure_folder(out)
-    from ..models.teacher import load_teacher
+    shared = shared or read_plan(out) is not None
+    with contextlib.nullcontext() if shared else locked(out, "embed"):
+        from ..models.teacher import load_teacher
 
-    teacher = load_teacher(model_name, pretrained, device=device, precision=precision)
-    note = license_note(str(teacher.card), teacher.card.license)
-    if note:
-        message(note)
-    header = Header(teacher.card, layout, "float32" if layout == "npy" else dtype, normalize, spec)
-    workers = default_workers() if num_workers is None else num_workers
-    with locked(out, "embed"):
+        teacher = load_teacher(model_name, pretrained, device=device, precision=precision)
+        note = license_note(str(teacher.card), teacher.card.license)
+        if note:
+            message(note)
+        stored = "float32" if layout == "npy" else dtype
+        header = Header(teacher.card, layout, stored, normalize, spec)
+        if shared:
+            ensure_folder(out)
+            model = _Model(model_name, pretrained, device, precision)
+            crew = _Crew(workers, num_workers, shard_index or 0, shard_count or 1, ray)
+            request = _Request(images, items, out, batch_size, shard_size, recheck)
+            return _embed_shared(request, header, teacher, model, crew)
+        decoders = default_workers() if num_workers is None else num_workers
         store = EmbeddingStore(out, header)
         plan = _plan(items, store, recheck)
         if plan.kept:
@@ -150,13 +209,12 @@ def embed(
         start = time.monotonic()
         failures = [
             *plan.failures,
-            *_embed_all(teacher, store, plan.todo, batch_size, workers, shard_size),
+            *_embed_all(teacher, store, plan.todo, batch_size, decoders, shard_size),
         ]
         seconds = time.monotonic() - start
         _check_any(images, items, store, failures)
         store.finish(failures)
-    present = {item.key for item in items}
-    known = {row.image_path for row in store.all_rows()}
+        gone = _gone(items, store)
     return EmbedResult(
         out=out,
         teacher=str(teacher.card),
@@ -165,7 +223,7 @@ def embed(
         embedded=len(plan.todo) - len(failures) + len(plan.failures),
         kept=plan.kept,
         moved=len(plan.moved),
-        gone=len(known - present),
+        gone=gone,
         failures=tuple(failures),
         seconds=seconds,
     )
@@ -180,11 +238,11 @@ def _view_spec(views: int, seed: int, layout: str) -> ViewSpec | None:
     if views == 0:
         return None
     if not 1 <= views <= MOST_VIEWS:
-        raise InputError(f"--views {views}: expected 0 to {MOST_VIEWS}.")
+        raise OptionError(f"--views {views}: expected 0 to {MOST_VIEWS}.")
     if seed < 0:
-        raise InputError(f"--view-seed {seed}: expected 0 or more.")
+        raise OptionError(f"--view-seed {seed}: expected 0 or more.")
     if layout == "npy":
-        raise InputError(
+        raise OptionError(
             "--views needs --layout clip-retrieval: layout npy has one vector per image."
         )
     return ViewSpec(views, seed)
@@ -199,51 +257,78 @@ def _check_any(
         raise InputError(
             "\n".join(
                 [
-                    f"{images}: none of its {len(items)} images can be read.",
+                    f"{images}: none of its {many(len(items), 'image')} can be read.",
                     *list_some("The first:", reasons, 5),
                 ]
             )
         )
 
 
-def _plan(items: Sequence[ImageItem], store: EmbeddingStore, recheck: bool) -> _Plan:
+def _gone(items: Listing, store: EmbeddingStore) -> int:
+    """How many of the embedded images are not among `items`."""
+    keys = store.all_rows().keys
+    latest = Index(keys).latest()
+    return int((Index(items.keys).find(keys.take(latest)) < 0).sum())
+
+
+def _plan(items: Listing, store: EmbeddingStore, recheck: bool) -> _Plan:
     """Sort out what is embedded already.
 
     Reads only files whose name, size or time is new; with `recheck`, all of them.
     """
+    places = np.arange(len(items))
+    failures: list[Failure] = []
+    if store.header.layout == "npy":
+        places, failures = _without_collisions(items, store)
     rows = store.all_rows()
-    by_path = {row.image_path: row for row in rows}
+    index = Index(rows.keys)
+    found = index.find(items.keys)[places]
+    same = found >= 0
+    known, its_rows = places[same], found[same]
+    same[same] = (rows.sizes[its_rows] == items.sizes[known]) & (
+        rows.times[its_rows] == items.times[known]
+    )
+    if recheck:
+        same[:] = False
+    kept = int(same.sum())
+    todo: list[int] = []
+    moved: list[tuple[Row, str]] = []
+    by_content: Index | None = None
     # Only rows that hold: the vector of an image that changed is the new one's.
-    by_content = {row.content: row.image_path for row in by_path.values() if row.content}
-    plan = _Plan([], 0, [], [])
-    kept = 0
-    taken: dict[Path, str] = {}
-    for item in items:
-        if store.header.layout == "npy":
-            path = npy_path(store.root, item.key)
-            if path in taken:
-                plan.failures.append(
-                    Failure(
-                        item.key,
-                        f"{taken[path]} has the same name, and layout npy keeps one file a name",
-                    )
-                )
-                continue
-            taken[path] = item.key
-        row = by_path.get(item.key)
-        same = row is not None and (row.size, row.mtime_ns) == (item.size, item.mtime_ns)
-        if same and not recheck:
+    holding = index.latest()
+    contents = rows.contents.take(holding)
+    for place, row in zip(places[~same].tolist(), found[~same].tolist(), strict=True):
+        content = _content(items[place]) if len(rows) else ""
+        if row >= 0 and content == rows.contents[row]:
             kept += 1
             continue
-        content = _content(item) if rows else ""
-        if row is not None and content == row.content:
-            kept += 1
-        elif content and content in by_content:
-            moved = Row(item.key, content, item.size, item.mtime_ns)
-            plan.moved.append((moved, by_content[content]))
+        if content and by_content is None:
+            by_content = Index(contents)
+        at = int(by_content.find([content])[0]) if content and by_content else -1
+        if at < 0:
+            todo.append(place)
         else:
-            plan.todo.append(item)
-    return _Plan(plan.todo, kept, plan.moved, plan.failures)
+            item = items[place]
+            new = Row(item.key, content, item.size, item.mtime_ns)
+            moved.append((new, rows.keys[int(holding[at])]))
+    return _Plan(items.take(np.array(todo, np.intp)), kept, moved, failures)
+
+
+def _without_collisions(
+    items: Listing, store: EmbeddingStore
+) -> tuple[NDArray[np.intp], list[Failure]]:
+    """The places of images whose vectors get a file of their own, and the other images."""
+    taken: dict[Path, str] = {}
+    places: list[int] = []
+    failures: list[Failure] = []
+    for place, key in enumerate(items.keys):
+        first = taken.setdefault(npy_path(store.root, key), key)
+        if first == key:
+            places.append(place)
+        else:
+            reason = f"{first} has the same name, and layout npy keeps one file a name"
+            failures.append(Failure(key, reason))
+    return np.array(places, np.intp), failures
 
 
 def _content(item: ImageItem) -> str:
@@ -258,8 +343,7 @@ def _append_moved(store: EmbeddingStore, moved: Sequence[tuple[Row, str]]) -> No
     if not moved:
         return
     before = load_embeddings(store.root)
-    number = before.by_image()
-    places = np.array([number[known] for _, known in moved], dtype=np.intp)
+    places = find_rows(before, [known for _, known in moved])
     views = before.views()
     seen = None if views is None else (views.embeddings(places), views.parameters(places))
     store.append([row for row, _ in moved], before.vectors[places], seen)
@@ -277,18 +361,20 @@ def _embed_all(
     failures: list[Failure] = []
     shard = _Shard()
     spec = store.header.views
+    parts = range(0, len(todo), shard_size)
     # Views wait decoded as well: fewer images at once, the same memory.
     ahead = max(1, 4 * batch_size // (1 + (spec.count if spec else 0)))
     loaded = load_pixels(todo, teacher.card.preprocess, workers=workers, ahead=ahead, views=spec)
     with track("embed", len(todo), "images") as step:
         try:
-            for good, bad in batched(loaded, batch_size):
-                failures += [Failure(one.item.key, one.reason) for one in bad]
-                if good:
-                    failures += shard.add(teacher, store.header, good, batch_size)
-                if len(shard.rows) >= shard_size:
-                    shard.flush(store)
-                step(len(good) + len(bad), f"{len(failures)} failed" if failures else "")
+            for _ in parts:
+                # Batches begin anew with each part, as in `embed_shard`: the vectors are the same.
+                for good, bad in batched(itertools.islice(loaded, shard_size), batch_size):
+                    failures += [Failure(one.item.key, one.reason) for one in bad]
+                    if good:
+                        failures += shard.add(teacher, store.header, good, batch_size)
+                    step(len(good) + len(bad), f"{len(failures)} failed" if failures else "")
+                shard.flush(store)
         except KeyboardInterrupt:
             shard.flush(store)
             raise
@@ -320,36 +406,351 @@ class _Shard:
         # Checked as stored: raw outputs may be too large for float16.
         with np.errstate(over="ignore"):
             finite: NDArray[np.bool_] = np.isfinite(vectors.astype(header.dtype)).all(axis=1)
+        seen: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
         if header.views is not None:
             pixels = np.concatenate([one.views for one in good if one.views is not None])
             parts = [
                 embed_batch(pixels[start : start + batch_size])
                 for start in range(0, len(pixels), batch_size)
             ]
-            seen = np.concatenate(parts).reshape(len(good), header.views.count, -1)
+            embedded = np.concatenate(parts).reshape(len(good), header.views.count, -1)
             with np.errstate(over="ignore"):
-                finite &= np.isfinite(seen.astype(header.dtype)).all(axis=(1, 2))
+                finite &= np.isfinite(embedded.astype(header.dtype)).all(axis=(1, 2))
             drawn = np.stack([one.parameters for one in good if one.parameters is not None])
-            self.views.append((seen[finite], drawn[finite]))
-        self.vectors.append(vectors[finite])
-        failures = []
-        for one, fine in zip(good, finite, strict=True):
-            item = one.item
-            if fine:
-                self.rows.append(Row(item.key, one.content, item.size, item.mtime_ns))
-            else:
-                reason = "its embedding is not finite; try --precision fp32 --dtype float32"
-                failures.append(Failure(item.key, reason))
-        return failures
+            seen.append((embedded[finite], drawn[finite]))
+        items = [(one.item, one.content) for one, fine in zip(good, finite, strict=True) if fine]
+        with postponed():  # all three or none
+            self.rows += [Row(it.key, content, it.size, it.mtime_ns) for it, content in items]
+            self.vectors.append(vectors[finite])
+            self.views += seen
+        reason = "its embedding is not finite; try --precision fp32 --dtype float32"
+        return [
+            Failure(one.item.key, reason)
+            for one, fine in zip(good, finite, strict=True)
+            if not fine
+        ]
 
     def flush(self, store: EmbeddingStore) -> None:
-        """Write what there is as one shard."""
-        if self.rows:
-            views = None
-            if self.views:
-                embeddings, parameters = zip(*self.views, strict=True)
-                views = (np.concatenate(embeddings), np.concatenate(parameters))
+        """Write what there is as one shard, whole even when it is stopped meanwhile."""
+        if not self.rows:
+            return
+        views = None
+        if self.views:
+            embeddings, parameters = zip(*self.views, strict=True)
+            views = (np.concatenate(embeddings), np.concatenate(parameters))
+        with postponed():  # what was written must not be written again
             store.append(self.rows, np.concatenate(self.vectors), views)
             self.rows.clear()
             self.vectors.clear()
             self.views.clear()
+
+    def joined(
+        self,
+    ) -> tuple[NDArray[np.float32], tuple[NDArray[np.float32], NDArray[np.float32]] | None]:
+        """The vectors float32 (n, D), and the views as `EmbeddingStore.append` takes them."""
+        views = None
+        if self.views:
+            embeddings, parameters = zip(*self.views, strict=True)
+            views = (np.concatenate(embeddings), np.concatenate(parameters))
+        return np.concatenate(self.vectors), views
+
+
+def embed_shard(
+    part: Path,
+    out: Path,
+    number: int,
+    teacher: Teacher,
+    header: Header,
+    *,
+    batch_size: int = 64,
+    workers: int = 1,
+) -> ShardStats:
+    """Embed the images of one part into one shard.
+
+    The same part gives the same files (beside the times in the statistics), whoever embeds it and
+    however often, where batch size, device and number of threads are the same.
+
+    Args:
+        part: a file of `formats.parts`.
+        out: folder for the embeddings.
+        number: of the shard.
+        teacher: embeds the images.
+        header: of the folder.
+        batch_size: images per forward pass.
+        workers: threads that decode.
+
+    Raises:
+        InputError: there is no such part.
+        FormatError: the part is damaged.
+        OutputError: the shard cannot be written.
+    """
+    items = read_part(part)
+    begin_part(out, number)
+    start = time.monotonic()
+    shard, failures = _Shard(), list[Failure]()
+    spec = header.views
+    ahead = max(1, 4 * batch_size // (1 + (spec.count if spec else 0)))
+    loaded = load_pixels(items, teacher.card.preprocess, workers=workers, ahead=ahead, views=spec)
+    for good, bad in batched(loaded, batch_size):
+        failures += [Failure(one.item.key, one.reason) for one in bad]
+        if good:
+            failures += shard.add(teacher, header, good, batch_size)
+    if shard.rows:
+        vectors, views = shard.joined()
+        write_vectors(out, number, header, vectors, views)
+        write_shard_rows(out, number, shard.rows, header)
+    stats = ShardStats(
+        number=number,
+        images=len(items),
+        embedded=len(shard.rows),
+        failures=tuple(failures),
+        seconds=time.monotonic() - start,
+        finished=time.time(),
+        host=platform.node(),
+    )
+    finish_part(out, stats)
+    return stats
+
+
+@dataclass(frozen=True)
+class _Model:
+    """How to load the teacher in another process."""
+
+    model_name: str
+    pretrained: str
+    device: str
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class _Crew:
+    """Who embeds: processes, their decoding threads, this job among the jobs, Ray's address."""
+
+    workers: int
+    decoders: int | None
+    index: int
+    count: int
+    ray: str | None
+
+    @property
+    def threads(self) -> int:
+        """Threads of each process."""
+        return 1 if self.ray else max(1, default_workers() // self.workers)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is to be embedded, and how it is divided."""
+
+    images: Path
+    items: Listing
+    out: Path
+    batch_size: int
+    shard_size: int
+    recheck: bool
+
+
+PATIENCE = 3600.0
+"""Seconds that a job waits for another one to divide the images."""
+
+
+def _check_sharing(
+    workers: int, index: int | None, count: int | None, layout: str, shard_size: int
+) -> None:
+    if workers < 1 or shard_size < 1:
+        raise OptionError("--workers and --shard-size should be 1 or more.")
+    if (index is None) != (count is None):
+        raise OptionError("--shard-index and --shard-count belong together: give both or neither.")
+    if index is not None and count is not None and not 0 <= index < count:
+        raise OptionError(
+            f"--shard-index {index} --shard-count {count}: expected an index from 0 to "
+            "the count minus 1."
+        )
+    if layout == "npy":
+        raise OptionError("Several processes need --layout clip-retrieval.")
+
+
+def _embed_shared(
+    request: _Request, header: Header, teacher: Teacher, model: _Model, crew: _Crew
+) -> EmbedResult:
+    """Embed together with other processes and jobs, each its shards; the last one finishes."""
+    out, start = request.out, time.monotonic()
+    plan, known = _divided(request, header)
+    done: list[ShardStats] = []
+    waiting = 0
+    if plan is not None:
+        finished = done_parts(out)
+        mine = [n for n in plan.numbers if n % crew.count == crew.index and n not in finished]
+        busy = running_parts(out)
+        mine.sort(key=lambda number: number in busy)
+        done = _embed_parts(mine, request, plan, teacher, model, crew)
+        waiting = len(set(plan.numbers) - done_parts(out))
+        if not waiting:
+            _finish(request, header, plan)
+    return EmbedResult(
+        out=out,
+        teacher=str(header.teacher),
+        license=header.teacher.license,
+        images=len(request.items),
+        embedded=sum(stats.embedded for stats in done),
+        kept=known.kept,
+        moved=len(known.moved),
+        gone=0 if waiting else _gone(request.items, EmbeddingStore(out, header)),
+        failures=tuple(failure for stats in done for failure in stats.failures),
+        seconds=time.monotonic() - start,
+        waiting=waiting,
+    )
+
+
+def _divided(request: _Request, header: Header) -> tuple[Plan | None, _Plan]:
+    """The plan of the folder: an unfinished one, or a new one; None when nothing is left to do."""
+    out = request.out
+    with _locked_or(out, lambda: read_plan(out) is not None):
+        plan = read_plan(out)
+        if plan is not None:
+            header.check_same(plan.header, out)
+            finished = done_parts(out) & set(plan.numbers)
+            message(f"Resuming: {len(finished)} of {plan.parts} shards are done.")
+            return plan, _Plan(request.items, 0, [], [])
+        store = EmbeddingStore(out, header)
+        found = _plan(request.items, store, request.recheck)
+        _append_moved(store, found.moved)
+        if not len(found.todo):
+            store.finish([])
+            return None, found
+        parts = -(-len(found.todo) // request.shard_size)
+        first = next_number(out, store.shards)
+        plan = Plan(header, first, parts, len(found.todo), request.shard_size, request.batch_size)
+        write_plan(out, plan, found.todo)
+        return plan, found
+
+
+@contextlib.contextmanager
+def _locked_or(out: Path, ready: Callable[[], bool]) -> Iterator[None]:
+    """Keep other processes out of `out`; wait for them, unless `ready()` holds meanwhile."""
+    give_up = time.monotonic() + PATIENCE
+    with contextlib.ExitStack() as stack:
+        while not ready():
+            try:
+                stack.enter_context(locked(out, "embed"))
+            except OutputError:
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.2)
+            else:
+                break
+        yield
+
+
+def _embed_parts(
+    numbers: Sequence[int],
+    request: _Request,
+    plan: Plan,
+    teacher: Teacher,
+    model: _Model,
+    crew: _Crew,
+) -> list[ShardStats]:
+    """Embed some parts, in this process or in others.
+
+    Raises:
+        OutputError: some could not be embedded; the others are kept.
+    """
+    out, done = request.out, list[ShardStats]()
+    failed: dict[int, str] = {}
+    total = sum(min(plan.size, plan.images - (n - plan.first) * plan.size) for n in numbers)
+    with track("embed", total, "images") as step:
+        for outcome in _outcomes(numbers, out.absolute(), plan, teacher, model, crew):
+            number = int(outcome.task)
+            if outcome.reason:
+                failed[number] = outcome.reason
+                fail_part(out, number, outcome.reason)
+                continue
+            done.append(read_stats(out, number))
+            step(done[-1].images)
+    if failed:
+        reasons = [f"shard {number}: {why}" for number, why in sorted(failed.items())]
+        raise OutputError(
+            "\n".join(
+                [
+                    f"{out}: {len(failed)} of {len(numbers)} shards could not be embedded. The "
+                    "others are kept: run the same command again.",
+                    *list_some("The first:", reasons, 5),
+                ]
+            )
+        )
+    return done
+
+
+def _outcomes(
+    numbers: Sequence[int], out: Path, plan: Plan, teacher: Teacher, model: _Model, crew: _Crew
+) -> Iterator[Outcome]:
+    decoders = crew.threads if crew.decoders is None else crew.decoders
+    if crew.ray is None and crew.workers == 1:
+        if crew.decoders is None:
+            decoders = default_workers()
+        for number in numbers:
+            _embed_unless_done(out, number, teacher, plan, decoders)
+            yield Outcome(str(number))
+        return
+    tasks = [str(number) for number in numbers]
+    arguments = (str(out), model, crew.threads, decoders)
+    if crew.ray is None:
+        yield from run_processes(shard_worker, arguments, tasks, crew.workers)
+    else:
+        from ..core.ray_actors import run_actors
+
+        gpu = model.device.startswith("cuda")
+        yield from run_actors(
+            shard_worker, arguments, tasks, crew.workers, address=crew.ray, gpus=int(gpu)
+        )
+
+
+def _embed_unless_done(out: Path, number: int, teacher: Teacher, plan: Plan, decoders: int) -> None:
+    if number not in done_parts(out):  # another job may have been here
+        embed_shard(
+            part_path(out, number),
+            out,
+            number,
+            teacher,
+            plan.header,
+            batch_size=plan.batch_size,
+            workers=decoders,
+        )
+
+
+def shard_worker(out: str, model: _Model, threads: int, decoders: int) -> Callable[[str], None]:
+    """Load the teacher in a process of its own; returns the function that embeds a numbered part.
+
+    Raises:
+        InputError: there is no plan any more.
+        MismatchError: the teacher is not the plan's.
+    """
+    import torch
+
+    from ..models.teacher import load_teacher
+
+    torch.set_num_threads(threads)
+    folder = Path(out)
+    found = read_plan(folder)
+    if found is None:
+        raise InputError(f"{folder}: there are no shards to embed: another job finished them.")
+    plan = found
+    teacher = load_teacher(
+        model.model_name, model.pretrained, device=model.device, precision=model.precision
+    )
+    teacher.card.check_same(plan.header.teacher, "This process", folder)
+    return lambda task: _embed_unless_done(folder, int(task), teacher, plan, decoders)
+
+
+def _finish(request: _Request, header: Header, plan: Plan) -> None:
+    """Complete the folder once all its parts are done, unless another job has done so."""
+    out = request.out
+    with _locked_or(out, lambda: read_plan(out) is None):
+        if read_plan(out) is None:
+            return
+        store = EmbeddingStore(out, header)
+        stats = [read_stats(out, number) for number in plan.numbers]
+        failures = [failure for one in stats for failure in one.failures]
+        _check_any(request.images, request.items, store, failures)
+        store.finish(failures)
+        end_plan(out)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from ..core.errors import OptionError
-from ..core.files import ensure_folder
+from ..core.locks import locked_files
 from ..core.results import Result, Table, list_some
 from ..core.wording import many
 from ..formats.prompts import load_prompts
-from ..formats.text import MOST_PAIRS, save_text
+from ..formats.text import MOST_PAIRS, save_text, text_path
 from ..models.teachers import DEFAULT_MODEL_NAME, DEFAULT_PRETRAINED
 
 NO_TEMPLATE = ("{}",)
@@ -80,17 +80,17 @@ def embed_text(
         InputError: no prompts, or a template without {}.
         FormatError: the prompts file is not text in UTF-8, or has NUL bytes.
         ModelNotFoundError: the teacher is unknown or cannot be fetched.
-        OutputError: `out` cannot be written.
+        OutputError: `out` cannot be written, or another process is writing it.
     """
     prompts, out = Path(prompts), Path(out)
     classes = load_prompts(prompts)
     templates = resolve_templates(template)
-    ensure_folder(out.parent)
-    from ..models.teacher import embed_classes, load_teacher
+    with locked_files("embed-text", text_path(out)):
+        from ..models.teacher import embed_classes, load_teacher
 
-    teacher = load_teacher(model_name, pretrained, device=device, precision=precision)
-    text = embed_classes(teacher, classes, templates)
-    path = save_text(out, text)
+        teacher = load_teacher(model_name, pretrained, device=device, precision=precision)
+        text = embed_classes(teacher, classes, templates)
+        path = save_text(out, text)
     return EmbedTextResult(
         out=path,
         teacher=str(teacher.card),

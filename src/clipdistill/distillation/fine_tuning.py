@@ -1,7 +1,8 @@
-"""From a finished student to the start of a sparse or INT8 training: checks, pruning, calibration.
+"""From a finished student to the start of another training: checks, pruning, calibration.
 
 What each step costs is measured as it happens: the student as it was, after pruning, after
 calibration (which is what post-training quantisation gives), and the training then adds its own.
+The last of these states is kept where no epoch of the training is better.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import torch
 from ..core.errors import InputError, MismatchError
 from ..core.files import describing
 from ..core.progress import message, track
-from ..formats.cards import Compression, Quantization, StudentCard
+from ..formats.cards import Compression, StudentCard
 from ..formats.student import CHECKPOINT, WEIGHTS, is_student, load_card, load_checkpoint
 from ..images.preprocess import Preprocess
-from ..models.compression import Compressed, add_int8, add_sparsity, rebuild
+from ..models.compression import Compressed, add_int8, add_sparsity, check_int8
 from ..models.compression.sparsity import found_sparsity, masks_of
 from ..models.torch_embedder import memory_layout, to_input
 from .options import DistillOptions
+from .trainer import Start, TrainingState
 from .validation import TrainingData, Validator
 
 AMAX = "_quantizer._amax"
@@ -54,22 +56,10 @@ def check_start(options: DistillOptions, card: StudentCard, found: StudentCard |
     compression = None if found is None else found.compression
     if compression is not None and compression.int8 is not None:
         raise InputError(already_quantized(source))
-    if compression is not None and not options.compresses:
+    if compression is not None and compression.sparse is not None and not options.compresses:
         message(f"{source} is 2:4 sparse; trained without --sparse or --qat it becomes dense.")
     if options.qat:
-        dry = Compression(
-            int8=Quantization(
-                method="",
-                calibration_images=0,
-                trained=False,
-                layers=(),
-                residuals=(),
-                folded=(),
-                skipped=(),
-                quantizers=0,
-            )
-        )
-        rebuild(card.arch, card.dim, card.preprocess.size, dry, check=False)
+        check_int8(card.arch, card.dim, card.preprocess.size)
 
 
 def start_card(source: Path) -> StudentCard | None:
@@ -111,30 +101,34 @@ def begin(
     data: TrainingData,
     validator: Validator,
     options: DistillOptions,
-) -> tuple[Compressed, list[dict[str, Any]]]:
-    """Prune and quantise a student as the options say, measuring each step.
+    before: TrainingState | None = None,
+) -> tuple[Compression | None, Start]:
+    """Measure a student, and prune or quantise it as the options say, measuring again.
 
     Args:
         network: with the weights of the student to start from; changed in place.
-        card: what is to be trained.
+        card: what is to be trained; its sparsity is that of `network`, if it is known.
         data: training and held-out images.
         validator: measures.
-        options: how to train.
+        options: how to train, either 2:4 or INT8 (see `DistillOptions.stages`).
+        before: the stage that made `network`; None for a finished student.
 
     Returns:
-        What to train, and a row a state of the network before training.
+        The compression of what is to be trained, and what its training begins with.
     """
     size = card.preprocess.size
     network.to(validator.device).to(memory_format=memory_layout(network))
-    done = Compressed(network)
-    earlier = found_sparsity(network, size)
-    rows = [_row("dense" if earlier is None else "sparse", validator(network))]
+    known = None if card.compression is None else card.compression.sparse
+    sparse = known or found_sparsity(network, size)
+    rows = [_row("dense" if sparse is None else "sparse", validator(network))]
+    done = Compressed(network, card.compression or Compression())
     if options.sparse:
         done = add_sparsity(done, size)
         rows.append(_row("pruned", validator(network)))
-    elif earlier is not None:
-        done = Compressed(network, Compression(sparse=earlier), masks_of(network, earlier))
-    if options.qat:
+    elif options.qat:
+        if sparse is not None:
+            facts = replace(done.compression, sparse=sparse)
+            done = Compressed(network, facts, masks_of(network, sparse))
         chosen = calibration_rows(data, options)
         batches = _batches(data, chosen, network, card.preprocess, options)
         done = add_int8(done, size, card.arch, batches, len(chosen), options.calibration)
@@ -144,7 +138,20 @@ def begin(
         done = replace(done, compression=trained)
         rows.append(_row("calibrated", validator(network)))
     network.train()
-    return done, rows
+    start = Start(
+        masks=done.masks,
+        rows=rows if before is None else _after(before, rows),
+        # Without --sparse and --qat, a 2:4 student shall become dense.
+        counts=options.compresses or sparse is None,
+    )
+    return (done.compression if options.compresses else card.compression), start
+
+
+def _after(before: TrainingState, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a stage before it and of this one, which begins with what that one kept."""
+    trained = "state" not in before.kept
+    first = [{**rows[0], "state": "trained"}] if trained else []  # else it is the row "pruned"
+    return [*before.rows, *({**row, "epoch": before.epochs} for row in (*first, *rows[1:]))]
 
 
 def calibration_rows(data: TrainingData, options: DistillOptions) -> np.ndarray[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core import metrics
-from ..core.errors import InputError, OutputError
-from ..core.files import ensure_folder
+from ..core.errors import InputError, OptionError, OutputError
+from ..core.locks import locked
 from ..core.progress import track
 from ..core.results import Result, Table, list_some
+from ..core.wording import many
 from ..formats.cards import Calibration, Compression, StudentCard
 from ..formats.embeddings import Failure, load_embeddings, match_rows
 from ..formats.student import (
@@ -23,6 +24,7 @@ from ..formats.student import (
     SAMPLE_IMAGES,
     is_student,
     load_card,
+    origin,
     save_card,
     save_samples,
     save_weights,
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 
 HELD_OUT, MOST_HELD_OUT = 0.2, 500
 """Share of the images, and the most, that are not calibrated on but measured on."""
+SAME_LABELS = 0.99
+"""Share of images with the same label from which INT8 lost nothing."""
 
 
 @dataclass(frozen=True)
@@ -87,19 +91,42 @@ class QuantizeResult(Result):
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
-        from ..models.compression import describe
+        from ..models.compression import describe, float_adds_note
 
         int8 = self.compression.int8
         assert int8 is not None
         lines: list[str | Table] = [
             f"{self.arch}: {describe(self.compression)}, calibrated on "
-            f"{int8.calibration_images} images ({int8.method}), {self.seconds:.1f} s.",
+            f"{many(int8.calibration_images, 'image')} ({int8.method}), {self.seconds:.1f} s.",
             *list_some("Not quantised:", [f"{name}: {why}" for name, why in int8.skipped], 5),
+            *float_adds_note(self.compression),
             self._table(),
             f"Least cosine of an image with the student as it was: {self.worst_cosine:.3f}.",
+            self._cost(),
             *list_some("Not used:", [f"{f.image_path}: {f.reason}" for f in self.failures]),
         ]
         return [*lines, f"Student: {self.out} (clipdistill export writes the INT8 file)"]
+
+    @property
+    def lost_nothing(self) -> bool:
+        """Whether INT8 cost nothing, so that a training with `distill --qat` has nothing to gain.
+
+        Nearness to the teacher decides; without it, nearness to the student as it was.  With class
+        vectors, the labels must be the same as well.
+        """
+        before, after = self.states
+        teacher = before.teacher_cosine, after.teacher_cosine
+        pair = (before.cosine, after.cosine) if None in teacher else teacher
+        labels = 1.0 if after.same_label is None else after.same_label
+        return metrics.lost_nothing(*pair) and labels >= SAME_LABELS
+
+    def _cost(self) -> str:
+        if self.lost_nothing:
+            return "INT8 lost nothing: training it with `clipdistill distill --qat` is not needed."
+        return (
+            "INT8 lost a little. `clipdistill distill --qat` trains it, and keeps the result only "
+            "where it is nearer to the teacher."
+        )
 
     def _table(self) -> Table:
         names = {"before": "as it was", "calibrated": "INT8, calibrated, not trained"}
@@ -112,7 +139,9 @@ class QuantizeResult(Result):
             shown = [f"{value:.4f}" for value in figures if value is not None]
             rows.append((names[one.state], *shown))
         return Table(
-            f"On {self.held_out} images that it was not calibrated on", tuple(columns), tuple(rows)
+            f"On {many(self.held_out, 'image')} that it was not calibrated on",
+            tuple(columns),
+            tuple(rows),
         )
 
 
@@ -154,8 +183,8 @@ def quantize(
     """Make a finished student INT8 without training, calibrated on a folder of images.
 
     The weights become INT8 per channel; the ranges of the activations come from the images, a fifth
-    of which (500 at most) is held out to measure what it cost.  `distill --qat` also trains, which
-    recovers most of the loss.  A 2:4 sparse student stays sparse.
+    of which (500 at most) is held out to measure what it cost.  Where that is not nothing, training
+    with `distill --qat` can recover some of it.  A 2:4 sparse student stays sparse.
 
     Args:
         student: a student's folder or checkpoint (.pth), dense or sparse, in floating point.
@@ -179,51 +208,54 @@ def quantize(
             few images.
         MismatchError: text or embeddings are another teacher's, or the student is of another
             architecture or image size than was given.
-        OutputError: `out` holds another student.
+        OutputError: `out` holds another student, or another process is writing to it.
         MissingExtraError: ModelOpt is not installed.
     """
     start = time.monotonic()
     student, images, out = Path(student), Path(images), Path(out)
     if calibration_images < 1 or batch_size < 1:
-        raise InputError("--calibration-images and --batch-size should be 1 or more.")
+        raise OptionError("--calibration-images and --batch-size should be 1 or more.")
     card, embedder = _open(student, arch, image_size, device)
-    _check_out(out, student)
-    workers = default_workers() if num_workers is None else num_workers
-    shown, held = _choose(list_images(images), calibration_images, seed)
-    measured = _load(held, card, workers)
-    references = _references(embedder, measured, text, embeddings)
-    calibrating = _load(shown, card, workers)
-    if not len(calibrating.items) or not len(measured.items):
-        raise InputError(f"{images}: too few of its images can be read to calibrate and measure.")
+    with locked(out, "quantize"):
+        _check_out(out, student)
+        workers = default_workers() if num_workers is None else num_workers
+        shown, held = _choose(list_images(images), calibration_images, seed)
+        measured = _load(held, card, workers)
+        references = _references(embedder, measured, text, embeddings)
+        calibrating = _load(shown, card, workers)
+        if not len(calibrating.items) or not len(measured.items):
+            raise InputError(
+                f"{images}: too few of its images can be read to calibrate and measure."
+            )
 
-    before = _embed(embedder, measured.pixels, batch_size)
-    done = _calibrate(embedder, card, calibrating.pixels, calibration, batch_size)
-    after = _embed(embedder, measured.pixels, batch_size)
-    states = tuple(
-        _measure(state, vectors, before, references)
-        for state, vectors in (("before", before), ("calibrated", after))
-    )
-    settings = {
-        "from": embedder.spec.name,
-        "calibration_images": len(calibrating.items),
-        "calibration": calibration,
-        "held_out": len(measured.items),
-        "cosine": states[1].cosine,
-    }
-    new = replace(
-        card, compression=done.compression, training={**card.training, "quantized": settings}
-    )
-    _save(out, new, done.network, calibrating.pixels[:SAMPLE_IMAGES])
-    return QuantizeResult(
-        out=out,
-        arch=card.arch,
-        compression=done.compression,
-        held_out=len(measured.items),
-        states=states,
-        worst_cosine=float(metrics.cosines(after, before).min()),
-        failures=(*calibrating.failures, *measured.failures),
-        seconds=time.monotonic() - start,
-    )
+        before = _embed(embedder, measured.pixels, batch_size)
+        done = _calibrate(embedder, card, calibrating.pixels, calibration, batch_size)
+        after = _embed(embedder, measured.pixels, batch_size)
+        states = tuple(
+            _measure(state, vectors, before, references)
+            for state, vectors in (("before", before), ("calibrated", after))
+        )
+        settings = {
+            "from": origin(student),
+            "calibration_images": len(calibrating.items),
+            "calibration": calibration,
+            "held_out": len(measured.items),
+            "cosine": states[1].cosine,
+        }
+        new = replace(
+            card, compression=done.compression, training={**card.training, "quantized": settings}
+        )
+        _save(out, new, done.network, calibrating.pixels[:SAMPLE_IMAGES])
+        return QuantizeResult(
+            out=out,
+            arch=card.arch,
+            compression=done.compression,
+            held_out=len(measured.items),
+            states=states,
+            worst_cosine=float(metrics.cosines(after, before).min()),
+            failures=(*calibrating.failures, *measured.failures),
+            seconds=time.monotonic() - start,
+        )
 
 
 def _open(
@@ -265,7 +297,7 @@ def _check_out(out: Path, student: Path) -> None:
 
 
 def _choose(
-    items: list[ImageItem], count: int, seed: int
+    items: Sequence[ImageItem], count: int, seed: int
 ) -> tuple[list[ImageItem], list[ImageItem]]:
     """Split images into (to calibrate on, to measure on), by a hash of their names.
 
@@ -340,9 +372,8 @@ def _calibrate(
     """Make the embedder's network INT8 in place, its ranges taken from `pixels`."""
     from ..models.compression import Compressed, add_int8
 
-    sparse = None if card.compression is None else card.compression.sparse
     return add_int8(
-        Compressed(embedder.module, Compression(sparse=sparse)),
+        Compressed(embedder.module, card.compression or Compression()),
         card.preprocess.size,
         card.arch,
         _batches(embedder, pixels, batch_size),
@@ -395,7 +426,6 @@ def _measure(
 def _save(
     out: Path, card: StudentCard, network: torch.nn.Module, samples: NDArray[np.uint8]
 ) -> None:
-    ensure_folder(out)
     save_weights(out, {name: value.cpu() for name, value in network.state_dict().items()})
     save_samples(out, samples)
     save_card(out, card)

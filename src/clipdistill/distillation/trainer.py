@@ -24,6 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ..core.errors import TrainingError
 from ..core.files import writing
 from ..core.progress import track
+from ..core.stopping import Stop, postponed
 from ..formats.cards import StudentCard
 from ..formats.student import (
     CHECKPOINT,
@@ -60,17 +61,19 @@ class TrainingState:
         epoch: epochs finished.
         step: steps done of the next epoch.
         loss_sum: of those steps, weighted by images; `seen` images.
+        pending: the same of the steps since the last check; not yet in `loss_sum`.
         history: a row an epoch.
-        best: validation cosine of the best epoch so far.
-        best_epoch: which that was; -1 before the first.
+        best: validation cosine of the best state so far.
+        best_epoch: its epoch, as an index of `history`; -1: the network before training.
         best_model: its weights.
-        before: what was measured before training (see `Trainer`).
+        before: what was measured before training (see `Start`).
     """
 
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0
     seen: int = 0
+    pending: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float = -math.inf
     best_epoch: int = -1
@@ -81,6 +84,43 @@ class TrainingState:
     def rows(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`."""
         return [*self.before, *self.history]
+
+    @property
+    def earlier_epochs(self) -> int:
+        """Epochs of the training before this one: of 2:4 before INT8."""
+        return max((row["epoch"] for row in self.before), default=0)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs finished, of all trainings."""
+        return self.earlier_epochs + self.epoch
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The row of the state that is kept: the best epoch, or the network before training."""
+        return self.before[-1] if self.best_epoch < 0 else self.history[self.best_epoch]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with, besides the network.
+
+    Attributes:
+        masks: weights that are held at zero (2:4 sparsity).
+        rows: what was measured before, a row per state of the network, the last as it begins; also
+            the epochs of an earlier training.
+        counts: whether the network as it begins is kept where no epoch is better.
+    """
+
+    masks: Masks = field(default_factory=dict)
+    rows: Sequence[dict[str, Any]] = ()
+    counts: bool = False
+
+    @property
+    def score(self) -> float:
+        """Validation cosine that an epoch has to exceed to be kept."""
+        score = self.rows[-1].get("val_cosine", -math.inf) if self.counts else -math.inf
+        return score if math.isfinite(score) else -math.inf
 
 
 class Trainer:
@@ -93,8 +133,8 @@ class Trainer:
         card: what is trained.
         out: the student's folder.
         options: how to train.
-        masks: weights that are held at zero (2:4 sparsity).
-        before: what was measured before training, a row a state of the network.
+        start: what it begins with; not needed to resume.
+        resume: whether the checkpoint in `out`, if any, is of this training.
     """
 
     def __init__(
@@ -106,8 +146,8 @@ class Trainer:
         out: Path,
         options: DistillOptions,
         *,
-        masks: Masks | None = None,
-        before: Sequence[dict[str, Any]] = (),
+        start: Start = Start(),
+        resume: bool = True,
     ) -> None:
         self.accelerator = accelerator
         self.data = data
@@ -115,33 +155,44 @@ class Trainer:
         self.out = out
         self.options = options
         self.device = accelerator.device
-        self.masks = self._here(masks or {})
+        self.masks = self._here(start.masks)
         self.validator = Validator(accelerator, data, card.preprocess, options.batch_size)
         self.layout = memory_layout(network)
         network = network.to(self.device).to(memory_format=self.layout)
+        self.state = TrainingState(before=list(start.rows), best=start.score)
+        if start.score > -math.inf:
+            self.state.best_model = _copied(network)
+        self.resume = resume
         self.ema = self._make_ema(network)
         optimizer = make_optimizer(network, options)
         self.network, self.optimizer = accelerator.prepare(network, optimizer)
-        self.state = TrainingState(before=list(before))
         self.steps = batch_count(len(data.train), options.batch_size, accelerator.num_processes)
         self.anchors = self._anchors() if options.criterion == "anchors" else None
         self.writer: SummaryWriter | None = None
         self._saved = time.monotonic()
+        self._stop = Stop()
 
     def run(self) -> TrainingState:
         """Train to the end (or go on from the checkpoint in the output folder).
 
+        Ctrl-C lets the current step finish, and saves the state.
+
         Raises:
             TrainingError: the loss is no longer finite.
+            KeyboardInterrupt: it was stopped.
         """
-        self._resume()
+        if self.resume:
+            self._resume()
         if self.accelerator.is_main_process:
             with writing(self.out / LOG):
-                self.writer = SummaryWriter(str(self.out / LOG), purge_step=self.state.epoch)
+                self.writer = SummaryWriter(str(self.out / LOG), purge_step=self.state.epochs)
         try:
             total = self.options.num_epochs * len(self.data.train)
             before = self.state.epoch * len(self.data.train) + self.state.seen
-            with track("distil", total, "images", done=before) as step:
+            with (
+                postponed() as self._stop,
+                track("distil", total, "images", done=before) as step,
+            ):
                 while self.state.epoch < self.options.num_epochs:
                     self._epoch(step)
         finally:
@@ -155,26 +206,54 @@ class Trainer:
         return self.state
 
     def _epoch(self, progress: Any) -> None:
-        state, options = self.state, self.options
+        state = self.state
         self.network.train()
         start, first = time.monotonic(), state.seen
-        running = torch.zeros((), device=self.device)
+        running = torch.tensor(state.pending, device=self.device)
         for step, pixels, targets, fine, size in self._batches():
-            done, total = state.epoch * self.steps + step, options.num_epochs * self.steps
-            rate = learning_rate(options, done, total)
+            rate = self._rate(step)
             loss = self._step(step, rate, pixels, targets, fine, size)
             running += loss.detach() * size
             state.step, state.seen = step + 1, state.seen + size
             progress(size, self._note())
             last = state.step == self.steps
-            if state.step % FINITE_CHECK_STEPS == 0 or last:
+            checked = state.step % FINITE_CHECK_STEPS == 0 or last
+            if checked:
                 self._add_finite(running, rate)
                 running = torch.zeros((), device=self.device)
                 if self._due() and not last:
                     self._check_weights(rate)
                     self._save()
+            if self._asked_to_stop(checked):
+                state.pending = self._finite(running, rate)
+                self._save_and_stop(rate)
         images = state.seen - first
-        self._finish_epoch(images / max(1e-9, time.monotonic() - start), rate)
+        self._finish_epoch(images / max(1e-9, time.monotonic() - start), self._rate(self.steps - 1))
+
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step of the current epoch."""
+        done = self.state.epoch * self.steps + step
+        return learning_rate(self.options, done, self.options.num_epochs * self.steps)
+
+    def _asked_to_stop(self, checked: bool) -> bool:
+        """Whether to stop now; several processes do so together, at a step of checks."""
+        if self.accelerator.num_processes == 1:
+            return self._stop.asked
+        if not checked:
+            return False
+        asked = torch.tensor(float(self._stop.asked), device=self.device)
+        return float(self.accelerator.reduce(asked, "sum")) > 0
+
+    def _save_and_stop(self, rate: float) -> None:
+        """Save the state as it is after a step.
+
+        Raises:
+            KeyboardInterrupt: always.
+            TrainingError: the weights are not finite.
+        """
+        self._check_weights(rate)
+        self._save()
+        raise KeyboardInterrupt
 
     def _step(
         self,
@@ -253,10 +332,19 @@ class Trainer:
         Raises:
             TrainingError: they are not finite.
         """
+        self.state.loss_sum += self._finite(running, rate)
+        self.state.pending = 0.0
+
+    def _finite(self, running: torch.Tensor, rate: float) -> float:
+        """Return a sum of losses, or stop.
+
+        Raises:
+            TrainingError: it is not finite.
+        """
         value = float(running)
         if not math.isfinite(value):
             raise self._not_finite("The loss", rate)
-        self.state.loss_sum += value
+        return value
 
     def _check_weights(self, rate: float) -> None:
         """Check the weights before they are saved: the last step may have spoilt them.
@@ -273,7 +361,7 @@ class Trainer:
         kept = self.out / CHECKPOINT
         where = f"The last good state is kept in {kept}." if kept.is_file() else "None was saved."
         return TrainingError(
-            f"{what} is no longer finite in epoch {self.state.epoch + 1}, step {self.state.step} "
+            f"{what} is no longer finite in epoch {self.state.epochs + 1}, step {self.state.step} "
             f"(learning rate {rate:.2g}, criterion {self.options.criterion}). {where} Try a lower "
             "--lr. --grad-clip 1 and --precision fp32 can help as well. Use another output folder; "
             "--init-checkpoint starts from what was learnt."
@@ -283,33 +371,38 @@ class Trainer:
         state = self.state
         loss = state.loss_sum / max(1, state.seen)
         row: dict[str, Any] = {
-            "epoch": state.epoch + 1,
+            "epoch": state.epochs + 1,
             "loss": loss,
             "lr": lr,
             "images_per_second": rate,
         }
         self._check_weights(lr)
-        row.update(self.validator(self._kept_network()))
+        alone = self.accelerator.num_processes == 1
+
+        def between() -> None:
+            if alone and self._stop.asked:
+                self._save_and_stop(lr)
+
+        row.update(self.validator(self._kept_network(), between))
         if not math.isfinite(row.get("val_cosine", 0.0)):
             raise self._not_finite("The network's output", lr)
         # Without held-out images the last epoch is the best there is.
         score = row.get("val_cosine", float(state.epoch))
         if score > state.best:
             state.best, state.best_epoch = score, state.epoch
-            state.best_model = {
-                name: value.detach().to("cpu", copy=True).contiguous()
-                for name, value in self._kept_network().state_dict().items()
-            }
+            state.best_model = _copied(self._kept_network())
         state.history.append(row)
         if self.writer is not None:
             with writing(self.out / LOG):
                 for name, value in row.items():
                     if name != "epoch":
-                        self.writer.add_scalar(name, value, state.epoch)
+                        self.writer.add_scalar(name, value, state.epochs)
         state.epoch, state.step, state.loss_sum, state.seen = state.epoch + 1, 0, 0.0, 0
         last = state.epoch == self.options.num_epochs
         if last or self._due():
             self._save()
+        if not last and self._asked_to_stop(True):
+            self._save_and_stop(lr)
 
     def _kept_network(self) -> torch.nn.Module:
         """The network that is validated and kept: the moving average where there is one."""
@@ -337,7 +430,8 @@ class Trainer:
 
     def _note(self) -> str:
         state = self.state
-        parts = [f"epoch {state.epoch + 1}/{self.options.num_epochs}"]
+        total = state.earlier_epochs + self.options.num_epochs
+        parts = [f"epoch {state.epochs + 1}/{total}"]
         if state.history:
             row = state.history[-1]
             measured = (("cosine", "val_cosine"), ("agreement", "val_agreement"))
@@ -363,6 +457,7 @@ class Trainer:
                 "step": state.step,
                 "loss_sum": state.loss_sum,
                 "seen": state.seen,
+                "pending": state.pending,
                 "ema": None if self.ema is None else self.ema.module.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "history": state.history,
@@ -392,9 +487,17 @@ class Trainer:
             step=saved["step"],
             loss_sum=saved["loss_sum"],
             seen=saved["seen"],
+            pending=saved.get("pending", 0.0),
             history=saved["history"],
             best=best["score"],
             best_epoch=best["epoch"],
             best_model=best["model"],
             before=saved.get("before", []),
         )
+
+
+def _copied(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        name: value.detach().to("cpu", copy=True).contiguous()
+        for name, value in network.state_dict().items()
+    }

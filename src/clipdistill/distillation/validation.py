@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,8 +55,14 @@ class Validator:
         if data.text is not None:
             self._text = torch.from_numpy(data.text.vectors).to(self.device)
 
-    def __call__(self, network: torch.nn.Module) -> dict[str, float]:
+    def __call__(
+        self, network: torch.nn.Module, between: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
         """Measure a network, which is put into eval mode; all processes call this.
+
+        Args:
+            network: the network.
+            between: called before every batch.
 
         Returns:
             "val_cosine": mean cosine with the teacher's embeddings; with a class list also
@@ -72,6 +79,7 @@ class Validator:
         mine = self.data.val[self.accelerator.process_index :: self.accelerator.num_processes]
         size = max(1, self.batch_size)
         for start in range(0, len(mine), size):
+            between()
             sums += self._batch(network, mine[start : start + size])
         if self.accelerator.num_processes > 1:
             sums = self.accelerator.reduce(sums, "sum")

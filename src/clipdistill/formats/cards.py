@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+import os
+import re
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from ..core.errors import FormatError, MismatchError
@@ -11,8 +13,39 @@ from ..core.results import from_json
 from ..core.zeroshot import LogitScale
 from ..images.preprocess import Preprocess
 
+PLACES = ("student_weights", "init_checkpoint", "prompts")
+"""Options of a training that are paths."""
 LONGEST_LICENSE = 64
 """Most characters of a licence's identifier; the rest of an untrusted text is cut off."""
+
+
+def last_name(path: str) -> str:
+    """Return the last component of a path, whatever system it is of; "" for ""."""
+    if path in (".", "..") or path.endswith(("/.", "/..")):
+        path = os.path.abspath(path)
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+
+
+def shipped_name(teacher: str) -> str:
+    """Return a teacher's name, "local-dir:" with the last component of the folder's path."""
+    scheme, _, folder = teacher.partition(":")
+    return f"local-dir:{last_name(folder)}" if scheme == "local-dir" else teacher
+
+
+def shipped_training(training: dict[str, Any]) -> dict[str, Any]:
+    """Return a student's training for a file that is passed on; see `StudentCard.to_json`."""
+    value = dict(training)
+    if isinstance(options := value.get("options"), dict):
+        value["options"] = {
+            name: last_name(one) if name in PLACES and isinstance(one, str) else one
+            for name, one in options.items()
+        }
+    for row in ("best", "best_trained"):
+        if isinstance(best := value.get(row), dict):
+            value[row] = {name: one for name, one in best.items() if name != "images_per_second"}
+    if isinstance(quantized := value.get("quantized"), dict) and "from" in quantized:
+        value["quantized"] = {**quantized, "from": last_name(str(quantized["from"]))}
+    return value
 
 
 def _check_dim(dim: int) -> None:
@@ -75,6 +108,11 @@ class TeacherCard:
                 "the same embedding space. Make both with the same teacher (--model-name and "
                 "--pretrained)."
             )
+
+    def shipped(self) -> TeacherCard:
+        """Return the card for a file that is passed on: names of folders and files, not places."""
+        name, pretrained = shipped_name(self.model_name), last_name(self.pretrained)
+        return replace(self, model_name=name, pretrained=pretrained)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; "license" only where it is known."""
@@ -139,12 +177,17 @@ class Quantization:
     Attributes:
         method: INT8 calibration of the activations: "max", "percentile" or "entropy".
         calibration_images: number of images of the INT8 calibration.
-        trained: whether the student was trained with its quantisers afterwards (QAT).
+        trained: whether its weights were trained with the quantisers (QAT).
         layers: names of the modules whose weight and input are quantised.
-        residuals: names of the quantisers of the shortcuts, one per residual add.
+        residuals: names of the quantisers of the shortcuts, one per residual add that has one.
         folded: names of the batch norms that were folded into the layer before them.
         skipped: (name, reason) of the layers that stay in floating point.
-        quantizers: number of enabled quantisers: two per layer and one per residual add.
+        quantizers: number of enabled quantisers: two per layer and one per quantised add.
+        float_adds: number of residual adds that stay in floating point.
+        clipped_share: share of the weights of `layers` that lie beyond the range of their channel,
+            0 to 1: the ranges stay as they were calibrated while training moves the weights; None:
+            unknown.
+        clipped: (name, share) of the layers with such weights, the largest share first.
     """
 
     method: str
@@ -155,6 +198,9 @@ class Quantization:
     folded: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
     quantizers: int
+    float_adds: int = 0
+    clipped_share: float | None = None
+    clipped: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,10 +210,13 @@ class Compression:
     Attributes:
         sparse: its 2:4 sparsity; None for a dense student.
         int8: its quantisation; None for a student in floating point.
+        merged: whether its branches are merged and its standardised weights computed; a compressed
+            student alone is stored so, and trained so.
     """
 
     sparse: Sparsity | None = None
     int8: Quantization | None = None
+    merged: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -211,13 +260,17 @@ class StudentCard:
         _check_dim(self.dim)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values; "compression" only where there is one."""
+        """Return plain JSON values for a file that is passed on.
+
+        Folders and files have names instead of places, and nothing is in it that depends on the
+        speed of the machine.  "compression" is there only where there is one.
+        """
         value = {
             "arch": self.arch,
             "dim": self.dim,
             "preprocess": self.preprocess.to_json(),
-            "teacher": None if self.teacher is None else self.teacher.to_json(),
-            "training": self.training,
+            "teacher": None if self.teacher is None else self.teacher.shipped().to_json(),
+            "training": shipped_training(self.training),
         }
         if self.compression is not None:
             value["compression"] = self.compression.to_json()

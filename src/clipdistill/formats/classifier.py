@@ -35,7 +35,7 @@ from ..core.errors import FormatError, InputError, OutputError
 from ..core.files import ensure_folder
 from ..core.zeroshot import LogitScale, normalized
 from ..images.preprocess import Preprocess
-from .cards import Compression, TeacherCard
+from .cards import Compression, TeacherCard, shipped_training
 from .text import TextEmbeddings
 
 FORMAT = "clipdistill.onnx"
@@ -47,6 +47,8 @@ Target = Literal["onnxruntime", "tensorrt"]
 FilePrecision = Literal["fp32", "fp16", "int8", "int8+fp16"]
 """Precision of a file; layers that are not in INT8 compute in FP32, unless FP16 is named."""
 
+OPSET = 17
+"""Newest operator set that the TensorRT of every JetPack reads (8.5 and later)."""
 INPUT = "input"
 EMBEDDINGS = "embeddings"
 PROBABILITIES = "probabilities"
@@ -94,8 +96,8 @@ class OnnxCard:
             "arch": self.arch,
             "dim": self.dim,
             "preprocess": self.preprocess.to_json(),
-            "teacher": None if self.teacher is None else self.teacher.to_json(),
-            "training": self.training,
+            "teacher": None if self.teacher is None else self.teacher.shipped().to_json(),
+            "training": shipped_training(self.training),
             "target": self.target,
             "precision": self.precision,
         }

@@ -21,7 +21,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,11 +39,14 @@ from ..core.files import (
     write_bytes,
     write_json,
 )
+from ..core.texts import Index, Texts
+from ..core.wording import many
 from ..core.zeroshot import LogitScale, normalized
 from ..images.preprocess import Preprocess
 from ..images.views import ViewSpec
 from .cards import TeacherCard
-from .parquet import TypeMismatch, arrow, texts, typed_rows, write_rows
+from .parquet import TypeMismatch, arrow, write_rows
+from .rows import COLUMNS, Row, Rows, texts_of
 from .views import VIEWS, Views, read_views, write_views
 
 if TYPE_CHECKING:
@@ -64,23 +67,6 @@ PURPOSE = "Reading and writing embeddings"
 REMEDY = "Delete it and run `clipdistill embed` again: only its images are embedded again."
 CACHE = "pixels"
 """Folder beside the vectors in which `distill` keeps decoded pixels (see `images.pixels`)."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One embedded image.
-
-    Attributes:
-        image_path: key of the image below the images folder.
-        content: `images.sources.content_id` of its bytes; empty when unknown.
-        size: size of the file in bytes; 0 when unknown.
-        mtime_ns: time of the file's last change in nanoseconds; 0 when unknown.
-    """
-
-    image_path: str
-    content: str
-    size: int
-    mtime_ns: int
 
 
 @dataclass(frozen=True)
@@ -121,6 +107,27 @@ class Header:
             "normalized": self.normalized,
         }
 
+    def check_same(self, found: Header, root: Path) -> None:
+        """Check that this command may add to what `found` describes.
+
+        Raises:
+            MismatchError: teacher, views, layout or precision differ.
+        """
+        self.teacher.check_same(found.teacher, "This run", root)
+        if self.views != found.views:
+            raise MismatchError(
+                f"{root} has embeddings with {_described(found.views)}, but this command "
+                f"would write {_described(self.views)}. Use the same --views and "
+                "--view-seed, or another output folder."
+            )
+        mine = (self.layout, self.dtype, self.normalized)
+        theirs = (found.layout, found.dtype, found.normalized)
+        if mine != theirs:
+            raise MismatchError(
+                f"{root} has embeddings of layout, precision, normalized = {theirs}, but this "
+                f"command would write {mine}. Use the same options, or another output folder."
+            )
+
     @classmethod
     def from_json(cls, path: Path, value: dict[str, Any]) -> Header:
         """Invert `to_json`; `path` names the file in messages.
@@ -158,7 +165,7 @@ class Embeddings:
     Attributes:
         root: folder of the store.
         header: teacher and layout.
-        rows: one per image, no image twice.
+        rows: one per image, no image twice; in columns, each is made when it is read.
         vectors: float16 or float32 (N, D); memory-mapped where a store has one shard.
         shards: (number, rows) of each shard; empty for a folder without a card.
         order: int (N,), row of each image in the concatenated shards.
@@ -166,7 +173,7 @@ class Embeddings:
 
     root: Path
     header: Header
-    rows: list[Row]
+    rows: Rows
     vectors: NDArray[np.floating]
     shards: tuple[tuple[int, int], ...] = ()
     order: NDArray[np.intp] | None = None
@@ -177,8 +184,8 @@ class Embeddings:
         return self.header.teacher
 
     def by_image(self) -> dict[str, int]:
-        """Return the row number of each image key."""
-        return {row.image_path: index for index, row in enumerate(self.rows)}
+        """Return the row number of each image key: a dictionary, for small sets."""
+        return {key: index for index, key in enumerate(self.rows.keys)}
 
     def views(self) -> Views | None:
         """Open the stored views; None where there are none.
@@ -209,34 +216,19 @@ class EmbeddingStore:
         self.header = header
         found = read_header(root)
         if found is not None:
-            self._check_same(found)
+            header.check_same(found, root)
         elif shard_numbers(root) or any(_bare_vectors(root)):
             raise MismatchError(
                 f"{root} has embeddings without a card that names their teacher. Choose another "
                 "output folder."
             )
         self.shards = shard_numbers(root)
-        self.rows = [_read_rows(root, shard) for shard in self.shards]
+        self._rows = [_read_rows(root, shard) for shard in self.shards]
 
-    def _check_same(self, found: Header) -> None:
-        self.header.teacher.check_same(found.teacher, "This run", self.root)
-        if self.header.views != found.views:
-            raise MismatchError(
-                f"{self.root} has embeddings with {_described(found.views)}, but this command "
-                f"would write {_described(self.header.views)}. Use the same --views and "
-                "--view-seed, or another output folder."
-            )
-        mine = (self.header.layout, self.header.dtype, self.header.normalized)
-        theirs = (found.layout, found.dtype, found.normalized)
-        if mine != theirs:
-            raise MismatchError(
-                f"{self.root} has embeddings of layout, precision, normalized = {theirs}, but this "
-                f"command would write {mine}. Use the same options, or another output folder."
-            )
-
-    def all_rows(self) -> list[Row]:
+    def all_rows(self) -> Rows:
         """Return every stored row in order of writing; an image that changed has two."""
-        return [row for shard in self.rows for row in shard]
+        self._rows = [Rows.joined(self._rows)]
+        return self._rows[0]
 
     def append(
         self,
@@ -262,17 +254,13 @@ class EmbeddingStore:
                 with atomic_path(path) as temporary:
                     np.save(temporary, np.asarray(vector, dtype=np.float32))
         else:
-            with atomic_path(_vectors_path(self.root, number)) as temporary:
-                np.save(temporary, np.asarray(vectors, dtype=self.header.dtype))
-        if views is not None:
-            stored = np.asarray(views[0], dtype=self.header.dtype)
-            write_views(self.root, number, stored, views[1])
+            write_vectors(self.root, number, self.header, vectors, views)
         self._write_shard(number, rows)
 
     def _write_shard(self, number: int, rows: Sequence[Row]) -> None:
-        _write_rows(self.root, number, rows, self.header)
+        write_shard_rows(self.root, number, rows, self.header)
         self.shards.append(number)
-        self.rows.append(list(rows))
+        self._rows.append(Rows.of(rows))
 
     def finish(self, failures: Iterable[Failure]) -> None:
         """Write the failures and, last, `meta.json`, which marks a complete store."""
@@ -282,14 +270,18 @@ class EmbeddingStore:
         write_bytes(self.root / FAILURES, text.encode(errors="backslashreplace"))
         counts = {
             "shards": len(self.shards),
-            "rows": sum(len(rows) for rows in self.rows),
+            "rows": sum(map(len, self._rows)),
             "failures": len(failures),
         }
         write_json(self.root / META, {**self.header.to_json(), **counts})
 
 
 def _described(views: ViewSpec | None) -> str:
-    return "no views" if views is None else f"{views.count} views per image (seed {views.seed})"
+    return (
+        "no views"
+        if views is None
+        else f"{many(views.count, 'view')} per image (seed {views.seed})"
+    )
 
 
 def read_failures(root: Path) -> tuple[Failure, ...]:
@@ -359,7 +351,7 @@ def load_embeddings(root: Path) -> Embeddings:
     if wrong is not None:
         raise FormatError(
             f"{root}: the embedding of {found.rows[wrong].image_path!r} is not finite (NaN or "
-            "infinite). Delete the folder and run `clipdistill embed` again, with --precision fp32."
+            "infinite). Delete the folder and run `clipdistill embed --precision fp32`."
         )
     return found
 
@@ -380,19 +372,19 @@ def _load_any(root: Path) -> Embeddings:
             "again to resume."
         )
     if header is None:
-        header = _foreign_header(_load_shard(root, numbers[0], rows[0], None))
+        header = _foreign_header(_load_shard(root, numbers[0], len(rows[0]), None))
     dim = header.teacher.dim
-    every = [row for shard in rows for row in shard]
-    keep = _latest(every)
-    kept = [every[index] for index in keep]
-    if header.layout == "npy":
-        return Embeddings(root, header, kept, _stack(root, [row.image_path for row in kept], dim))
-    shards = [_load_shard(root, n, shard, dim) for n, shard in zip(numbers, rows, strict=True)]
-    vectors = shards[0] if len(shards) == 1 else np.concatenate(shards)
     sizes = tuple((n, len(shard)) for n, shard in zip(numbers, rows, strict=True))
+    every = Rows.joined(rows)
+    keep = Index(every.keys).latest()
+    kept = every if len(keep) == len(every) else every.take(keep)
+    if header.layout == "npy":
+        return Embeddings(root, header, kept, _stack(root, kept.keys, dim))
+    shards = [_load_shard(root, number, count, dim) for number, count in sizes]
+    vectors = shards[0] if len(shards) == 1 else np.concatenate(shards)
     if len(keep) < len(every):  # indexing would load a memory-mapped shard
         vectors = vectors[keep]
-    return Embeddings(root, header, kept, vectors, sizes, np.array(keep, dtype=np.intp))
+    return Embeddings(root, header, kept, vectors, sizes, keep)
 
 
 def shard_numbers(root: Path) -> list[int]:
@@ -427,11 +419,6 @@ def npy_path(root: Path, image_path: str) -> Path:
     return root / Path(image_path).with_suffix(".npy")
 
 
-def _latest(rows: Sequence[Row]) -> list[int]:
-    """Numbers of the last row of each image, ascending."""
-    return sorted({row.image_path: index for index, row in enumerate(rows)}.values())
-
-
 def _rows_path(root: Path, number: int) -> Path:
     plain = root / ROWS / f"metadata_{number}.parquet"
     return plain if plain.exists() else _numbered(root / ROWS, ROWS_NAME).get(number, plain)
@@ -464,7 +451,7 @@ def _parquet(path: Path) -> pyarrow.Table:
         return file.read()
 
 
-def _read_rows(root: Path, number: int) -> list[Row]:
+def _read_rows(root: Path, number: int) -> Rows:
     path = _rows_path(root, number)
     table = _parquet(path)
     if "image_path" not in table.column_names:
@@ -474,39 +461,47 @@ def _read_rows(root: Path, number: int) -> list[Row]:
     if _stored_header(path, table.schema) is None:
         # Of clip-retrieval's own files only the path is used; their other columns differ.
         with reading_parquet(path):
-            names = texts(table.column("image_path"), "image_path")
-        return [Row(name or "", "", 0, 0) for name in names]
-    columns = [field.name for field in fields(Row)]
-    if not set(columns) <= set(table.column_names):
+            return Rows.named(texts_of(table.column("image_path"), "image_path"))
+    if not set(COLUMNS) <= set(table.column_names):
         raise FormatError(
-            f"{path}: expected the columns {columns}, found {table.column_names}. {REMEDY}"
+            f"{path}: expected the columns {list(COLUMNS)}, found {table.column_names}. {REMEDY}"
         )
     with reading_parquet(path):
-        return [Row(**_BLANK | row) for row in typed_rows(table, Row, {n: n for n in columns})]
+        return Rows.read(table)
 
 
-_BLANK: dict[str, Any] = {"image_path": "", "content": "", "size": 0, "mtime_ns": 0}
+def write_vectors(
+    root: Path,
+    number: int,
+    header: Header,
+    vectors: NDArray[np.floating],
+    views: tuple[NDArray[np.floating], NDArray[np.float32]] | None = None,
+) -> None:
+    """Write the vectors of one shard of layout clip-retrieval; arguments as in `append`."""
+    with atomic_path(_vectors_path(root, number)) as temporary:
+        np.save(temporary, np.asarray(vectors, dtype=header.dtype))
+    if views is not None:
+        write_views(root, number, np.asarray(views[0], dtype=header.dtype), views[1])
 
 
-def _write_rows(root: Path, number: int, rows: Sequence[Row], header: Header) -> None:
+def write_shard_rows(root: Path, number: int, rows: Sequence[Row], header: Header) -> None:
+    """Write the rows of one shard, after its vectors: readers see it from now on."""
     card = json.dumps(header.to_json(), ensure_ascii=False).encode()
     with atomic_path(_rows_path(root, number)) as temporary:
         write_rows(temporary, Row, rows, PURPOSE, {b"clipdistill": card})
 
 
-def _load_shard(
-    root: Path, number: int, rows: Sequence[Row], dim: int | None
-) -> NDArray[np.floating]:
+def _load_shard(root: Path, number: int, count: int, dim: int | None) -> NDArray[np.floating]:
     path = _vectors_path(root, number)
     remedy = f"Delete it and {_rows_path(root, number)}, then run `clipdistill embed` again."
     try:
-        vectors: NDArray[np.floating] = read_array(path, mapped=len(rows) > 0)
+        vectors: NDArray[np.floating] = read_array(path, mapped=count > 0)
     except (FormatError, InputError) as error:
         raise FormatError(f"{error} {remedy}") from error
-    fine = vectors.ndim == 2 and len(vectors) == len(rows) and vectors.dtype.kind == "f"
+    fine = vectors.ndim == 2 and len(vectors) == count and vectors.dtype.kind == "f"
     if not fine or (dim is not None and vectors.shape[1] != dim):
         raise FormatError(
-            f"{path}: expected floats ({len(rows)}, {dim or 'dimension'}), found {vectors.dtype} "
+            f"{path}: expected floats ({count}, {dim or 'dimension'}), found {vectors.dtype} "
             f"{vectors.shape}. {remedy}"
         )
     return vectors
@@ -560,43 +555,47 @@ def _load_bare(root: Path) -> Embeddings:
     keys = [path.relative_to(root).as_posix() for path in paths]
     vectors = _stack(root, keys, None)
     header = replace(_foreign_header(vectors), layout="npy")
-    return Embeddings(root, header, [Row(key, "", 0, 0) for key in keys], vectors)
+    return Embeddings(root, header, Rows.named(keys), vectors)
 
 
-def match_rows(embeddings: Embeddings, keys: Sequence[str]) -> dict[str, int]:
-    """Return the row numbers of those of `keys` that are embedded.
+def find_rows(embeddings: Embeddings, keys: Sequence[str]) -> NDArray[np.intp]:
+    """Return the row number of each of `keys`, int (n,); -1 where it is not embedded.
 
     Folders without a card are matched by the name without ending, as in the older scripts, and
     clip-retrieval's own files by the end of the stored path.
     """
-    known = embeddings.by_image()
+    index = Index(embeddings.rows.keys)
     if embeddings.teacher.fingerprint is not None:
-        return {key: known[key] for key in keys if key in known}
+        return index.find(keys)
     if embeddings.header.layout == "clip-retrieval":
-        return _match_ends(known, keys)
-    found: dict[str, int] = {}
-    for key in keys:
-        path = Path(key)
-        older = path.with_name(path.name.split(".")[0] + ".npy").as_posix()
-        for name in (path.with_suffix(".npy").as_posix(), older, Path(older).name):
-            if name in known:
-                found[key] = known[name]
-                break
-    return found
+        return _match_ends(embeddings.rows.keys, index, keys)
+    found = np.full(len(keys), -1, np.intp)
+    paths = [Path(key) for key in keys]
+    older = [path.with_name(path.name.split(".")[0] + ".npy") for path in paths]
+    plain = [path.with_suffix(".npy") for path in paths]
+    for names in ([path.as_posix() for path in plain], [p.as_posix() for p in older]):
+        found = np.where(found < 0, index.find(names), found)
+    return np.where(found < 0, index.find([path.name for path in older]), found)
 
 
-def _match_ends(known: dict[str, int], keys: Sequence[str]) -> dict[str, int]:
+def match_rows(embeddings: Embeddings, keys: Sequence[str]) -> dict[str, int]:
+    """Return the row numbers of those of `keys` that are embedded: `find_rows`, for small sets."""
+    rows = find_rows(embeddings, keys).tolist()
+    return {key: row for key, row in zip(keys, rows, strict=True) if row >= 0}
+
+
+def _match_ends(stored: Texts, index: Index, keys: Sequence[str]) -> NDArray[np.intp]:
     """Match each key with the row whose stored path ends with it, where there is only one."""
     ends: dict[str, list[int]] = {key: [] for key in keys}
-    for stored, index in known.items():
-        parts = Path(stored).parts
+    for row, path in enumerate(stored):
+        parts = Path(path).parts
         for length in range(1, len(parts) + 1):
             end = "/".join(parts[-length:])
             if end in ends:
-                ends[end].append(index)
-    found = {key: known.get(key) for key in keys}
-    found |= {key: rows[0] for key, rows in ends.items() if len(rows) == 1}
-    return {key: index for key, index in found.items() if index is not None}
+                ends[end].append(row)
+    exact = index.find(keys)
+    once = [ends[key][0] if len(ends[key]) == 1 else -1 for key in keys]
+    return np.where(np.array(once, np.intp) < 0, exact, np.array(once, np.intp))
 
 
 def unit_vectors(embeddings: Embeddings) -> NDArray[np.float32]:

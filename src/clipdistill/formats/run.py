@@ -2,6 +2,7 @@
 
 prompts.txt            the prompts
 probe.json             speeds, measured by a short probe, for estimates
+student-choice.json    the student that was chosen; only with --student auto
 image_urls.txt         URLs that a search found, and images/ the downloaded images; both only with
                        a search, otherwise the images stay in their folder
 embeddings/            the teacher's embeddings of the images
@@ -71,6 +72,7 @@ class RunFolder:
     record = _Inside("run.json")
     prompts = _Inside("prompts.txt")
     probe = _Inside("probe.json")
+    choice = _Inside("student-choice.json")
     urls = _Inside("image_urls.txt")
     images = _Inside("images")
     embeddings = _Inside("embeddings")

@@ -128,6 +128,6 @@ def load_selection(path: Path) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(key for key in keys if key.strip()))
     if not found:
         raise InputError(
-            f"{path}: the list has no images. Run `clipdistill select` with a lower --min-score."
+            f"{path}: the list has no images. Let more pass: `clipdistill select` has --min-score."
         )
     return found

@@ -33,7 +33,7 @@ from ..core.files import (
     write_bytes,
     write_json,
 )
-from .cards import StudentCard
+from .cards import StudentCard, last_name
 
 if TYPE_CHECKING:
     import torch
@@ -93,6 +93,18 @@ def load_card(folder: Path) -> StudentCard:
         )
     with describing(folder / CARD):
         return StudentCard.from_json(value)
+
+
+def origin(source: Path) -> str:
+    """Name a student or a file of weights without its place: "NAME (16 digits of the SHA-256)".
+
+    The digits are those of the weights; without them there is no such file.
+    """
+    path = source
+    if source.is_dir():
+        path = source / (WEIGHTS if (source / WEIGHTS).is_file() else CHECKPOINT)
+    name = last_name(str(source))
+    return f"{name} ({sha256_of(path)[:16]})" if path.is_file() else name
 
 
 def save_weights(folder: Path, state: dict[str, torch.Tensor]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from ..core.files import (
     write_json,
 )
 from ..core.results import from_json
+from ..core.wording import many
 from ..core.zeroshot import Calibration, LogitScale, moved_along, normalized
 from ..images.preprocess import Preprocess
-from .cards import TeacherCard
+from .cards import TeacherCard, last_name, shipped_name
 
 FORMAT = "clipdistill.text_embeddings"
 VERSION = 1
@@ -74,6 +75,9 @@ class Adaptation:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             **values,
+            "pool": last_name(self.pool),
+            "teacher": shipped_name(self.teacher),
+            "student": last_name(self.student),
             "text": _to_base64(self.text),
             "shift": _to_base64(self.shift),
             "images": list(self.images),
@@ -153,12 +157,12 @@ class TextEmbeddings:
         return 0.0 if self.calibration is None else self.calibration.threshold
 
     def overlapping(
-        self, also: NDArray[np.bool_] | None = None
+        self, also: NDArray[np.intp] | None = None
     ) -> tuple[tuple[str, str, float], ...]:
         """Return the pairs of labels that the teacher hardly separates, at most `MOST_PAIRS`.
 
         Args:
-            also: bool (C, C), further pairs, above the diagonal.
+            also: int (P, 2), indices of further pairs, the smaller first.
 
         Returns:
             (label, label, cosine), the nearest first.
@@ -171,7 +175,8 @@ class TextEmbeddings:
             cosines = self.vectors[start : start + rows] @ self.vectors.T
             alike = cosines > ALIKE
             if also is not None:
-                alike |= also[start : start + rows]
+                mine = also[(also[:, 0] >= start) & (also[:, 0] < start + rows)]
+                alike[mine[:, 0] - start, mine[:, 1]] = True
             found = np.argwhere(np.triu(alike, k=start + 1))
             near = np.concatenate([near, cosines[found[:, 0], found[:, 1]]])
             pairs = np.concatenate([pairs, found + np.array([start, 0])])
@@ -193,15 +198,19 @@ class TextEmbeddings:
         return moved_along(text, self.adaptation.shift)
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything but the vectors, as plain JSON values."""
+        """Return everything but the vectors, as plain JSON values for a file that is passed on.
+
+        Folders and files have names instead of places.
+        """
         values: dict[str, Any] = {
             "labels": list(self.labels),
             "prompts": [list(prompts) for prompts in self.prompts],
             "templates": list(self.templates),
-            "teacher": self.teacher.to_json(),
+            "teacher": self.teacher.shipped().to_json(),
         }
         if self.calibration is not None:
-            values["calibration"] = asdict(self.calibration)
+            model = last_name(self.calibration.model)
+            values["calibration"] = asdict(replace(self.calibration, model=model))
         if self.adaptation is not None:
             values["adaptation"] = self.adaptation.to_json()
         return values
@@ -250,9 +259,20 @@ def pair_of(path: Path) -> tuple[Path, Path]:
     return path.with_suffix(".npy"), path.with_suffix(".json")
 
 
+def text_path(path: Path) -> Path:
+    """Return the `.npy` that `save_text` writes for `path`."""
+    return path if path.suffix == ".npy" else path.with_name(path.name + ".npy")
+
+
+def is_prompts_file(path: Path) -> bool:
+    """Whether a path is a file that is no part of text embeddings, nor their common stem."""
+    part = path.suffix in (".npy", ".json") or pair_of(path)[0].is_file()
+    return path.is_file() and not part
+
+
 def save_text(path: Path, text: TextEmbeddings) -> Path:
     """Write the pair of files; return the path of the `.npy`."""
-    path = path if path.suffix == ".npy" else path.with_name(path.name + ".npy")
+    path = text_path(path)
     with atomic_path(path) as temporary:
         np.save(temporary, text.vectors)
     head = {"format": FORMAT, "version": VERSION, "npy_sha256": sha256_of(path)}
@@ -267,10 +287,15 @@ def load_text(path: Path, labels: tuple[str, ...] = ()) -> TextEmbeddings:
     numbers, and CLIP's usual logit scale.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or it is another kind of file.
         FormatError: it cannot be read, or the two files are not a pair.
         MismatchError: `labels` are given, but their number differs.
     """
+    if is_prompts_file(path):
+        raise InputError(
+            f"{path}: expected text embeddings (.npy), found another file. Make them of prompts "
+            f"with: clipdistill embed-text {path} TEXT.npy"
+        )
     array_path, card_path = pair_of(path)
     vectors = load_matrix(array_path)
     if not card_path.is_file():
@@ -317,8 +342,8 @@ def _bare(path: Path, vectors: NDArray[np.float32], labels: tuple[str, ...]) -> 
         labels = tuple(str(index) for index in range(len(vectors)))
     if len(labels) != len(vectors):
         raise MismatchError(
-            f"{path} has {len(vectors)} text embeddings, but {len(labels)} prompts were given. "
-            "Give the prompts file that it was made from."
+            f"{path} has {many(len(vectors), 'text embedding')}, but the prompts file has "
+            f"{many(len(labels), 'prompt')}. Give the prompts file that it was made from."
         )
     unknown = TeacherCard(
         model_name="unknown",

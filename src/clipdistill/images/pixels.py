@@ -30,7 +30,7 @@ from ..core.files import (
     write_json,
 )
 from ..core.progress import Step, message, track
-from ..core.wording import size
+from ..core.wording import many, size
 from .loading import Loaded, load_pixels
 from .preprocess import Preprocess
 from .sources import ImageItem
@@ -102,7 +102,7 @@ class PixelCache:
         total = sum(chunk.stop - chunk.start for chunk in missing)
         if total:
             message(
-                f"Decoding {total} images once to {self.preprocess.size} px: "
+                f"Decoding {many(total, 'image')} once to {self.preprocess.size} px: "
                 f"{size(self.cached * self._row_bytes)} in {self.folder}"
             )
         with track("decode", total, "images") as step:
@@ -111,8 +111,8 @@ class PixelCache:
         self._open(chunks)
         if self.cached < len(self.items):
             message(
-                f"{len(self.items) - self.cached} of {len(self.items)} images do not fit the pixel "
-                "cache and are decoded in every epoch. To cache them too, raise --cache-gb."
+                f"The pixel cache holds {self.cached} of {many(len(self.items), 'image')}; the "
+                "others are decoded in every epoch. To cache them too, raise --cache-gb."
             )
 
     def gather(

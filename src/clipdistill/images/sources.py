@@ -7,20 +7,28 @@ import hashlib
 import os
 import stat
 import tarfile
+from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..core.errors import ImageError, InputError
 from ..core.progress import message
+from ..core.texts import Texts
 from .decode import AVIF_ENDINGS, HEIF_ENDINGS, endings
 from .tars import tar_members
 
 MAX_BYTES = 3 << 29
 """Bytes of an encoded image above which it is not read: 179 megapixels of RGBA with 16 bits."""
+
+LARGEST = (1 << 63) - 1
+"""Largest size or position that a listing holds."""
 
 _NOT_READ = """
 .3fr .arw .bpg .cr2 .cr3 .crw .cur .dcm .dcr .dds .dng .emf .eps .erf .exr .fits .flif
@@ -67,7 +75,7 @@ class ImageItem:
             if self.offset is None:
                 return read_file(self.path)
             if self.size > MAX_BYTES:
-                raise ImageError(f"{self.size} bytes is over the limit of {MAX_BYTES:,}")
+                raise ImageError(_over_limit(self.size))
             with open_regular(self.path) as handle:
                 handle.seek(self.offset)
                 data = handle.read(self.size)
@@ -80,6 +88,156 @@ class ImageItem:
         return data
 
 
+class Listing(Sequence[ImageItem]):
+    """Images that were found, in columns: 16 to 28 bytes each beside the key.
+
+    An `ImageItem` is made when it is read.
+
+    Attributes:
+        keys: their keys.
+        sizes: bytes of each, uint32 or int64 (N,).
+        times: modification times in nanoseconds, int64 (N,).
+    """
+
+    __slots__ = ("_offsets", "_paths", "_places", "_problems", "_root", "keys", "sizes", "times")
+
+    def __init__(
+        self,
+        root: Path,
+        keys: Texts,
+        sizes: NDArray[np.integer],
+        times: NDArray[np.int64],
+        paths: Sequence[Path] = (),
+        places: NDArray[np.int32] | None = None,
+        offsets: NDArray[np.int64] | None = None,
+        problems: dict[int, str] | None = None,
+    ) -> None:
+        """Store columns.
+
+        Args:
+            root: folder of the images.
+            keys: see the class.
+            sizes: see the class.
+            times: see the class.
+            paths: files whose names do not follow from root and key, such as tars.
+            places: int32 (N,), number of each image's file in `paths`; -1: root / key.
+                None: all -1.
+            offsets: int64 (N,), position in a tar; -1 for files of their own. None: all -1.
+            problems: place of an image -> why it cannot be read.
+        """
+        self._root, self.keys, self.times = root, keys, times
+        small = not len(sizes) or (sizes.min() >= 0 and sizes.max() < 1 << 32)
+        self.sizes: NDArray[np.integer] = sizes.astype(np.uint32) if small else sizes
+        self._paths, self._places, self._offsets = paths, places, offsets
+        self._problems = problems or {}
+
+    @classmethod
+    def of(cls, root: Path, items: Iterable[ImageItem]) -> Listing:
+        """Store items, which are read once, sorted by key."""
+        if isinstance(items, Listing):
+            return items
+        numbers = (array("q"), array("q"), array("q"), array("i"))
+        paths: list[Path] = []
+        problems: dict[int, str] = {}
+        folder = os.fspath(root / "x")[:-1]
+
+        def keys() -> Iterator[str]:
+            for item in items:
+                if item.problem:
+                    problems[len(numbers[0])] = item.problem
+                own = os.fspath(item.path) == folder + item.key
+                if not own and not (paths and paths[-1] is item.path):
+                    paths.append(item.path)
+                offset = -1 if item.offset is None else item.offset
+                if max(item.size, offset) > LARGEST:  # a damaged header can claim any size
+                    problems.setdefault(len(numbers[0]), _over_limit(item.size))
+                numbers[0].append(min(item.size, LARGEST))
+                numbers[1].append(item.mtime_ns)
+                numbers[2].append(min(offset, LARGEST))
+                numbers[3].append(-1 if own else len(paths) - 1)
+                yield item.key
+
+        names = Texts.of(keys())
+        sizes, times, offsets = (np.frombuffer(column, np.int64) for column in numbers[:3])
+        places = np.frombuffer(numbers[3], np.int32)
+        found = cls(
+            root,
+            names,
+            sizes,
+            times.copy(),
+            paths,
+            places.copy() if paths else None,
+            offsets.copy() if (offsets >= 0).any() else None,
+            problems,
+        )
+        if names.ascending():
+            return found
+        every = list(names)
+        return found.take(np.array(sorted(range(len(every)), key=every.__getitem__), np.intp))
+
+    def take(self, places: NDArray[np.integer]) -> Listing:
+        """The images at `places`, int (n,), in that order."""
+        problems = {}
+        if self._problems:
+            problems = {
+                new: self._problems[old]
+                for new, old in enumerate(places.tolist())
+                if old in self._problems
+            }
+        return Listing(
+            self._root,
+            self.keys.take(places),
+            self.sizes[places],
+            self.times[places],
+            self._paths,
+            None if self._places is None else self._places[places],
+            None if self._offsets is None else self._offsets[places],
+            problems,
+        )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageItem: ...
+    @overload
+    def __getitem__(self, index: slice) -> Listing: ...
+    def __getitem__(self, index: int | slice) -> ImageItem | Listing:
+        """One image, or some of them."""
+        if isinstance(index, slice):
+            return self.take(np.arange(len(self))[index])
+        place = range(len(self))[index]
+        return self._item(place, self.keys[place])
+
+    def __iter__(self) -> Iterator[ImageItem]:
+        for place, key in enumerate(self.keys):
+            yield self._item(place, key)
+
+    def _item(self, place: int, key: str) -> ImageItem:
+        number = -1 if self._places is None else int(self._places[place])
+        offset = -1 if self._offsets is None else int(self._offsets[place])
+        return ImageItem(
+            key,
+            self._root / key if number < 0 else self._paths[number],
+            int(self.sizes[place]),
+            int(self.times[place]),
+            None if offset < 0 else offset,
+            self._problems.get(place, ""),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} images>"
+
+
+def _over_limit(size: int) -> str:
+    return f"{size} bytes is over the limit of {MAX_BYTES:,}"
+
+
 def read_file(path: Path) -> bytes:
     """Return the bytes of a regular file of at most `MAX_BYTES`.
 
@@ -90,7 +248,7 @@ def read_file(path: Path) -> bytes:
     with open_regular(path) as handle:
         size = os.fstat(handle.fileno()).st_size
         if size > MAX_BYTES:
-            raise ImageError(f"{size} bytes is over the limit of {MAX_BYTES:,}")
+            raise ImageError(_over_limit(size))
         return handle.read(size)
 
 
@@ -174,7 +332,7 @@ def _describe(left_out: Counter[str]) -> str:
     return " ".join(hints)
 
 
-def list_images(root: Path) -> list[ImageItem]:
+def list_images(root: Path) -> Listing:
     """List the images of a folder, of the tars in it, or of one tar, sorted by key.
 
     Raises:
@@ -186,7 +344,10 @@ def list_images(root: Path) -> list[ImageItem]:
     if single and root.suffix.lower() != ".tar":
         raise InputError(f"{root}: expected a folder of images or a .tar, found a file.")
     left_out: Counter[str] = Counter()
-    items = _in_tar(root, printable(root.name), left_out) if single else _in_folder(root, left_out)
+    if single:
+        items = Listing.of(root.parent, _in_tar(root, printable(root.name), left_out))
+    else:
+        items = Listing.of(root, _in_folder(root, left_out))
     if not items:
         found = f" Found {_describe(left_out)}" if left_out else ""
         raise InputError(
@@ -195,7 +356,7 @@ def list_images(root: Path) -> list[ImageItem]:
         )
     if left_out:
         _mention(f"{root}: {_describe(left_out)}")
-    return sorted(items, key=lambda item: item.key)
+    return items
 
 
 @lru_cache(maxsize=64)
@@ -235,35 +396,56 @@ def _of_file(path: Path, key: str) -> ImageItem:
     return ImageItem(key, path, status.st_size, status.st_mtime_ns, problem=problem)
 
 
-def _in_folder(root: Path, left_out: Counter[str]) -> list[ImageItem]:
-    items: list[ImageItem] = []
-    for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and not _loops(folder, name)
-        )
-        for name in names:
-            path = Path(folder, name)
-            key = printable(path.relative_to(root).as_posix())
-            if name.lower().endswith(".tar"):
-                items += _in_tar(path, key, left_out)
-            elif is_picture(name):
-                items.append(_link_safe(path, key))
-            elif ending := _left_out(name):
-                left_out[ending] += 1
-    return items
+def _in_folder(root: Path, left_out: Counter[str]) -> Iterator[ImageItem]:
+    """The images of a folder and the folders below it, mostly in the order of their keys."""
+    folders = [_entries(root)]
+    while folders:
+        found = next(folders[-1], None)
+        if found is None:
+            folders.pop()
+            continue
+        path, name, is_folder = found
+        key = printable(path.relative_to(root).as_posix())
+        if is_folder:
+            if not name.startswith(".") and not _loops(path):
+                folders.append(_entries(path))
+        elif name.lower().endswith(".tar"):
+            yield from _in_tar(path, key, left_out)
+        elif is_picture(name):
+            yield _link_safe(path, key)
+        elif ending := _left_out(name):
+            left_out[ending] += 1
 
 
-def _refuse(error: OSError) -> None:
+def _entries(folder: Path) -> Iterator[tuple[Path, str, bool]]:
+    """Path, name and whether it is a folder, of what is in a folder, in the order of the keys."""
+    found: list[tuple[str, str, bool]] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                try:
+                    is_folder = entry.is_dir()
+                except OSError:
+                    is_folder = False
+                inner = is_folder or entry.name.lower().endswith(".tar")
+                order = printable(entry.name) + ("/" if inner else "")
+                found.append((order, entry.name, is_folder))
+    except OSError as error:
+        _refuse(error)
+    for _, name, is_folder in sorted(found):
+        yield folder / name, name, is_folder
+
+
+def _refuse(error: OSError) -> NoReturn:
     raise InputError(
         f"{error.filename}: this folder cannot be read ({error.strerror}). Change its permissions, "
         "or take it out of the images."
     ) from error
 
 
-def _loops(folder: str, name: str) -> bool:
+def _loops(path: Path) -> bool:
     """Whether a folder is a link to one of its own parents."""
-    path = os.path.join(folder, name)
-    return os.path.islink(path) and Path(folder).resolve().is_relative_to(Path(path).resolve())
+    return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
 def _link_safe(path: Path, key: str) -> ImageItem:
@@ -303,4 +485,4 @@ def _in_tar(path: Path, key: str, left_out: Counter[str]) -> list[ImageItem]:
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         problem = f"cut short, or not an uncompressed tar ({error})"
         items[key] = ImageItem(key, path, 0, 0, problem=problem)
-    return list(items.values())
+    return sorted(items.values(), key=lambda item: item.key)

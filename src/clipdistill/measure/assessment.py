@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..core.wording import percent
+from ..core.wording import many, percent
 from ..formats.measurements import Evaluation
 
 Level = Literal["good", "care", "unusable", "unknown"]
@@ -194,11 +194,11 @@ def _compared(evidence: Evidence) -> Assessment:
     if right is not None and top is not None:
         figures = f"{percent(right)} right, the teacher {percent(top)}"
         if right >= top - max(CLOSE, chance(top, evidence.images)):
-            return Assessment("good", f"{figures}, on {evidence.images} images.")
+            return Assessment("good", f"{figures}, on {many(evidence.images, 'image')}.")
         far = right < SHARE_OF_TEACHER * top
     elif evidence.agreement is not None:
         agreed = evidence.agreement
-        figures = f"the teacher's label on {percent(agreed)} of {evidence.images} images"
+        figures = f"the teacher's label on {percent(agreed)} of {many(evidence.images, 'image')}"
         if agreed + chance(agreed, evidence.images) >= NEAR:
             return Assessment("good", f"{figures}.")
         far = agreed < FAR

@@ -13,8 +13,9 @@ from cyclopts import Parameter
 
 from ..core import metrics
 from ..core.charts import check_available
-from ..core.errors import ClipDistillError, InputError, OutputError
+from ..core.errors import ClipDistillError, InputError, OptionError, OutputError
 from ..core.files import ensure_folder, write_bytes
+from ..core.locks import locked_files
 from ..core.model_names import short_names
 from ..core.progress import track
 from ..core.signatures import NameOrPath
@@ -158,41 +159,43 @@ def benchmark(
     Raises:
         InputError: there is nothing to measure, or none of the models can be opened.
         MismatchError: the models are of different teachers.
+        OutputError: --out or --plot cannot be written, or another process is writing it.
     """
     batches = _check_arguments(models, images, labelled, options)
-    entries = _entries(models)
-    names = [entry.command for entry in entries]
-    with (
-        tempfile.TemporaryDirectory(prefix="clipdistill-") as folder,
-        children(names, options.threads) as started,
-    ):
-        for entry, child in zip(entries, started, strict=True):
-            entry.started = child
-        _open_all(entries, options)
-        opened = [entry for entry in entries if entry.about]
-        classes = choose_text([(entry.spec(), _carried(entry.model)) for entry in opened], text)
-        shelf = PictureShelf(Path(folder))
-        plain = _spread(list_images(images or labelled or Path()), options.limit)
-        _prepare_all(opened, shelf, "images", plain)
-        _time_all(opened, batches, options.rounds)
-        reference = _compare_all(opened, classes, shelf)
-        if labelled is not None:
-            _add_accuracy(opened, classes, shelf, labelled)
-    result = BenchmarkResult(
-        rows=tuple(entry.row for entry in entries),
-        reference=reference,
-        conclusions=tuple(_conclusions(opened)),
-        images=shelf.count.get("images", 0),
-        labelled=shelf.count.get("labelled", 0),
-        batches=batches,
-        rounds=options.rounds,
-        threads=options.threads,
-        machine=machine(),
-        failures=tuple(shelf.failures.values()),
-        out=options.out,
-        plot=options.plot,
-    )
-    _write(result)
+    with locked_files("benchmark", options.out, options.plot):
+        entries = _entries(models)
+        names = [entry.command for entry in entries]
+        with (
+            tempfile.TemporaryDirectory(prefix="clipdistill-") as folder,
+            children(names, options.threads) as started,
+        ):
+            for entry, child in zip(entries, started, strict=True):
+                entry.started = child
+            _open_all(entries, options)
+            opened = [entry for entry in entries if entry.about]
+            classes = choose_text([(entry.spec(), _carried(entry.model)) for entry in opened], text)
+            shelf = PictureShelf(Path(folder))
+            plain = _spread(list_images(images or labelled or Path()), options.limit)
+            _prepare_all(opened, shelf, "images", plain)
+            _time_all(opened, batches, options.rounds)
+            reference = _compare_all(opened, classes, shelf)
+            if labelled is not None:
+                _add_accuracy(opened, classes, shelf, labelled)
+        result = BenchmarkResult(
+            rows=tuple(entry.row for entry in entries),
+            reference=reference,
+            conclusions=tuple(_conclusions(opened)),
+            images=shelf.count.get("images", 0),
+            labelled=shelf.count.get("labelled", 0),
+            batches=batches,
+            rounds=options.rounds,
+            threads=options.threads,
+            machine=machine(),
+            failures=tuple(shelf.failures.values()),
+            out=options.out,
+            plot=options.plot,
+        )
+        _write(result)
     return result
 
 
@@ -201,14 +204,14 @@ def _check_arguments(
 ) -> tuple[int, ...]:
     """Return the batch sizes, ascending, 1 among them."""
     if not models:
-        raise InputError("No models given. Run: clipdistill benchmark MODEL ... --images FOLDER")
+        raise OptionError("No models given. Run: clipdistill benchmark MODEL ... --images FOLDER")
     if images is None and labelled is None:
-        raise InputError("No images given. Add --images FOLDER, or --labelled FOLDER.")
+        raise OptionError("No images given. Add --images FOLDER, or --labelled FOLDER.")
     if options.rounds < 1 or options.limit < 1 or (options.threads or 1) < 1:
-        raise InputError("--rounds, --limit and --threads: expected 1 or more.")
+        raise OptionError("--rounds, --limit and --threads: expected 1 or more.")
     parts = options.batch.replace(" ", "").split(",")
     if not all(part.isdecimal() and 0 < int(part[:6]) <= 4096 for part in parts):
-        raise InputError(f"--batch {options.batch!r}: expected numbers like 1,8,32, up to 4096.")
+        raise OptionError(f"--batch {options.batch!r}: expected numbers like 1,8,32, up to 4096.")
     for path, ending in ((options.out, ".md"), (options.plot, ".svg")):
         if path is not None:
             if path.suffix.lower() != ending:
@@ -288,7 +291,7 @@ def _carried(model: str) -> TextEmbeddings | None:
     return load_engine_card(path).onnx.text if kind == "engine" else None
 
 
-def _spread(items: list[ImageItem], most: int) -> list[ImageItem]:
+def _spread(items: Sequence[ImageItem], most: int) -> Sequence[ImageItem]:
     """Choose at most `most` items, spread evenly over the list."""
     if len(items) <= most:
         return items

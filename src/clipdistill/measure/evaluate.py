@@ -6,17 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core import metrics
-from ..core.errors import InputError, MismatchError
-from ..core.files import ensure_folder
+from ..core.errors import MismatchError, OptionError
+from ..core.locks import locked_files
 from ..core.model_names import short_names
-from ..core.results import Result, Table, list_some
+from ..core.results import Result, Table, list_some, scalars
 from ..core.signatures import NameOrPath
-from ..core.wording import percent, shown_labels
+from ..core.wording import many, percent, shown_labels
 from ..core.zeroshot import top_k
 from ..formats.embeddings import load_embeddings, match_rows
 from ..formats.measurements import Evaluation, ModelEvaluation
@@ -52,6 +53,10 @@ TABLE_MODELS, TABLE_CLASSES = 4, 40
 @dataclass(frozen=True, repr=False)
 class EvaluateResult(Result, Evaluation):
     """Result of `evaluate`, with the attributes of `Evaluation`."""
+
+    def records(self) -> list[dict[str, Any]]:
+        """See `Result.records`: a row per model."""
+        return [scalars(row) for row in self.rows]
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
@@ -121,12 +126,12 @@ def evaluate(
         InputError: there is nothing to measure, a class folder is no label, or there is nothing to
             calibrate.
         MismatchError: models, text and embeddings are of different teachers.
-        OutputError: predictions or the calibration cannot be written.
+        OutputError: predictions or the calibration cannot be written, or another process is writing
+            them.
     """
     folder = _check_arguments(models, labelled, images, batch_size)
     text = None if text is None else Path(text)
-    if predictions is not None:
-        ensure_folder(Path(predictions).parent)
+    predictions = None if predictions is None else Path(predictions)
     opened = [
         open_embedder(model, arch=arch, image_size=image_size, device=device) for model in models
     ]
@@ -141,21 +146,22 @@ def evaluate(
     done: dict[int, Embedded] = {}
     reference = _find_reference(opened, embeddings, task, done)
     files = where_to_store(opened, classes, text, labelled, reference) if calibrate else ()
-    rows, predicted, failures = [], [], {}
-    for index, embedder in enumerate(opened):
-        embedded = done.pop(index) if index in done else embed(embedder, task)
-        failures.update({failure.image_path: failure for failure in embedded.failures})
-        if calibrate and embedder.spec.role == "student":
-            task = calibrated(embedder, embedded, reference, task)
-        rows.append(_measure(embedder, embedded, reference, task))
+    with locked_files("evaluate", predictions, *files):
+        rows, predicted, failures = [], [], {}
+        for index, embedder in enumerate(opened):
+            embedded = done.pop(index) if index in done else embed(embedder, task)
+            failures.update({failure.image_path: failure for failure in embedded.failures})
+            if calibrate and embedder.spec.role == "student":
+                task = calibrated(embedder, embedded, reference, task)
+            rows.append(_measure(embedder, embedded, reference, task))
+            if predictions is not None:
+                predicted.append(_predictions_of(embedder, embedded, reference, task))
+        if calibrate:
+            store(files, task.text)
         if predictions is not None:
-            predicted.append(_predictions_of(embedder, embedded, reference, task))
-    if calibrate:
-        store(files, task.text)
-    if predictions is not None:
-        save_predictions(
-            Path(predictions), Predictions(classes.labels, _pictures(task), tuple(predicted))
-        )
+            save_predictions(
+                predictions, Predictions(classes.labels, _pictures(task), tuple(predicted))
+            )
     return EvaluateResult(
         tuple(rows),
         None if reference is None else reference.name,
@@ -173,16 +179,16 @@ def _check_arguments(
 ) -> Path:
     """Return the folder of the images."""
     if not models:
-        raise InputError("No models given. Run: clipdistill evaluate MODEL ... --labelled FOLDER")
+        raise OptionError("No models given. Run: clipdistill evaluate MODEL ... --labelled FOLDER")
     if labelled is not None and images is not None:
-        raise InputError("--labelled and --images exclude each other. Give one of them.")
+        raise OptionError("--labelled and --images exclude each other. Give one of them.")
     folder = labelled or images
     if folder is None:
-        raise InputError(
+        raise OptionError(
             "No images given. Add --labelled FOLDER (one folder per class) or --images FOLDER."
         )
     if batch_size < 1:
-        raise InputError(f"--batch-size {batch_size}: expected 1 or more.")
+        raise OptionError(f"--batch-size {batch_size}: expected 1 or more.")
     return folder
 
 
@@ -198,7 +204,8 @@ def _find_reference(
         found = match_rows(stored, [item.key for item in task.items])
         if not found:
             raise MismatchError(
-                f"{embeddings}: expected embeddings of the {len(task.items)} images, found none of "
+                f"{embeddings}: expected embeddings of the {many(len(task.items), 'image')}, "
+                "found none of "
                 f"them (such as {task.items[0].key}). Embed the same folder with: clipdistill embed"
             )
         rows = [index for index, item in enumerate(task.items) if item.key in found]
@@ -296,8 +303,9 @@ def _models_table(result: EvaluateResult) -> Table:
                 str(row.images),
             )
         )
-    title = f"{len(result.labels)} labels, {result.images} images"
-    return Table(f"{title}; ms: one embedding at batch size 1", columns, tuple(rows))
+    counts = f"{many(len(result.labels), 'label')}, {many(result.images, 'image')}"
+    title = f"{counts}; ms: one embedding at batch size 1, roughly (`benchmark` is more exact)"
+    return Table(title, columns, tuple(rows))
 
 
 def _class_table(rows: Sequence[ModelEvaluation]) -> list[Table]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core import metrics
-from ..core.errors import InputError, did_you_mean
+from ..core.errors import InputError, OptionError, did_you_mean
 from ..core.model_names import short_names
 from ..core.progress import track
+from ..core.wording import many
 from ..core.zeroshot import LogitScale, normalized, probabilities
 from ..formats.embeddings import Failure
 from ..formats.text import TextEmbeddings, load_text
@@ -38,7 +40,7 @@ class Task:
         workers: threads that decode images.
     """
 
-    items: list[ImageItem]
+    items: Sequence[ImageItem]
     truth: NDArray[np.intp] | None
     text: TextEmbeddings
     batch_size: int
@@ -83,7 +85,7 @@ def choose_text(
     elif own:
         source, classes = own[0]
     else:
-        raise InputError(
+        raise OptionError(
             "No classes given. Add --text with text embeddings, made with: clipdistill embed-text"
         )
     for spec, _ in opened:
@@ -118,7 +120,8 @@ def true_classes(
         index = known.get(name, loosely.get(_plain(name)))
         if index is None:
             raise InputError(
-                f"{root / name}: the name of this folder is none of the {len(labels)} labels."
+                f"{root / name}: the name of this folder is none of the "
+                f"{many(len(labels), 'label')}."
                 f"{did_you_mean(name, labels)} Rename the folder, or use text embeddings "
                 "that have this label."
             )
@@ -128,8 +131,9 @@ def true_classes(
 
 
 def _plain(name: str) -> str:
-    """Normalise a label for comparison: case, `_`, `-` and spaces do not count."""
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+    """Normalise a label for comparison: case, `_`, `-`, spaces and Unicode forms do not count."""
+    plain = unicodedata.normalize("NFC", name)  # macOS writes names of folders in NFD
+    return re.sub(r"[\s_-]+", " ", plain).strip().casefold()
 
 
 def embed(embedder: Embedder, task: Task) -> Embedded:
@@ -160,7 +164,7 @@ def embed(embedder: Embedder, task: Task) -> Embedded:
 def none_readable(count: int, failures: Sequence[Failure]) -> InputError:
     """Return the error for a folder of which no image could be read."""
     reasons = "; ".join(f"{one.image_path}: {one.reason}" for one in failures[:3])
-    return InputError(f"None of {count} images could be read: {reasons}.")
+    return InputError(f"None of {many(count, 'image')} could be read: {reasons}.")
 
 
 def scores_of(

@@ -17,17 +17,28 @@ from .hub import hub_access, hub_reason, with_hub
 
 
 def check_arch(arch: str) -> None:
-    """Check a timm model name.
+    """Check a timm model name, with or without the tag of pretrained weights.
 
     Raises:
-        ModelNotFoundError: timm has no such model; the message names the nearest ones.
+        ModelNotFoundError: timm has no such model, or the model no such tag; the message names the
+            nearest ones.
     """
-    if arch.startswith("hf-hub:") or timm.is_model(arch):
+    name, dot, tag = arch.partition(".")
+    if arch.startswith("hf-hub:") or (timm.is_model(name) and not dot):
         return
-    raise ModelNotFoundError(
-        f"Unknown student {arch!r}.{did_you_mean(arch, timm.list_models())} "
-        f"timm has {len(timm.list_models())} models; timm.list_models() lists them."
-    )
+    if not timm.is_model(name):
+        raise ModelNotFoundError(
+            f"Unknown student {arch!r}.{did_you_mean(name, timm.list_models())} "
+            f"timm has {len(timm.list_models())} models; timm.list_models() lists them."
+        )
+    known = timm.list_models(name, include_tags=True)
+    if arch not in known:
+        tags = [one.partition(".")[2] for one in known if "." in one]
+        there = f"has the tags {', '.join(tags)}" if tags else "has no tags"
+        raise ModelNotFoundError(
+            f"Unknown weights {tag!r} of the student {name}.{did_you_mean(tag, tags)} {name} "
+            f"{there}; without a tag ({name}) it is the default."
+        )
 
 
 def build_student(
@@ -82,13 +93,19 @@ def build_student(
         zipfile.BadZipFile,
     ) as error:
         first = first_line(error)
-        if pretrained or arch.startswith("hf-hub:"):
+        if pretrained:
             raise ModelNotFoundError(
                 f"Student {arch}: its pretrained weights could not be fetched "
                 f"({hub_reason(error)}). Tried the model hub and the local hub cache. Without a "
                 "network, copy the weights here and give --student-weights FILE (.safetensors or "
                 ".pth). Without pretrained weights (--no-pretrained) the student starts from "
                 "random ones, which costs accuracy."
+            ) from error
+        if arch.startswith("hf-hub:"):
+            where = "the model hub and its local cache" if ask_hub else "the hub's local cache"
+            raise ModelNotFoundError(
+                f"Student {arch}: its description was not found in {where} ({first}). Fetch it "
+                f"once, with a network: python -c \"import timm; timm.create_model('{arch}')\""
             ) from error
         raise InputError(f"Student {arch} cannot be built at {image_size} px: {first}") from error
 

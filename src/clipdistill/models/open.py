@@ -206,8 +206,8 @@ def _cannot_run(runtime: str, model: str, kind: Kind) -> str:
     able = " or ".join(RUNTIMES[kind])
     if runtime == "tensorrt":
         remedy = (
-            "Build an engine of it first (clipdistill engine), or use ONNX Runtime's TensorRT: "
-            f"--device tensorrt with {model}."
+            "Build an engine of it first: `clipdistill engine`. ONNX Runtime has a TensorRT of its "
+            f"own: --device tensorrt with {model}."
             if kind == "onnx"
             else "Export it first (clipdistill export), then build an engine (clipdistill engine)."
         )

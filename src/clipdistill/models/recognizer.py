@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import InputError
+from ..core.errors import OptionError
 from ..core.zeroshot import LogitScale, probabilities
 from ..formats.prompts import load_prompts
 from ..formats.text import TextEmbeddings, load_text
@@ -117,12 +117,12 @@ def open_recognizer(
         embedder.spec.check_space(classes.teacher, text)
         return Recognizer(embedder, classes, own=False)
     if prompts is not None:
-        raise InputError(
+        raise OptionError(
             "--prompts only names the labels of --text. Add --text with the text embeddings."
         )
     own = carried_text(embedder)
     if own is None:
-        raise InputError(
+        raise OptionError(
             f"{embedder.spec.name} has no labels. Add --text with text embeddings, made by: "
             "clipdistill embed-text"
         )

@@ -13,9 +13,10 @@ from typing import Any
 import timm
 import torch
 
-from ..core.errors import FormatError, InputError, MismatchError
+from ..core.errors import FormatError, InputError, MismatchError, OptionError
 from ..core.files import describing
 from ..core.progress import message
+from ..core.wording import many
 from ..formats.cards import Compression, StudentCard
 from ..formats.student import WEIGHTS, as_weights, load_card, load_checkpoint, load_weights
 from ..images.preprocess import Preprocess
@@ -91,7 +92,8 @@ def load_state(network: torch.nn.Module, state: dict[str, torch.Tensor], source:
     unknown = sorted(set(state) - set(own))
     if unknown:
         raise MismatchError(
-            f"{source}: {len(unknown)} tensors are not part of the network ({unknown[0]!r} ...). "
+            f"{source}: its network has no place for {many(len(unknown), 'tensor')}, such as "
+            f"{unknown[0]!r}. "
             "It is a checkpoint of another architecture than its card or --arch names."
         )
     network.load_state_dict(state)
@@ -170,15 +172,15 @@ def _checkpoint_card(
         with describing(path):
             return StudentCard.from_json(checkpoint["card"])
     if arch is None:
-        raise InputError(
+        raise OptionError(
             f"{path}: this checkpoint does not record its architecture. "
             "Add --arch, for example: --arch resnet18"
         )
     if any(name.endswith("_quantizer._amax") for name in state):
         raise InputError(
             f"{path}: these weights are quantised, but the checkpoint does not record how, so they "
-            "cannot be used. Train again with --use_qat (or `clipdistill distill --qat`) from the "
-            "checkpoint in floating point."
+            "cannot be used. Make it again from the checkpoint in floating point: "
+            "clipdistill distill ... --init-checkpoint CHECKPOINT --qat"
         )
     check_arch(arch)
     # As the older predict script: torchvision's Resize (bilinear), CenterCrop, ImageNet's mean.
@@ -252,20 +254,16 @@ def check_flags(
         card = _checkpoint_card(checkpoint, _model_state(checkpoint, path), path, arch, image_size)
     check_description(card, path, arch=arch, image_size=image_size, output_dim=output_dim)
     done = card.compression or Compression()
-    for flag, given, what, found in (
-        ("--use_asp", use_asp, "2:4 sparse", done.sparse is not None),
-        ("--use_qat", use_qat, "INT8", done.int8 is not None),
-    ):
-        if given and not found:
-            raise MismatchError(
-                f"{flag}: expected {path} to be {what}, but it is {describe(card.compression)}. "
-                f"Remove {flag}, or give the checkpoint that was trained with it."
-            )
-        if found and not given:
-            raise MismatchError(
-                f"{path} is {describe(card.compression)}, but {flag} was not given. Add {flag}, or "
-                "give another checkpoint."
-            )
+    given = {"--use_asp": use_asp, "--use_qat": use_qat}
+    true = {"--use_asp": done.sparse is not None, "--use_qat": done.int8 is not None}
+    if given != true:
+        # All at once: whoever follows this advice is not refused again.
+        missing = [flag for flag in true if true[flag] and not given[flag]]
+        wrong = [flag for flag in true if given[flag] and not true[flag]]
+        advice = [f"add {flag}" for flag in missing] + [f"leave {flag} away" for flag in wrong]
+        raise MismatchError(
+            f"{path} is {describe(done)}: {' and '.join(advice)}, or give another checkpoint."
+        )
 
 
 def _output_dim(arch: str, state: dict[str, torch.Tensor], path: Path) -> int:

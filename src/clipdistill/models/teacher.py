@@ -237,8 +237,8 @@ def _check_name(model_name: str, pretrained: str) -> None:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if not pretrained:
         raise ModelNotFoundError(
-            f"Teacher {model_name!r} needs --pretrained; known weights: {', '.join(tags)}. "
-            "(Without weights the model would be random.)"
+            f"Teacher {model_name!r} needs the name of its weights (--pretrained). Known: "
+            f"{', '.join(tags)}. Without weights the model would be random."
         )
     if pretrained not in tags and not Path(pretrained).is_file():
         raise ModelNotFoundError(

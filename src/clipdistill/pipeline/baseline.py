@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..core import metrics
 from ..core.results import Table, list_some
-from ..core.wording import percent
+from ..core.wording import many, percent
 from ..core.zeroshot import top_k
 from ..formats.embeddings import Embeddings, load_embeddings, match_rows
 from ..formats.measurements import Baseline
@@ -117,14 +117,16 @@ def _accuracy(
 def _overlapping(classes: TextEmbeddings, best: _Best) -> tuple[tuple[str, str, float], ...]:
     """Pairs of labels that the teacher hardly separates, by their texts or on the images."""
     count = len(classes.labels)
-    pairs = np.zeros((count, count), dtype=np.int64)
     near = best.shares[:, 1] > NEARLY * best.shares[:, 0]
     first, second = best.labels[near].T if count > 1 else np.zeros((2, 0), dtype=np.intp)
-    np.add.at(pairs, (np.minimum(first, second), np.maximum(first, second)), 1)
+    codes, times = np.unique(
+        np.minimum(first, second) * count + np.maximum(first, second), return_counts=True
+    )
+    pairs = np.stack([codes // count, codes % count], axis=1)
     mine = np.bincount(best.labels[:, 0], minlength=count)[:count]
-    both = mine[:, None] + mine[None, :]
-    blurred = (pairs >= LEAST_BLURRED) & (pairs > BLURRED * np.maximum(both, 1))
-    return classes.overlapping(blurred)
+    both = mine[pairs].sum(axis=1)
+    blurred = (times >= LEAST_BLURRED) & (times > BLURRED * np.maximum(both, 1))
+    return classes.overlapping(pairs[blurred])
 
 
 def table(baseline: Baseline) -> Table:
@@ -147,7 +149,7 @@ def table(baseline: Baseline) -> Table:
 def sentence(baseline: Baseline) -> str:
     """The baseline in one line."""
     sure = (
-        f"on {baseline.images} images its best label has a mean probability of "
+        f"on {many(baseline.images, 'image')} its best label has a mean probability of "
         f"{percent(baseline.confidence)}, {100 * baseline.margin:.1f} points above the second"
     )
     learnt = ""

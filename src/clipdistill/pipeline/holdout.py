@@ -47,7 +47,7 @@ def hold_out(items: Sequence[ImageItem], share: float, seed: int, folder: RunFol
     learnt = [item.key for item in items if item.key not in names and listable(item.key)]
     if not held or not learnt:
         raise InputError(
-            f"{len(items)} images are too few to hold some out. Add images, or measure on "
+            f"Too few images to hold some out: {len(items)}. Add images, or measure on "
             "labelled ones: --labelled FOLDER"
         )
     with writing(folder.holdout):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import InputError, MissingExtraError
+from ..core.wording import many
 from ..formats.prompts import Prompts, load_prompts
 from ..formats.run import RunFolder
 from ..images.sources import ImageItem, list_images
@@ -76,7 +77,7 @@ def _images(folder: RunFolder, options: RunOptions) -> Sequence[ImageItem] | Non
     items = list_images(options.images)
     if len(items) < LEAST_IMAGES:
         raise InputError(
-            f"{options.images}: only {len(items)} images in it; expected {LEAST_IMAGES} or "
+            f"{options.images}: only {many(len(items), 'image')} in it; expected {LEAST_IMAGES} or "
             "more, and some hundred per class for a useful student."
         )
     return items

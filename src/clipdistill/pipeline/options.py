@@ -11,17 +11,24 @@ from cyclopts import Parameter
 
 from ..collect.sources.options import SearchOptions, SourceName, SourceOptions
 from ..collect.web.options import USER_AGENT, DownloadOptions, FetchOptions
-from ..core.errors import InputError
+from ..core.durations import parse_duration
+from ..core.errors import InputError, OptionError
 from ..core.signatures import check_ranges, field_names
 from ..distillation.options import DistillOptions, TrainingOptions
 from ..formats.classifier import Target
+from ..models.students import AUTO, DEFAULT_STUDENT
 from ..models.teachers import DEFAULT_TEACHER
 
 StudentName = Literal["dense", "sparse", "int8", "sparse-int8"]
 
 DEFAULT_HOLDOUT = 0.1
 """Share of the images that is held out where there are none with labels."""
-EXCLUSIVE = {"images": "search", "search": "images", "labelled": "holdout", "holdout": "labelled"}
+EXCLUSIVE = {
+    "images": "search",
+    "search": "images",
+    "time_budget": "num_epochs",
+    "num_epochs": "time_budget",
+}
 """A setting -> the one that it excludes."""
 WHICH_PICTURES = (
     "Give --images FOLDER with images to train on, or --search SOURCE to search for some "
@@ -50,7 +57,16 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
             simple, for a set.
         adapt: learn class vectors from the images before training (see the verb adapt);
             --no-adapt keeps those of the text.
-        student: timm's name of the network to train.
+        student: timm's name of the network to train; auto: the most accurate one of a list that
+            keeps to --max-latency and --max-size.
+        max_latency: with --student auto: milliseconds per image, in ONNX Runtime on this machine's
+            CPU, FP32, at most.
+        max_size: with --student auto: size of classifier.onnx in MB, at most.
+        pretrained: start from timm's ImageNet weights (fetched from the model hub, unless
+            --student-weights has them); --no-pretrained starts from random ones, which costs many
+            points of accuracy.
+        time_budget: duration of the dense student's training, such as 10m or 2h; a short probe of
+            this machine chooses --num-epochs.
         lr: peak learning rate of the dense student; default: 2e-3.
         views: views per image for the teacher to embed and the student to train on as well: seeded
             crops, mirrorings and mild colour changes; default: none.
@@ -59,11 +75,13 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
         qat: also make a student in INT8; with --sparse one that is both.
         compare: with --sparse and --qat: also make one that is only sparse and one that is only
             INT8, to measure what each costs.
-        fine_tuning_epochs: passes over the images for each sparse or INT8 student.
-        fine_tuning_lr: peak learning rate of the sparse and INT8 students; default: 1e-3.
+        fine_tuning_epochs: passes over the images for each sparse or INT8 student. One that is both
+            is trained 2:4 for as many, then INT8 for a fifth of them.
+        fine_tuning_lr: peak learning rate of the sparse and INT8 students; default: 1e-3 for sparse
+            ones, 1e-4 for INT8. One that is both is trained INT8 with a tenth of it.
         labelled: folder with one folder of images per class, for measuring only.
-        holdout: share of the images to hold out and measure on, against the teacher; default: 0.1
-            without --labelled, otherwise none.
+        holdout: share of the images to hold out of the training and, without --labelled, to measure
+            on, against the teacher; default: 0.1 without --labelled, otherwise none.
         target: runtime of classifier.onnx: onnxruntime, or tensorrt (also for OpenVINO).
         classifier: student in classifier.onnx: dense, sparse, int8 or sparse-int8; default: the
             last one made.
@@ -78,7 +96,11 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
     teacher: str = DEFAULT_TEACHER
     template: tuple[str, ...] = ()
     adapt: bool = True
-    student: str = "resnet18"
+    student: str = DEFAULT_STUDENT
+    max_latency: float | None = None
+    max_size: float | None = None
+    pretrained: bool = True
+    time_budget: str | None = None
     sparse: bool = False
     qat: bool = False
     compare: bool = False
@@ -109,6 +131,8 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
         """As plain values, as in a TOML file; what is None or empty is left out."""
         values = {name: getattr(self, name) for name in field_names(type(self))}
         there = {name: value for name, value in values.items() if value not in (None, "", ())}
+        if self.time_budget is not None:
+            there.pop("num_epochs")  # chosen anew from the probe
         return {name: _plain(value) for name, value in there.items()}
 
     def used_settings(self) -> dict[str, Any]:
@@ -136,9 +160,9 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
     @property
     def held_out(self) -> float:
         """Share of the images that is held out."""
-        if self.labelled is not None:
-            return 0.0
-        return DEFAULT_HOLDOUT if self.holdout is None else self.holdout
+        if self.holdout is not None:
+            return self.holdout
+        return DEFAULT_HOLDOUT if self.labelled is None else 0.0
 
     def search_options(self) -> SearchOptions:
         """As `search` takes them."""
@@ -202,7 +226,7 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
             return f"local-dir:{self.teacher}", ""
         name, _, pretrained = self.teacher.partition("/")
         if not pretrained:
-            raise InputError(
+            raise OptionError(
                 f"--teacher {self.teacher}: expected NAME/PRETRAINED, such as "
                 f"{DEFAULT_TEACHER}, hf-hub:ORG/REPO or local-dir:FOLDER."
             )
@@ -216,14 +240,13 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
         """
         if (self.images is None) == (self.search is None):
             both = "--images and --search exclude each other. " if self.images else ""
-            raise InputError(both + WHICH_PICTURES)
-        if self.labelled is not None and self.holdout is not None:
-            raise InputError("--labelled and --holdout exclude each other: measure on one of them.")
+            raise OptionError(both + WHICH_PICTURES)
         if self.shipped not in self.students:
-            raise InputError(
+            raise OptionError(
                 f"--classifier {self.shipped}: this run makes {', '.join(self.students)}. Add "
                 "--sparse, --qat or both (and --compare), or choose one of these."
             )
+        self._check_budgets()
         self.teacher_name()
         share, lr = self.holdout, self.fine_tuning_lr
         ranges = {
@@ -238,11 +261,30 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
             self.download_options().check()
             self._check_search()
 
+    def _check_budgets(self) -> None:
+        budgets = {"--max-latency": self.max_latency, "--max-size": self.max_size}
+        given = [option for option, value in budgets.items() if value is not None]
+        if given and self.student != AUTO:
+            raise OptionError(f"{given[0]} chooses a student. Add: --student {AUTO}")
+        if self.student == AUTO and not given:
+            raise OptionError(
+                f"--student {AUTO} chooses by latency or size. Add --max-latency MILLISECONDS, "
+                "--max-size MB, or both."
+            )
+        if self.student == AUTO and self.student_weights is not None:
+            raise OptionError(
+                f"--student-weights belong to one architecture: name it, not --student {AUTO}."
+            )
+        if self.time_budget is not None:
+            parse_duration(self.time_budget, "--time-budget")
+            if self.num_epochs != TrainingOptions.num_epochs:
+                raise OptionError("--time-budget chooses --num-epochs: give only one of them.")
+
     def _check_search(self) -> None:
         try:
             self.search_options().check()
         except InputError as error:  # what `search` calls --source
-            raise InputError(str(error).replace("--source", "--search")) from error
+            raise OptionError(str(error).replace("--source", "--search")) from error
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError
+from ..core.wording import many
+from ..formats.choice import Candidate
 from ..formats.probe import Probe
 from ..images.loading import default_workers, load_pixels, stack
 from ..images.preprocess import Preprocess
@@ -23,6 +25,8 @@ BATCH = 16
 """Images per forward pass of the teacher."""
 PATIENCE, MOST_RUNS = 2.0, 6
 """Seconds, and runs, after which each of the two measurements stops."""
+DIM = 512
+"""Length of the embedding of a student that is only timed; other ones change little."""
 UNKNOWN_RATE = 1e6
 """Of decoding images that are not there yet: it costs nothing in the estimate."""
 
@@ -30,7 +34,8 @@ UNKNOWN_RATE = 1e6
 def what_is_probed(options: RunOptions) -> str:
     """A fingerprint of everything that speed depends on, except the images."""
     chosen = (options.teacher, options.student, options.image_size, options.batch_size)
-    return of_value([*chosen, options.device, options.precision, options.optimizer])
+    weights = str(options.student_weights or options.pretrained)
+    return of_value([*chosen, options.device, options.precision, options.optimizer, weights])
 
 
 def probe(items: Sequence[ImageItem] | None, options: RunOptions) -> Probe:
@@ -89,7 +94,7 @@ def _decode(
     good = [one for one in loaded if one.pixels is not None]
     if not good:
         raise InputError(
-            f"None of {len(some)} images that were tried can be read, such as "
+            f"None of {many(len(some), 'image')} that were tried can be read, such as "
             f"{loaded[0].item.key}: {loaded[0].reason}."
         )
     return stack(good), rate
@@ -109,17 +114,30 @@ def _rate(run: Callable[[], object], images: int) -> float:
 
 
 def _training_rate(options: RunOptions, dim: int) -> tuple[int, int, float]:
-    """Side of the student's input, its parameters, images per second of training steps."""
+    """Side of the student's input, its parameters, images per second of training steps.
+
+    Pretrained weights are loaded as well: if they are missing, that is known before hours of work.
+    """
     import torch
 
     from ..distillation.losses import LossContext, distillation_loss
     from ..distillation.optimizer import make_optimizer
-    from ..models.student import build_student, check_arch, check_size, default_preprocess
+    from ..models.student import (
+        build_student,
+        check_arch,
+        check_size,
+        default_preprocess,
+        load_backbone_weights,
+    )
     from ..models.torch_embedder import autocast, memory_layout, resolve_device, resolve_precision
 
     check_arch(options.student)
+    weights = options.student_weights
     size = default_preprocess(options.student, options.image_size, None).size
-    network = build_student(options.student, dim, image_size=size, ask_hub=True)
+    fetch = options.pretrained and weights is None
+    network = build_student(options.student, dim, image_size=size, pretrained=fetch, ask_hub=True)
+    if weights is not None:
+        load_backbone_weights(network, weights)
     check_size(network, options.student, size)
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device, training=True)
@@ -141,3 +159,24 @@ def _training_rate(options: RunOptions, dim: int) -> tuple[int, int, float]:
         float(loss.detach())  # waits for a GPU
 
     return size, sum(p.numel() for p in network.parameters()), _rate(step, batch)
+
+
+def measure_student(arch: str, image_size: int | None, weight_bytes: float) -> Candidate:
+    """Measure a student with random weights: what it takes does not depend on them.
+
+    Args:
+        arch: timm's name.
+        image_size: side of the input in pixels; None: the network's own.
+        weight_bytes: bytes per parameter in the classifier that is shipped.
+
+    Raises:
+        MissingExtraError: a package that exports is not installed.
+        ClipDistillError: torch cannot export the network.
+    """
+    from ..models.student import build_student, default_preprocess
+    from ..models.tracing import latency_ms
+
+    side = default_preprocess(arch, image_size, None).size
+    network = build_student(arch, DIM, image_size=side).eval()
+    parameters = sum(one.numel() for one in network.parameters())
+    return Candidate(arch, latency_ms(network, side, arch), parameters * weight_bytes / 1e6)

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from ..core.errors import MissingExtraError, OutputError
-from ..core.files import ensure_folder, read_json, write_bytes, write_json
+from ..core.errors import MissingExtraError, OptionError, OutputError
+from ..core.files import read_json, write_bytes, write_json
+from ..core.locks import locked
 from ..core.loopback import LOCALHOST
 from ..core.progress import message, track
 from ..core.results import Result, Table, to_json
 from ..core.wording import percent
 from ..formats.measurements import load_measurement
 from ..formats.run import EXPORTS, RunFolder
-from ..measure.evaluate import EvaluateResult
 from ..measure.race.report import BenchmarkResult
 from .options import RunOptions
 from .record import existing_record
-from .result import Row, results_table, rows_of
+from .result import Row, RunResult, results_table, rows_of
 from .run import run
 from .toy.world import FIRST_USER_SEED, KINDS, prompts, render
 
@@ -116,37 +116,40 @@ def quickstart(
         seed: of the toy world; 10 or more (the toy teacher was trained on other seeds).
 
     Raises:
-        OutputError: `out` cannot be written to, or holds a run with other settings.
+        OptionError: the seed is below 10.
+        OutputError: `out` cannot be written to, holds a run with other settings, or another process
+            is writing to it.
     """
     start = time.monotonic()
-    out = ensure_folder(Path(out))
+    out = Path(out)
     if seed < FIRST_USER_SEED:
-        raise OutputError(
+        raise OptionError(
             f"--seed {seed}: expected {FIRST_USER_SEED} or more; lower seeds drew the pictures the "
             "toy teacher was trained and measured on."
         )
-    _check_settings(out / "settings.json", {"num_images": num_images, "seed": seed})
-    world, held_out = out / "world", out / "held-out"
-    _draw(world, num_images, seed, labelled=False)
-    _draw(held_out, 25 * len(KINDS), seed + 1, labelled=True)
-    lines = [f"{kind}\t{prompt}\n" for kind, prompt in zip(KINDS, prompts(), strict=True)]
-    folder = RunFolder(out)
-    write_bytes(folder.prompts, "".join(lines).encode())
-    with as_file(files("clipdistill.pipeline.toy") / "toy_teacher") as place:
-        teacher = f"local-dir:{place}"
-        with _served(folder, teacher, world) as url:
-            done = run(
-                folder.prompts, out, _options(url, teacher, held_out, num_images, num_epochs)
-            )
-    result = QuickstartResult(
-        out=out,
-        seconds=time.monotonic() - start,
-        rows=_first_rows(done.evaluation),
-        predictions=_classify(folder, held_out),
-        benchmark=load_measurement(folder.benchmark, BenchmarkResult),
-        report=done.report,
-    )
-    write_json(out / "summary.json", to_json(result))
+    with locked(out, "quickstart"):
+        _check_settings(out / "settings.json", {"num_images": num_images, "seed": seed})
+        world, held_out = out / "world", out / "held-out"
+        _draw(world, num_images, seed, labelled=False)
+        _draw(held_out, 25 * len(KINDS), seed + 1, labelled=True)
+        lines = [f"{kind}\t{prompt}\n" for kind, prompt in zip(KINDS, prompts(), strict=True)]
+        folder = RunFolder(out)
+        write_bytes(folder.prompts, "".join(lines).encode())
+        with as_file(files("clipdistill.pipeline.toy") / "toy_teacher") as place:
+            teacher = f"local-dir:{place}"
+            with _served(folder, teacher, world) as url:
+                done = run(
+                    folder.prompts, out, _options(url, teacher, held_out, num_images, num_epochs)
+                )
+        result = QuickstartResult(
+            out=out,
+            seconds=time.monotonic() - start,
+            rows=_first_rows(done),
+            predictions=_classify(folder, held_out),
+            benchmark=load_measurement(folder.benchmark, BenchmarkResult),
+            report=done.report,
+        )
+        write_json(out / "summary.json", to_json(result))
     return result
 
 
@@ -166,6 +169,7 @@ def _options(
         allow_private=True,
         teacher=teacher,
         student=ARCH,
+        pretrained=False,
         image_size=IMAGE_SIZE,
         num_epochs=num_epochs,
         lr=LEARNING_RATE,
@@ -235,11 +239,11 @@ def _free_port() -> int:
     return PORT
 
 
-def _first_rows(evaluation: EvaluateResult | None) -> tuple[Row, ...]:
+def _first_rows(done: RunResult) -> tuple[Row, ...]:
     """Teacher, student in torch, student in ONNX Runtime; the others are in the benchmark."""
-    if evaluation is None:
+    if done.evaluation is None:
         raise AssertionError("run measured nothing although labels and teacher were given")
-    return rows_of(evaluation)[:3]
+    return rows_of(done.evaluation, done.benchmark)[:3]
 
 
 def _classify(folder: RunFolder, held_out: Path) -> tuple[tuple[str, str, float], ...]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.results import Result, Table, list_some
-from ..core.wording import percent
+from ..core.wording import many, percent, timed
 from ..formats.embeddings import Failure
-from ..formats.measurements import Baseline, ModelEvaluation
+from ..formats.measurements import Baseline, Benchmark, BenchmarkRow, Evaluation, ModelEvaluation
 from ..measure.assessment import assess_evaluation
 from ..measure.evaluate import EvaluateResult
 from .baseline import sentence, warnings
@@ -27,7 +27,9 @@ class Row:
         agreement: share of images given the teacher's own label, 0 to 1.
         cosine: mean cosine with the teacher's embeddings.
         size_mb: of the weights on disk, 10^6 bytes.
-        latency_ms: median time of one image, batch 1.
+        latency_ms: median time of one image, batch 1: that of `benchmark`, as in the report; where
+            it did not measure the model, the rougher one of `evaluate`.
+        rounds_ms: the same in each round of `benchmark`.
     """
 
     model: str
@@ -37,22 +39,30 @@ class Row:
     cosine: float | None
     size_mb: float
     latency_ms: float
+    rounds_ms: tuple[float, ...] = ()
 
 
-def rows_of(result: EvaluateResult) -> tuple[Row, ...]:
-    """The rows of the final table: the teacher, the dense student, then files."""
-    return tuple(
-        Row(
-            _short_name(one),
-            one.runtime,
-            one.accuracy,
-            one.agreement,
-            one.cosine,
-            one.size_mb,
-            one.latency_ms,
-        )
-        for one in result.rows
-    )
+def rows_of(result: Evaluation, raced: Benchmark | None = None) -> tuple[Row, ...]:
+    """The rows of the final table: the teacher, the dense student, then files.
+
+    Args:
+        result: of `evaluate`.
+        raced: of `benchmark`, whose milliseconds are more exact; None without one.
+    """
+    races = {} if raced is None else {_key(row): row for row in raced.rows}
+    rows = []
+    for one in result.rows:
+        shares, race = (one.accuracy, one.agreement, one.cosine), races.get(_key(one))
+        row = Row(_short_name(one), one.runtime, *shares, one.size_mb, one.latency_ms)
+        if race is not None and race.latency_ms is not None:
+            row = replace(row, latency_ms=race.latency_ms, rounds_ms=race.round_ms)
+        rows.append(row)
+    return tuple(rows)
+
+
+def _key(row: ModelEvaluation | BenchmarkRow) -> tuple[str, str]:
+    """What `evaluate` and `benchmark` call the same; there is one teacher."""
+    return ("teacher" if row.role == "teacher" else row.model), row.runtime
 
 
 def _short_name(one: ModelEvaluation) -> str:
@@ -73,7 +83,7 @@ def results_table(title: str, rows: Sequence[Row]) -> Table:
             percent(row.agreement),
             "-" if row.cosine is None else f"{row.cosine:.3f}",
             f"{row.size_mb:.1f}",
-            f"{row.latency_ms:.1f}",
+            timed(row.latency_ms, row.rounds_ms),
         )
         for row in rows
     )
@@ -94,6 +104,7 @@ class RunResult(Result):
         failures: images that could not be used, each with its reason.
         baseline: the teacher's; None until it is measured.
         evaluation: the results; None until they are there.
+        benchmark: the speed of the models; None without one.
         classifier: the file that was asked for; None until it is there.
         report: the page; None without one.
         seconds: of this run.
@@ -107,6 +118,7 @@ class RunResult(Result):
     failures: tuple[Failure, ...]
     baseline: Baseline | None
     evaluation: EvaluateResult | None
+    benchmark: Benchmark | None
     classifier: Path | None
     report: Path | None
     seconds: float
@@ -118,8 +130,8 @@ class RunResult(Result):
         lines: list[str | Table] = []
         if self.evaluation is not None:
             where = "labelled" if self.evaluation.labelled else "held-out"
-            title = f"Zero-shot on {self.evaluation.images} {where} images"
-            lines.append(results_table(title, rows_of(self.evaluation)))
+            title = f"Zero-shot on {many(self.evaluation.images, f'{where} image')}"
+            lines.append(results_table(title, rows_of(self.evaluation, self.benchmark)))
             images = 0 if self.baseline is None else self.baseline.images
             assessed = assess_evaluation(self.evaluation, images)
             lines = [*([] if assessed is None else [assessed.line]), *lines]
@@ -129,7 +141,7 @@ class RunResult(Result):
         lines += list_some(title, [f"{one.image_path}: {one.reason}" for one in self.failures], 5)
         kept = len(self.plan) - len(self.done)
         lines.append(
-            f"{len(self.done)} steps done in {self.seconds:.0f} s, {kept} kept from before."
+            f"{many(len(self.done), 'step')} done in {self.seconds:.0f} s, {kept} kept from before."
         )
         lines.append(f"Classifier: {self.classifier}")
         if self.report is not None:

@@ -9,23 +9,26 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..core.errors import ClipDistillError, MismatchError, MissingExtraError
-from ..core.files import ensure_folder, locked, write_bytes
+from ..core.errors import ClipDistillError, MismatchError, MissingExtraError, OptionError
+from ..core.files import ensure_folder, write_bytes
+from ..core.locks import locked
 from ..core.progress import message, show_table
+from ..core.wording import many
 from ..formats.embeddings import read_failures
-from ..formats.measurements import Baseline, find_measurement
+from ..formats.measurements import Baseline, Benchmark, find_measurement
 from ..formats.probe import Probe, load_probe, save_probe
 from ..formats.run import RunFolder
 from ..measure.evaluate import EvaluateResult
+from .budgets import with_epochs, with_student
 from .context import RunContext
 from .estimate import CostedStep, costed, plan_table, short_of_space, totals
 from .inputs import look_at
 from .options import RunOptions
 from .plan import Planned, decide, plan
-from .probe import probe, what_is_probed
+from .probe import measure_student, probe, what_is_probed
 from .record import Recorder, existing_record
 from .result import RunResult
-from .settings_file import load_settings, save_settings
+from .settings_file import load_settings, save_settings, settings_from
 from .steps import steps_of
 from .steps.step import Step
 
@@ -34,7 +37,7 @@ REPORT_NEEDS = ("jinja2", "matplotlib")
 
 def run(
     prompts: Path,
-    out: Path,
+    out: Path | None = None,
     options: RunOptions = RunOptions(),
     *,
     config: Path | None = None,
@@ -51,9 +54,12 @@ def run(
     images exactly the steps that depend on it run again.  What was trained with settings that have
     changed is moved to OUT/replaced, never deleted.
 
+    `clipdistill run OUT`, with the folder of an earlier run alone, takes its prompts and settings;
+    options that are given as well are added to them, or replace them.
+
     Args:
         prompts: text file with one prompt per line; `label<TAB>prompt` gives a label several
-            prompts.
+            prompts. Or the folder of an earlier run, without OUT.
         out: folder for everything.
         options: what to make, of what, and how.
         config: TOML file with settings of this command; those of the command line win.
@@ -61,21 +67,27 @@ def run(
         dry_run: make the plan and stop; only the probe's figures are kept, in OUT/probe.json.
 
     Raises:
-        InputError: prompts, images, labels or a setting are missing or wrong.
-        OutputError: `out` cannot be written to, or another run uses it.
+        InputError: prompts, images, labels or a setting are missing or wrong, or OUT is left away
+            and PROMPTS is not the folder of a run.
+        OutputError: `out` cannot be written to, or another process is writing to it.
     """
     start = time.monotonic()
-    folder = RunFolder(Path(out))
     if config is not None:
         options = options.over(load_settings(Path(config)))
+    folder = RunFolder(Path(prompts if out is None else out))
+    if out is None:
+        prompts, options = folder.prompts, options.over(earlier(folder))
     options.check()
     inputs = look_at(Path(prompts), folder, options)
     if save_config is not None:
         save_settings(Path(save_config), options)
         message(f"Settings written: {save_config}")
-    ensure_folder(folder.out)
     context = RunContext(Path(prompts), folder, options, inputs, _can_report())
+    if dry_run:
+        ensure_folder(folder.out)
     with contextlib.nullcontext() if dry_run else locked(folder.out, "run"):
+        options = with_student(options, folder.choice, measure_student)
+        context = _with_epochs(replace(context, options=options), options.time_budget)
         planned = plan(steps_of(context), existing_record(folder), _exists(folder))
         measured = _probed(context, planned)
         steps = costed(planned, measured)
@@ -83,8 +95,24 @@ def run(
         done: dict[str, float] = {}
         if not dry_run:
             _announce(planned, steps, about)
-            done = _do_all(context, planned)
+            done = _do_all(context, planned, options.time_budget)
     return _result(folder, dry_run, steps, about, done, time.monotonic() - start)
+
+
+def earlier(folder: RunFolder) -> RunOptions:
+    """The settings of an earlier run; what it held out stays out, so that nothing trains again.
+
+    Raises:
+        OptionError: the folder holds none.
+    """
+    record = existing_record(folder)
+    if record is None:
+        raise OptionError(
+            "OUT is missing: folder for everything. Expected: PROMPTS and OUT, or the folder of "
+            f"an earlier run alone, which {folder.out} is not."
+        )
+    settings = settings_from(record.settings, folder.record)
+    return settings if settings.labelled else RunOptions(holdout=settings.held_out).over(settings)
 
 
 def _can_report() -> bool:
@@ -103,13 +131,29 @@ def _probed(context: RunContext, planned: list[Planned]) -> Probe | None:
     """What the probe measured: remembered, or measured now if anything takes long."""
     if not any(one.runs for one in planned):
         return None
-    path = context.folder.probe
-    found = load_probe(path, what_is_probed(context.options))
-    if found is None and any(one.runs and one.step.probed for one in planned):
-        message("A short probe of teacher and student, for the estimate")
-        found = probe(context.inputs.items, context.options)
-        save_probe(path, found)
+    needed = any(one.runs and one.step.probed for one in planned)
+    found = load_probe(context.folder.probe, what_is_probed(context.options))
+    return _probe(context) if found is None and needed else found
+
+
+def _probe(context: RunContext) -> Probe:
+    """Measure, and remember it."""
+    message("A short probe of teacher and student, for the estimate")
+    found = probe(context.inputs.items, context.options)
+    save_probe(context.folder.probe, found)
     return found
+
+
+def _with_epochs(context: RunContext, time_budget: str | None) -> RunContext:
+    """The context with as many epochs as fit into a time budget, by the probe."""
+    if time_budget is None:
+        return context
+    known = load_probe(context.folder.probe, what_is_probed(context.options))
+    count = len(context.inputs.items or ()) or context.image_count
+    options = replace(context.options, time_budget=time_budget)
+    chosen = with_epochs(options, known or _probe(context), count)
+    message(f"{many(chosen.num_epochs, 'epoch')} fit into --time-budget {time_budget}")
+    return replace(context, options=chosen)
 
 
 def _announce(
@@ -121,7 +165,9 @@ def _announce(
         message(line)
 
 
-def _do_all(context: RunContext, planned: list[Planned]) -> dict[str, float]:
+def _do_all(
+    context: RunContext, planned: list[Planned], time_budget: str | None
+) -> dict[str, float]:
     """Do what has to be done; returns the steps that were done, with their seconds."""
     folder = context.folder
     expected = {one.step.name for one in planned if one.runs}
@@ -146,7 +192,7 @@ def _do_all(context: RunContext, planned: list[Planned]) -> dict[str, float]:
         results[step.name] = recorder.record.known()[step.name].result
         if step.finds_images:
             inputs = look_at(context.prompts, folder, context.options)
-            context = replace(context, inputs=inputs)
+            context = _with_epochs(replace(context, inputs=inputs), time_budget)
             steps = steps_of(context)
     recorder.complete([step.name for step in steps])
     return done
@@ -190,7 +236,7 @@ def _naming(step: Step, recorder: Recorder, start: float) -> Iterator[None]:
     except ClipDistillError as error:
         recorder.interrupted(step.name, time.monotonic() - start)
         error.args = (
-            f"The step {step.name!r} failed. {error} Finished steps are kept; the same command "
+            f"The step {step.name!r} failed: {error} Finished steps are kept; the same command "
             "resumes from there.",
         )
         raise
@@ -213,6 +259,7 @@ def _result(
         failures=(*read_failures(folder.embeddings), *read_failures(folder.labelled_embeddings)),
         baseline=find_measurement(folder.baseline, Baseline),
         evaluation=find_measurement(folder.evaluation, EvaluateResult),
+        benchmark=find_measurement(folder.benchmark, Benchmark),
         classifier=folder.classifier if folder.classifier.is_file() else None,
         report=folder.report if folder.report.is_file() else None,
         seconds=seconds,

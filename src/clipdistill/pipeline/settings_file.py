@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import UnionType
@@ -39,6 +40,19 @@ def load_settings(path: Path) -> RunOptions:
         raise FormatError(
             f"{path}: settings should be UTF-8 TOML, a line each like: num_epochs = 20 ({error})."
         ) from error
+    return settings_from(found, path)
+
+
+def settings_from(found: Mapping[str, Any], path: Path) -> RunOptions:
+    """Convert plain values; settings that are not among them were not given.
+
+    Args:
+        found: name of a setting -> its value, as `RunOptions.to_settings` gives it.
+        path: of the file that they are from, for messages.
+
+    Raises:
+        InputError: an unknown setting, or a value of another kind.
+    """
     kinds = get_type_hints(RunOptions)
     known = [field.name for field in fields(RunOptions)]
     given = {}

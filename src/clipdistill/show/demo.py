@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ..core.errors import ClipDistillError, InputError, MissingExtraError
+from ..core.errors import ClipDistillError, InputError, MissingExtraError, OptionError
 from ..core.progress import message, screen
 from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
-from ..core.wording import percent
-from ..models.open import kind_of, needs_training_extra, teacher_name
+from ..core.stopping import signals_as_ctrl_c
+from ..core.wording import many, percent
+from ..formats.embeddings import read_header
+from ..formats.run import RunFolder
+from ..models.open import kind_of, needs_training_extra, split_runtime, teacher_name
 from ..models.recognizer import Recognizer, open_recognizer
 
 if TYPE_CHECKING:
+    from ..formats.cards import TeacherCard
     from ..formats.text import TextEmbeddings
     from ..models.teacher import Teacher
     from .live.frames import Source
@@ -148,7 +149,7 @@ class DemoResult(Result):
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
         lines: list[str | Table] = [
-            f"{self.frames} frames in {self.seconds:.1f} s, {self.fps:.1f} per second; "
+            f"{many(self.frames, 'frame')} in {self.seconds:.1f} s, {self.fps:.1f} per second; "
             f"{self.dropped} dropped, {self.broken} broken. {self.ended}.",
         ]
         if self.reconnects:
@@ -162,7 +163,7 @@ class DemoResult(Result):
             ]
         lines += list_some("Broken:", self.problems)
         if self.saved is not None:
-            lines.append(f"Saved: {self.saved} ({self.saved_frames} frames)")
+            lines.append(f"Saved: {self.saved} ({many(self.saved_frames, 'frame')})")
         return lines
 
 
@@ -218,34 +219,34 @@ def _check(options: DemoOptions) -> None:
         _check_web(options, given)
     elif len(given) != 1:
         found = " and ".join(f"--{name}" for name in given) or "none"
-        raise InputError(
+        raise OptionError(
             "Expected one source: --camera 0, --video FILE, --images FOLDER, or --web; found "
             f"{found}."
         )
     elif options.teacher is not None:
-        raise InputError("--teacher is only for --web. Add --web, or remove --teacher.")
+        raise OptionError("--teacher is only for --web. Add --web, or remove --teacher.")
     if options.every_frame and options.camera is not None:
-        raise InputError(
+        raise OptionError(
             "--every-frame is only for files, not for a camera. Remove it, or use --video."
         )
     if options.threshold is not None and not 0 <= options.threshold <= 1:
-        raise InputError(f"--threshold {options.threshold:g}: expected a probability, 0 to 1.")
+        raise OptionError(f"--threshold {options.threshold:g}: expected a probability, 0 to 1.")
     if options.fps is not None and not 0 < options.fps <= 1000:
-        raise InputError(f"--fps {options.fps:g}: expected more than 0, at most 1000.")
+        raise OptionError(f"--fps {options.fps:g}: expected more than 0, at most 1000.")
     if options.top_k < 1 or options.retries < 0 or not options.timeout > 0:
-        raise InputError("Expected --top-k 1 or more, --retries 0 or more, --timeout above 0.")
+        raise OptionError("Expected --top-k 1 or more, --retries 0 or more, --timeout above 0.")
 
 
 def _check_web(options: DemoOptions, given: Sequence[str]) -> None:
     wrong = [f"--{name}" for name in given if name != "images"]
     wrong += [f"--{name}" for name in ("window", "save") if getattr(options, name)]
     if wrong:
-        raise InputError(
+        raise OptionError(
             f"--web and {' and '.join(wrong)} exclude each other: the page has the browser's "
             "camera. Leave one away. (--images gives the page's examples.)"
         )
     if not 0 <= options.port <= 65535:
-        raise InputError(f"--port {options.port}: expected 0 to 65535.")
+        raise OptionError(f"--port {options.port}: expected 0 to 65535.")
 
 
 def _watch(model: str, options: DemoOptions) -> DemoResult:
@@ -255,7 +256,7 @@ def _watch(model: str, options: DemoOptions) -> DemoResult:
     source = source or _pictures(options, recognizer)
     loop, reader, recorder = _assemble(source, recognizer, options)
     stopped = False
-    with _terminated_as_ctrl_c():
+    with signals_as_ctrl_c():  # so that a recording is finished
         try:
             loop.run()
         except KeyboardInterrupt:  # the normal end for a camera
@@ -344,23 +345,6 @@ def _views(source: Source, options: DemoOptions) -> tuple[list[View], Recorder |
     return views, recorder
 
 
-@contextlib.contextmanager
-def _terminated_as_ctrl_c() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C, so that a recording is finished; works in the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _result(
     loop: Loop, reader: Reader, recorder: Recorder | None, recognizer: Recognizer, ended: str
 ) -> DemoResult:
@@ -409,7 +393,7 @@ def _web(model: str, options: DemoOptions) -> WebDemoResult:
     if loaded is not None and options.teacher is not None:
         beside = Recognizer(loaded.images, student.text, own=False)
     encode = None if loaded is None else _encoder(loaded, student)
-    with _terminated_as_ctrl_c(), contextlib.suppress(KeyboardInterrupt):
+    with signals_as_ctrl_c(), contextlib.suppress(KeyboardInterrupt):
         serve_page(
             student,
             teacher=beside,
@@ -429,7 +413,7 @@ def _load_teacher(student: Recognizer, options: DemoOptions) -> Teacher | None:
     """
     if options.teacher is not None:
         if kind_of(options.teacher) != "teacher":
-            raise InputError(
+            raise OptionError(
                 f"--teacher {options.teacher}: expected NAME/PRETRAINED, hf-hub:ORG/REPO or "
                 "local-dir:FOLDER."
             )
@@ -445,6 +429,7 @@ def _load_teacher(student: Recognizer, options: DemoOptions) -> Teacher | None:
         with _no_downloads():
             from ..models.teacher import load_teacher
 
+            card = _placed(card, Path(split_runtime(student.name)[1]))
             loaded = load_teacher(card.model_name, card.pretrained, device=options.device)
         student.embedder.spec.check_space(loaded.card, "the teacher")
     except (ClipDistillError, ModuleNotFoundError):
@@ -454,6 +439,19 @@ def _load_teacher(student: Recognizer, options: DemoOptions) -> Teacher | None:
         )
         return None
     return loaded
+
+
+def _placed(card: TeacherCard, model: Path) -> TeacherCard:
+    """The same teacher with its place, which the embeddings of the model's run record.
+
+    A model's file is passed on and has only the name of a teacher's folder.
+    """
+    for run in model.resolve().parents[:2]:
+        with contextlib.suppress(ClipDistillError, ModuleNotFoundError):
+            header = read_header(RunFolder(run).embeddings)
+            if header is not None and header.teacher.fingerprint == card.fingerprint:
+                return header.teacher
+    return card
 
 
 @contextlib.contextmanager

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..core.errors import InputError
+from ..core.errors import InputError, OptionError
 from ..core.progress import track
 from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
-from ..core.wording import percent
+from ..core.wording import many, percent
 from ..core.zeroshot import ranked
 from ..images.loading import batched, default_workers, load_pixels, stack
 from ..images.sources import ImageItem, match_images
@@ -52,6 +53,16 @@ class PredictResult(Result):
     def failures(self) -> tuple[Prediction, ...]:
         """Predictions of the images that could not be read."""
         return tuple(one for one in self.predictions if one.reason)
+
+    def records(self) -> list[dict[str, Any]]:
+        """See `Result.records`: a row per image and label, the best label first."""
+        rows = []
+        for one in self.predictions:
+            about = {"image": one.image, "unknown": one.unknown, "reason": one.reason}
+            for rank, (label, share) in enumerate(one.ranked or (("", None),), 1):
+                rows.append({**about, "rank": rank, "label": label, "probability": share})
+        columns = ("image", "rank", "label", "probability", "unknown", "reason")
+        return [{name: row[name] for name in columns} for row in rows]
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
@@ -98,7 +109,7 @@ def predict(
         MismatchError: the text embeddings were made with another teacher.
     """
     if not images:
-        raise InputError(f"No images given. Expected: clipdistill predict {model} IMAGE ...")
+        raise OptionError(f"No images given. Expected: clipdistill predict {model} IMAGE ...")
     recognizer = open_recognizer(
         model, text=text, prompts=prompts, device=device, arch=arch, image_size=image_size
     )
@@ -127,7 +138,7 @@ def predict(
 def _check_any(predictions: Sequence[Prediction]) -> None:
     if all(one.reason for one in predictions):
         reasons = "; ".join(f"{one.image}: {one.reason}" for one in predictions[:3])
-        raise InputError(f"None of {len(predictions)} images could be read: {reasons}.")
+        raise InputError(f"None of {many(len(predictions), 'image')} could be read: {reasons}.")
 
 
 def _identity(item: ImageItem) -> tuple[Path, str]:
@@ -153,5 +164,5 @@ def _many_images(good: Sequence[Prediction], classes: int) -> Table:
         if one.unknown:
             label, second = UNKNOWN, f"{label} ({percent(share)})"
         rows.append((one.image, label, percent(share), second))
-    title = f"{len(good)} images, {classes} labels"
+    title = f"{many(len(good), 'image')}, {many(classes, 'label')}"
     return Table(title, ("image", "label", ">probability", "runner-up"), tuple(rows))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..core.files import write_bytes
+from ..core.locks import locked_files
 from ..core.results import Result, Table, list_some
 from ..core.wording import size
 from ..formats.run import RunFolder
@@ -66,6 +67,7 @@ def report(
     Raises:
         InputError: there is no run in the folder.
         FormatError: a file in it is damaged.
+        OutputError: `out` cannot be written, or another process is writing it.
         MissingExtraError: jinja2 or matplotlib, which html needs, is not installed.
     """
     run = Path(run)
@@ -73,13 +75,14 @@ def report(
     if format == "html":
         from .pages.html import render
 
-        text, name = render(found), RunFolder(run).report
+        name = RunFolder(run).report
     else:
         from .pages.model_card import render
 
-        text, name = render(found), RunFolder(run).model_card
+        name = RunFolder(run).model_card
     out = Path(out or name)
-    data = text.encode(errors="backslashreplace")
-    write_bytes(out, data)
+    with locked_files("report", out):
+        data = render(found).encode(errors="backslashreplace")
+        write_bytes(out, data)
     gaps = tuple((gap.text, gap.command) for gap in missing_of(found).values())
     return ReportResult(out, format, len(data), gaps)

@@ -184,7 +184,7 @@ def test_embeddings_that_do_not_belong_to_the_tables(tmp_path):
     write(tmp_path / "metadata/metadata_0.parquet", CAPTIONS)
     settings = TableSettings((str(tmp_path / "metadata/*.parquet"),), tmp_path)
     (tmp_path / "img_emb").mkdir()
-    with pytest.raises(FormatError, match=r"an \.npy for each of 1 tables.*found 0"):
+    with pytest.raises(FormatError, match=r"an \.npy for each of 1 table,.*found 0"):
         source(settings)
     for count in (len(CAPTIONS) - 1, len(CAPTIONS) + 1):
         image_vectors(tmp_path, 0, np.ones((count, DIM), np.float32))

@@ -13,7 +13,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
-from ...core.errors import OutputError
 from ...core.files import writing
 from ...core.progress import message
 from ...core.results import from_json
@@ -41,18 +40,17 @@ class Journal:
         """Open the journal of a list, and begin anew when it is of another search.
 
         Args:
-            urls: the list.
+            urls: the list, which is locked.
             settings: the settings that decide the hits, as plain JSON values.
 
         Raises:
-            OutputError: it cannot be written, or another search is writing it.
+            OutputError: it cannot be written.
         """
         self.path = journal_path(urls)
         self.found: dict[str, list[UrlRow]] = {}
         self._settings = dict(settings)
         with writing(self.path):
             self._file: IO[bytes] = open(self.path, "a+b")  # noqa: SIM115  # closed by `close`
-            self._lock(urls)
             self._read()
         self.resumed = len(self.found)
 
@@ -73,22 +71,6 @@ class Journal:
             with writing(self.path):
                 self.path.unlink(missing_ok=True)
         self._file.close()
-
-    def _lock(self, urls: Path) -> None:
-        try:
-            import fcntl
-        except ImportError:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
-            raise OutputError(
-                f"{urls}: another search is writing it. Wait until it is done, or choose another "
-                "file."
-            ) from error
-        except OSError:
-            pass  # no locks on this file system
 
     def _read(self) -> None:
         self._file.seek(0)

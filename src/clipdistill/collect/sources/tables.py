@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from ...core.errors import FormatError, MismatchError, OptionError
 from ...core.files import read_array
 from ...core.progress import track
+from ...core.wording import many
 from ...core.zeroshot import normalized
 from ...formats.embeddings import ROWS, VECTORS
 from ...formats.urls import UrlRow
@@ -133,8 +134,8 @@ def _vector_files(folder: Path | None, files: Sequence[str]) -> list[Path | None
     found = sorted(inner.glob("*.npy"), key=lambda path: natural_key(path.name))
     if len(found) != len(files):
         raise FormatError(
-            f"{inner}: expected an .npy for each of {len(files)} tables, in the same order (as "
-            f"clip-retrieval writes {VECTORS}/ and {ROWS}/), found "
+            f"{inner}: expected an .npy for each of {many(len(files), 'table')}, in the same "
+            f"order (as clip-retrieval writes {VECTORS}/ and {ROWS}/), found "
             f"{len(found)}. Check --tables and --table-embeddings."
         )
     return list(found)

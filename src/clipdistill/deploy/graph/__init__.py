@@ -3,6 +3,7 @@
 links       a graph with its links, on which everything else works
 files       loading untrusted files; checking and writing ours
 tidy        cleaning up after torch's exporter
+shapes      sizes that do not depend on the number of images, as constants
 head        zero-shot head and metadata, shared by `export` and `relabel`
 quantized   INT8 for TensorRT and OpenVINO: Q/DQ around every layer
 cpu         INT8 for ONNX Runtime's CPU provider, made from the former
@@ -21,13 +22,12 @@ try:
 except ImportError as _error:
     raise MissingExtraError("onnx", "train", "Working on an ONNX file") from _error
 
-from .files import IR_VERSION, OPSET, load_graph, save_graph
+from .files import IR_VERSION, load_graph, save_graph
 from .head import change_classes, check_head, describe, set_head
 from .tidy import tidy
 
 __all__ = [
     "IR_VERSION",
-    "OPSET",
     "change_classes",
     "check_head",
     "describe",

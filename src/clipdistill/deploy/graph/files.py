@@ -14,8 +14,6 @@ from ...core.errors import FormatError
 from ...formats.classifier import MAX_FILE_BYTES
 from ...formats.onnx_wire import file_size
 
-OPSET = 17
-"""Newest operator set that the TensorRT of every JetPack reads (8.5 and later)."""
 HALF_OPSET = 19
 """First operator set with FP16 scales in QuantizeLinear; TensorRT 10 and later read it."""
 IR_VERSION = 8

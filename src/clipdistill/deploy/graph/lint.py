@@ -50,8 +50,13 @@ class LintReport:
 
     @property
     def macs(self) -> int:
-        """Multiplications per image."""
-        return sum(layer.macs for layer in self.layers)
+        """Multiplications per image, of the layers where they are known."""
+        return sum(layer.macs or 0 for layer in self.layers)
+
+    @property
+    def uncounted(self) -> int:
+        """Number of layers whose multiplications are unknown."""
+        return sum(layer.macs is None for layer in self.layers)
 
     @property
     def int8_macs_share(self) -> float:
@@ -76,7 +81,7 @@ class LintReport:
         return self._macs_share(lambda layer: layer.engages)
 
     def _macs_share(self, wanted: Any) -> float:
-        chosen = sum(layer.macs for layer in self.layers if wanted(layer))
+        chosen = sum(layer.macs or 0 for layer in self.layers if wanted(layer))
         return chosen / self.macs if self.macs else 0.0
 
 

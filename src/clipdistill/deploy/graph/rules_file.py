@@ -8,10 +8,12 @@ import onnx
 from onnx import TensorProto
 
 from ...core.errors import first_line
-from ...formats.classifier import INPUT
-from .files import HALF_OPSET, OPSET
+from ...core.wording import many
+from ...formats.classifier import INPUT, OPSET
+from .files import HALF_OPSET
 from .findings import Finding, Rule, Severity, Subject, reexport
 from .links import opset_of
+from .weights import stored_weight
 
 OLDEST_QUANTIZED = 13
 """First opset with an axis in quantisers, for one scale per channel of weights."""
@@ -105,7 +107,8 @@ def domains(subject: Subject) -> Iterator[Finding]:
             "error",
             "control-flow",
             nested[0].name,
-            f"Expected a plain graph, found {len(nested)} nodes with graphs inside (If, Loop).",
+            f"Expected a plain graph, found {many(len(nested), 'node')} with graphs inside (If, "
+            "Loop).",
             reexport(subject),
         )
 
@@ -179,7 +182,7 @@ def sparsity(subject: Subject) -> Iterator[Finding]:
             "error",
             "sparsity",
             lost[0],
-            f"Expected {len(sparse.layers)} layers stored as 2:4, as in the card, but "
+            f"Expected {many(len(sparse.layers), 'layer')} stored as 2:4, as in the card, but "
             f"{len(lost)} are not: more than two of four consecutive input channels are not zero.",
             reexport(subject),
         )
@@ -191,15 +194,51 @@ def sparsity(subject: Subject) -> Iterator[Finding]:
             f"Expected the 2:4 layers of the card, but {len(gone)} are not in the graph by name.",
             reexport(subject),
         )
-    idle = [layer for layer in subject.layers if layer.two_four and layer.obstacle and layer.macs]
+    idle = [
+        layer for layer in subject.layers if layer.two_four and layer.obstacle and layer.macs != 0
+    ]
     if idle:
         yield Finding(
             "note",
             "sparsity-idle",
             idle[0].node,
-            f"{len(idle)} layers are 2:4, but sparse kernels do not support them "
+            f"Sparse kernels do not support {many(len(idle), 'layer')} stored as 2:4 "
             f"({idle[0].obstacle}).",
             "None; they are as fast as dense layers.",
+        )
+
+
+def unknown_shapes(subject: Subject) -> Iterator[Finding]:
+    """The shape of every layer's output follows from the stored graph."""
+    unknown = [layer.node for layer in subject.layers if layer.macs is None]
+    if unknown:
+        yield Finding(
+            "warning",
+            "unknown-shape",
+            unknown[0],
+            f"Expected the shapes of all layers to follow from the file, found {len(unknown)} of "
+            f"{len(subject.layers)} whose shape is computed when it runs: their multiplications "
+            "are not counted, and optimisers know as little.",
+            reexport(subject),
+        )
+
+
+def computed_weights(subject: Subject) -> Iterator[Finding]:
+    """The weight of every convolution is stored and not computed when the file runs."""
+    graph = subject.graph
+    computed = [
+        node.name
+        for node in graph.nodes
+        if node.op_type == "Conv" and not stored_weight(graph, node)[0]
+    ]
+    if computed:
+        yield Finding(
+            "warning",
+            "computed-weight",
+            computed[0],
+            f"Expected stored weights, found {len(computed)} convolutions whose weight is computed "
+            "from others when the file runs: they are not counted as layers.",
+            reexport(subject),
         )
 
 
@@ -226,4 +265,6 @@ FOR_EVERY_FILE: tuple[Rule, ...] = (
     pictures,
     batch_norms,
     sparsity,
+    unknown_shapes,
+    computed_weights,
 )

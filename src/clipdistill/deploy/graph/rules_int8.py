@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.wording import percent
+from ...core.wording import many, percent
 from ...formats.onnx_wire import HEAD
 from .findings import Finding, Subject, reexport
 from .links import Graph, attribute
@@ -68,16 +68,20 @@ def stored_weights(subject: Subject) -> Iterator[Finding]:
 
 def float_layers(subject: Subject) -> Iterator[Finding]:
     """Layers of an INT8 network that stay in float are reported with their share of the work."""
-    total = sum(layer.macs for layer in subject.layers)
+    total = sum(layer.macs or 0 for layer in subject.layers)
     left = [layer for layer in subject.layers if layer.precision not in ("int8", "uint8")]
     if not subject.quantized or not left:
         return
-    share = sum(layer.macs for layer in left) / total if total else 1.0
+    uncounted = sum(layer.macs is None for layer in left)
+    share = sum(layer.macs or 0 for layer in left) / total if total else 1.0
+    rest = f" (without {uncounted} of them, whose shapes are unknown)" if uncounted else ""
     names = ", ".join(layer.node for layer in left[:4]) + (" ..." if len(left) > 4 else "")
     yield Finding(
-        "note" if share < SMALL_SHARE else "warning",
+        "note" if share < SMALL_SHARE and not uncounted else "warning",
         "float-layers",
         left[0].node,
-        f"{len(left)} layers with {percent(share)} of the multiplications stay in float: {names}.",
+        f"Left in float: {many(len(left), 'layer')} with {percent(share)} of the multiplications"
+        f"{rest}: "
+        f"{names}.",
         "None if these layers were left in float on purpose.",
     )

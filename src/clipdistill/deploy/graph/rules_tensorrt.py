@@ -134,12 +134,15 @@ def placement(subject: Subject) -> Iterator[Finding]:
 def residuals(subject: Subject) -> Iterator[Finding]:
     """The shortcut of a residual add is quantised, and the other input is not.
 
-    Then TensorRT fuses the add into the convolution that computes the other input, all in INT8.
+    Then TensorRT fuses the add into the convolution that computes the other input, all in INT8.  In
+    a student whose card counts adds in floating point, one without a quantiser is only a note.
     """
     graph = subject.graph
     if not subject.quantized:
         return
     depths = _depths(graph)
+    compression = subject.card.compression if subject.card else None
+    in_float = compression is not None and compression.int8 and compression.int8.float_adds
     for node in graph.nodes:
         if node.op_type != "Add" or not _is_residual(graph, node, depths):
             continue
@@ -155,7 +158,7 @@ def residuals(subject: Subject) -> Iterator[Finding]:
             )
         elif not quantised:
             yield Finding(
-                "warning",
+                "note" if in_float else "warning",
                 "residual",
                 node.name,
                 "Expected a quantiser on the shortcut of a residual add, found none: the layers "

@@ -27,7 +27,7 @@ class Layer:
         weight: name of the stored tensor.
         shape: shape of the stored tensor.
         groups: groups of a convolution; 1 for other operators.
-        macs: multiplications per image; 0 where shapes are unknown.
+        macs: multiplications per image; None where the shape of its output is unknown.
         precision: precision of the stored weight: "int8", "fp16", "fp32" or numpy's name.
         two_four: whether the stored weight is 2:4.
         obstacle: why sparse kernels do not support it, 2:4 or not; empty when they do.
@@ -38,7 +38,7 @@ class Layer:
     weight: str
     shape: tuple[int, ...]
     groups: int
-    macs: int
+    macs: int | None
     precision: str
     two_four: bool
     obstacle: str
@@ -104,11 +104,11 @@ def _layer(graph: Graph, node: Any, shapes: Shapes) -> Layer | None:
     )
 
 
-def _macs(node: Any, weight: tuple[int, ...], shapes: Shapes) -> int:
+def _macs(node: Any, weight: tuple[int, ...], shapes: Shapes) -> int | None:
     """Count multiplications per image: values of the output, times the terms of each sum."""
     shape = shapes.get(node.output[0])
     if not shape or any(side is None for side in shape[1:]):
-        return 0
+        return None
     _, inputs = channel_axes(node)
     terms = volume(weight[1:]) if node.op_type == "Conv" else weight[inputs]
     return volume(side or 1 for side in shape[1:]) * terms

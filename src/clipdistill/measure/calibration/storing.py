@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.errors import InputError
-from ...core.wording import percent
+from ...core.errors import InputError, OptionError
+from ...core.wording import many, percent
 from ...core.zeroshot import Calibration, normalized, top_k
 from ...formats.text import TextEmbeddings, pair_of, save_text
 from ...models.embedder import Embedder, carried_text
@@ -31,12 +31,12 @@ def where_to_store(
     """
     students = [embedder for embedder in opened if embedder.spec.role == "student"]
     if len(students) != 1:
-        raise InputError(
+        raise OptionError(
             f"--calibrate: expected one student among the models, found {len(students)}. Give one "
             "student or classifier (and its teacher, to compare with)."
         )
     if labelled is None and reference is None:
-        raise InputError(
+        raise OptionError(
             "--calibrate needs labels or the teacher. Add --labelled FOLDER, the teacher as "
             "another MODEL, or its --embeddings of the same images."
         )
@@ -103,7 +103,8 @@ def describe_calibration(found: Calibration, files: Sequence[Path]) -> list[str]
     to = "true labels" if found.method == "labels" else "the teacher's probabilities"
     bias = "" if found.logits.bias is None else f", bias {found.logits.bias:.2f}"
     return [
-        f"Calibrated on {found.images} images against {to}: scale {found.logits.scale:.1f}{bias}; "
+        f"Calibrated on {many(found.images, 'image')} against {to}: scale "
+        f"{found.logits.scale:.1f}{bias}; "
         f"expected calibration error {percent(found.ece_before)} before, "
         f"{percent(found.ece_after)} after.",
         f'Below a probability of {found.threshold:.3f} the answer is "unknown": '

@@ -132,8 +132,8 @@ def _find(models: Sequence[Timed], fits: Callable[[Timed], bool]) -> Timed | Non
 def _hint(model: Timed) -> str:
     if model.runtime == "onnxruntime" and "int8" in model.precision:
         return (
-            " The form of INT8 for TensorRT is slow in ONNX Runtime: export with --target "
-            "onnxruntime, or run this file in OpenVINO."
+            " The form of INT8 for TensorRT is slow in ONNX Runtime: use `clipdistill "
+            "export --target onnxruntime`, or run this file in OpenVINO."
         )
     if model.runtime == "torch":
         return " PyTorch only simulates INT8: the exported file is faster."

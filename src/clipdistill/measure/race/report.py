@@ -7,17 +7,26 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...core.charts import Point, scatter
 from ...core.model_names import short_names
-from ...core.results import Result, Table, list_some
-from ...core.wording import percent
+from ...core.results import Result, Table, list_some, scalars
+from ...core.wording import many, percent
 from ...formats.measurements import Benchmark, BenchmarkRow
 
 
 @dataclass(frozen=True, repr=False)
 class BenchmarkResult(Result, Benchmark):
     """Result of `benchmark`, with the attributes of `Benchmark`."""
+
+    def records(self) -> list[dict[str, Any]]:
+        """See `Result.records`: a row per model and runtime."""
+        return [
+            scalars(row)
+            | {f"images_per_second_at_{one}": row.throughput.get(str(one)) for one in self.batches}
+            for row in self.rows
+        ]
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
@@ -37,17 +46,19 @@ class BenchmarkResult(Result, Benchmark):
 
     def notes(self) -> list[str]:
         """Return sentences about how the figures were measured."""
-        threads = "their own number of" if self.threads is None else str(self.threads)
+        threads = (
+            "their own number of threads" if self.threads is None else many(self.threads, "thread")
+        )
         apart = {f"{row.preprocess_ms:.1f}" for row in self.rows if row.preprocess_ms is not None}
         return [
-            f"Agreement and cosine compare with {self.reference}, on {self.images} images."
+            f"Agreement and cosine compare with {self.reference}, on {many(self.images, 'image')}."
             + (
                 f" Accuracy is measured on {self.labelled} labelled images."
                 if self.labelled
                 else ""
             ),
             f"Latency is the time of one preprocessed image: median and 90th percentile of "
-            f"{self.rounds} rounds in turns, {threads} threads each. Preprocessing takes another "
+            f"{many(self.rounds, 'round')} in turns, {threads} each. Preprocessing takes another "
             f"{' or '.join(sorted(apart, key=float)) or '-'} ms per image on one thread.",
             "Memory is the largest resident set of a process with only this model, including "
             "Python and the runtime, without the memory of a GPU.",

@@ -1,25 +1,36 @@
 """Compressing a student: 2:4 sparsity, INT8, or both, always in this order.
 
-In memory a compressed student is a timm network with batch norms folded (INT8 only), masks applied
-(2:4) and ModelOpt's quantisers inserted (INT8).  On disk it is a state dict and a `Compression` in
-the card, from which `rebuild` builds the same network again; nothing is pickled.
+In memory a compressed student is a timm network with branches merged (where it has some), batch
+norms folded (INT8 only), masks applied (2:4) and ModelOpt's quantisers inserted (INT8).  On disk it
+is a state dict and a `Compression` in the card, from which `rebuild` builds the same network again;
+nothing is pickled.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from ...core.errors import MismatchError
-from ...core.wording import percent
+from ...core.wording import many, percent
 from ...formats.cards import Calibration, Compression
 from ..architecture import build_student
+from .merging import merge, merge_unchecked
 from .quantization import calibrate, insert_quantizers
-from .sparsity import Masks, prune
+from .sparsity import Masks, found_sparsity, prune
 
-__all__ = ["Compressed", "add_int8", "add_sparsity", "describe", "rebuild"]
+__all__ = [
+    "Compressed",
+    "add_int8",
+    "add_sparsity",
+    "check_int8",
+    "describe",
+    "float_adds_note",
+    "rebuild",
+]
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class Compressed:
 
 
 def rebuild(
-    arch: str, dim: int, image_size: int, compression: Compression | None, *, check: bool = True
+    arch: str, dim: int, image_size: int, compression: Compression | None
 ) -> torch.nn.Module:
     """Build an untrained network with a compressed student's structure, for its state dict.
 
@@ -47,7 +58,6 @@ def rebuild(
         dim: dimension of the embedding.
         image_size: side of the input in pixels.
         compression: compression in the student's card.
-        check: compare the quantised layers with the card.
 
     Raises:
         InputError: this architecture cannot be quantised.
@@ -55,11 +65,13 @@ def rebuild(
         MissingExtraError: the student is INT8 and ModelOpt is not installed.
     """
     network = build_student(arch, dim, image_size=image_size)
+    if compression is not None and compression.merged:
+        merge_unchecked(network)
     if compression is None or compression.int8 is None:
         return network
     stored = compression.int8
     found = insert_quantizers(network, image_size, arch)
-    for what in ("layers", "residuals", "folded") if check else ():
+    for what in ("layers", "residuals", "folded"):
         if getattr(found, what) != getattr(stored, what):
             raise MismatchError(
                 f"Student {arch}: its card has {len(getattr(stored, what))} INT8 {what}, but the "
@@ -69,12 +81,31 @@ def rebuild(
     return network
 
 
+def check_int8(arch: str, dim: int, image_size: int) -> None:
+    """Check that a student can be INT8, before it is trained.
+
+    Raises:
+        InputError: this architecture cannot be quantised.
+        MissingExtraError: ModelOpt is not installed.
+    """
+    network = build_student(arch, dim, image_size=image_size)
+    merge(network, image_size)
+    insert_quantizers(network, image_size, arch)
+
+
 def add_sparsity(compressed: Compressed, image_size: int) -> Compressed:
-    """Prune a network to 2:4, in place; `image_size` is the side of its input in pixels."""
-    facts, masks = prune(compressed.network, image_size)
-    return replace(
-        compressed, compression=replace(compressed.compression, sparse=facts), masks=masks
-    )
+    """Prune a network to 2:4, in place; `image_size` is the side of its input in pixels.
+
+    Branches are merged before, where merging them afterwards would fill the zeros.
+    """
+    network = compressed.network
+    pruned = copy.deepcopy(network)
+    prune(pruned, image_size)
+    fills = merge(pruned, image_size) and found_sparsity(pruned, image_size) is None
+    merged = (fills and merge(network, image_size)) or compressed.compression.merged
+    facts, masks = prune(network, image_size)
+    compression = replace(compressed.compression, sparse=facts, merged=merged)
+    return replace(compressed, compression=compression, masks=masks)
 
 
 def add_int8(
@@ -85,7 +116,9 @@ def add_int8(
     images: int,
     method: Calibration,
 ) -> Compressed:
-    """Fold, quantise and calibrate a network, in place.
+    """Merge, fold, quantise and calibrate a network, in place.
+
+    The branches of a 2:4 network stay as they are: see `add_sparsity`.
 
     Args:
         compressed: network in floating point, dense or 2:4.
@@ -95,10 +128,12 @@ def add_int8(
         images: number of images in `batches`.
         method: method of INT8 calibration.
     """
-    facts = insert_quantizers(compressed.network, image_size, arch)
-    calibrate(compressed.network, batches, method)
+    network, before = compressed.network, compressed.compression
+    merged = before.merged or (before.sparse is None and merge(network, image_size))
+    facts = insert_quantizers(network, image_size, arch)
+    calibrate(network, batches, method)
     facts = replace(facts, method=method, calibration_images=images)
-    return replace(compressed, compression=replace(compressed.compression, int8=facts))
+    return replace(compressed, compression=replace(before, int8=facts, merged=merged))
 
 
 def describe(compression: Compression | None) -> str:
@@ -111,5 +146,19 @@ def describe(compression: Compression | None) -> str:
         parts.append(f"2:4 sparse in layers with {percent(share, 0)} of the MACs")
     if compression.int8 is not None:
         int8 = compression.int8
-        parts.append(f"INT8 ({len(int8.layers)} layers, {len(int8.residuals)} residual adds)")
+        parts.append(
+            f"INT8 ({many(len(int8.layers), 'layer')}, {many(len(int8.residuals), 'residual add')})"
+        )
     return ", ".join(parts)
+
+
+def float_adds_note(compression: Compression) -> list[str]:
+    """Say how many residual adds stay in floating point and what that costs; empty when none."""
+    int8 = compression.int8
+    if int8 is None or not int8.float_adds:
+        return []
+    return [
+        f"Residual adds that stay in floating point: {int8.float_adds}. TensorRT and OpenVINO read "
+        "and write floats around each of them and so gain less from INT8; in a file for ONNX "
+        "Runtime such an add is INT8 where both of its inputs are."
+    ]

@@ -5,14 +5,15 @@ ModelOpt's own configurations match patterns of names and silently skip the rest
 quantisers are checked against the plan.
 
 Per layer: weights symmetric INT8 per output channel, inputs symmetric INT8 per tensor, outputs not
-at all.  Per residual add: the shortcut (see `residuals`).
+at all.  Per residual add: the shortcut (see `residuals`), where its block is known.  All the rest,
+such as softmax, norms and the other adds, stays in floating point.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,8 @@ import torch
 from ...core.errors import ClipDistillError, InputError, MissingExtraError
 from ...formats.cards import Calibration, Quantization
 from .folding import fold
-from .residuals import check_adds, quantize_shortcuts
+from .padding import fix_padding
+from .residuals import quantize_shortcuts
 from .structure import Layer, evaluating, read_structure
 
 PERCENTILE = 99.99
@@ -30,6 +32,8 @@ STRIDE = 16
 """Bins between two ranges that entropy tries; all 2,000 take 2.5 s per tensor (2026-11)."""
 SMALLEST_RANGE = 1e-6
 """Least amax: a channel of zeros must not get the scale 0, which no runtime accepts."""
+WEIGHT_AMAX = ".weight_quantizer._amax"
+"""Ending of the name of the range of a layer's weights in a state dict."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +77,26 @@ def modelopt() -> _ModelOpt:
     )
 
 
-def why_float(layer: Layer) -> str:
-    """Give the reason why a layer is not quantised; empty when it is."""
+def why_float(layer: Layer, registry: Any) -> str:
+    """Give the reason why a layer is not quantised; empty when it is.
+
+    Args:
+        layer: a layer.
+        registry: ModelOpt's registry of the types that it quantises.
+    """
     if layer.head:
         return "the embedding head"
     if layer.gate:
         return "squeeze-and-excitation: its input is one pixel per channel"
+    if type(layer.module) not in registry:
+        return f"a {type(layer.module).__name__}, which ModelOpt cannot quantise"
     return ""
 
 
 def insert_quantizers(network: torch.nn.Module, image_size: int, arch: str) -> Quantization:
-    """Fold the batch norms and insert the quantisers; `calibrate` sets their ranges.
+    """Fix the padding, fold the batch norms and insert the quantisers.
+
+    `calibrate` sets their ranges.
 
     Args:
         network: network in floating point; changed in place.
@@ -94,19 +107,24 @@ def insert_quantizers(network: torch.nn.Module, image_size: int, arch: str) -> Q
         The facts for the card, without method and number of images.
 
     Raises:
-        InputError: not all residual adds of the network can be quantised.
+        InputError: no layer of the network can be quantised.
         ClipDistillError: the enabled quantisers differ from the planned ones.
         MissingExtraError: ModelOpt is not installed.
     """
     tools = modelopt()
+    fix_padding(network, image_size)
     folded = fold(network, image_size)
     structure = read_structure(network, image_size)
-    reasons = {layer.name: why_float(layer) for layer in structure.layers}
+    reasons = {layer.name: why_float(layer, tools.registry) for layer in structure.layers}
     chosen = [layer for layer in structure.layers if not reasons[layer.name]]
+    if not chosen:
+        raise InputError(
+            f"Student {arch}: none of its layers can be INT8 ({next(iter(reasons.values()), '')}). "
+            "Choose a student with plain convolutions or linear layers."
+        )
     for layer in chosen:
-        _convert(tools, layer, arch)
-    residuals = quantize_shortcuts(network, lambda: _per_tensor(tools, network))
-    check_adds(network, image_size, structure.adds, arch)
+        _convert(tools, layer)
+    residuals = quantize_shortcuts(network, image_size, lambda: _per_tensor(tools, network))
     planned = [
         *(f"{layer.name}.{kind}_quantizer" for layer in chosen for kind in ("input", "weight")),
         *residuals,
@@ -121,17 +139,12 @@ def insert_quantizers(network: torch.nn.Module, image_size: int, arch: str) -> Q
         folded=folded,
         skipped=tuple((name, reason) for name, reason in reasons.items() if reason),
         quantizers=len(planned),
+        float_adds=structure.adds - len(residuals),
     )
 
 
-def _convert(tools: _ModelOpt, layer: Layer, arch: str) -> None:
+def _convert(tools: _ModelOpt, layer: Layer) -> None:
     """Give a layer its two quantisers, with placeholder ranges of the right shape."""
-    if type(layer.module) not in tools.registry:
-        raise InputError(
-            f"Student {arch}: its layer {layer.name} is a {type(layer.module).__name__}, which "
-            "ModelOpt cannot quantise. Choose a student with plain convolutions, such as one whose "
-            "name does not start with tf_."
-        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about tensor parallelism, which is not used
         converted = tools.registry.convert(layer.module)
@@ -209,3 +222,27 @@ def _range_of(calibrator: Any, method: Calibration) -> Any:
     if method == "percentile":
         return calibrator.compute_amax(method, percentile=PERCENTILE)
     return calibrator.compute_amax(method, stride=STRIDE)
+
+
+def clipped_shares(
+    state: Mapping[str, torch.Tensor],
+) -> tuple[float, tuple[tuple[str, float], ...]]:
+    """Count the weights that lie beyond the range of their channel, where INT8 clips them.
+
+    Args:
+        state: state dict of a network with quantisers.
+
+    Returns:
+        Their share of all weights with a range, 0 to 1, and (layer, share) of the layers that have
+        some, the largest share first.
+    """
+    counts: dict[str, tuple[int, int]] = {}
+    for name, amax in state.items():
+        layer = name.removesuffix(WEIGHT_AMAX)
+        if layer != name:
+            weight = state[f"{layer}.weight"]
+            counts[layer] = int((weight.abs() > amax).sum()), weight.numel()
+    total = sum(size for _, size in counts.values())
+    beyond = {layer: count / size for layer, (count, size) in counts.items() if count}
+    ranked = sorted(beyond.items(), key=lambda pair: -pair[1])
+    return sum(count for count, _ in counts.values()) / max(1, total), tuple(ranked)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.errors import FormatError, InputError, MismatchError
+from ...core.errors import FormatError, MismatchError, OptionError
 from ...formats.classifier import EMBEDDINGS, INPUT, PROBABILITIES, OnnxCard
 from ...formats.text import TextEmbeddings
 from ..embedder import EmbedderSpec
@@ -51,8 +51,8 @@ class CardedEmbedder(ABC):
     def classify_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Classifier.classify_pixels`."""
         if self.text is None:
-            raise InputError(
-                f"{self.spec.name} has no labels. Add --text, or export it again with --text."
+            raise OptionError(
+                f"{self.spec.name} has no labels. Add --text, or use `clipdistill export --text`."
             )
         return self._checked(PROBABILITIES, self.spec.preprocess.normalize(pixels))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from ...core.progress import message, show_table
 from ...formats.embeddings import META
 from ...formats.measurements import save_measurement
@@ -113,13 +115,14 @@ def _embed(
 
 def _embedded(images: Path, out: Path, views: int) -> str:
     """Fingerprint of what is embedded: the images' content, whatever their files' dates are."""
-    from ...formats.embeddings import load_embeddings
+    from ...formats.embeddings import find_rows, load_embeddings
 
     stored = load_embeddings(out)
-    present = {item.key for item in list_images(images)}
-    rows = sorted((row.image_path, row.content) for row in stored.rows if row.image_path in present)
+    keys = list_images(images).keys
+    rows = find_rows(stored, keys)
+    embedded = np.flatnonzero(rows >= 0)
     what = f"{stored.teacher} {stored.teacher.fingerprint}" + (f" {views} views" if views else "")
-    return of_embedded([key for key, _ in rows], [content for _, content in rows], what)
+    return of_embedded(keys.take(embedded), stored.rows.contents.take(rows[embedded]), what)
 
 
 def embed_text(context: RunContext) -> list[Step]:

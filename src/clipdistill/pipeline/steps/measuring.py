@@ -9,7 +9,7 @@ from typing import Any
 
 from ...core.errors import MissingExtraError
 from ...core.progress import message
-from ...core.wording import percent
+from ...core.wording import many, percent
 from ...formats.measurements import save_measurement
 from ...formats.probe import Probe
 from ...images.sources import list_images
@@ -44,7 +44,7 @@ def calibrate(context: RunContext) -> list[Step]:
     def run() -> None:
         count = len(list_images(context.options.labelled or folder.holdout))
         if count < LEAST_IMAGES:
-            message(f"Left out: {count} images are too few; {LEAST_IMAGES} are needed.")
+            message(f"Left out: {many(count, 'image')} found, {LEAST_IMAGES} needed.")
             return
         measure_models(*models, num_workers=context.options.num_workers, **flags)
 
@@ -91,7 +91,7 @@ def evaluate(context: RunContext) -> list[Step]:
         save_measurement(folder.evaluation, result)
 
     share = f"{percent(options.held_out, 0)} of the images, held out"
-    where = share if options.held_out else "labelled images"
+    where = share if options.labelled is None else "labelled images"
     exported = tuple(export_step(name, options.target) for name in options.students)
     calibrated = ("calibrate",) if _calibrates(context) else ()
     return [

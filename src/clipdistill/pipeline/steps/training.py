@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from ...core.progress import message
+from ...core.wording import many
+from ...distillation.options import DistillOptions
 from ...formats.probe import Probe
 from ...formats.student import CARD, WEIGHTS
 from ...images.sources import list_images
@@ -12,8 +14,9 @@ from ..options import StudentName
 from .command import changed, command
 from .step import Estimate, Step
 
-COST = {"dense": 1.0, "sparse": 1.1, "int8": 2.0, "sparse-int8": 2.1}
-"""Of a training step; quantisers double it (resnet18 and test_resnet on 2 cores, 2026-11)."""
+SPARSE_COST, INT8_COST = 0.1, 1.0
+"""What masks and quantisers add to the time of a training step, of a dense one (resnet18 and
+test_resnet on 2 cores, 2026-11)."""
 CHECKPOINT_COPIES = 5
 """Weights, and in the checkpoint the network, two moments of the optimiser and the best weights."""
 FLOAT_BYTES = 4
@@ -31,7 +34,7 @@ def distill_step(name: StudentName) -> str:
 
 
 def hold_out(context: RunContext) -> list[Step]:
-    """Hold images out to measure on, where there are no labelled ones."""
+    """Hold images out of the training: to measure on, where there are no labelled ones."""
     options, folder = context.options, context.folder
     if not options.held_out:
         return []
@@ -39,12 +42,12 @@ def hold_out(context: RunContext) -> list[Step]:
     def run() -> None:
         items = list_images(context.images)
         count = hold_out_images(items, options.held_out, options.seed, folder)
-        message(f"{count} images are held out")
+        message(f"Held out: {many(count, 'image')}")
 
     return [
         Step(
             name="hold out",
-            about="hold images out to measure on",
+            about="hold images out of the training",
             run=run,
             settings={"holdout": options.held_out, "seed": options.seed},
             after=("embed",),
@@ -76,7 +79,7 @@ def _distill(context: RunContext, name: StudentName) -> Step:
 
     def estimate(probe: Probe) -> Estimate:
         count = context.image_count
-        training = COST[name] * options.num_epochs * count / probe.training_rate
+        training = _epochs(options) * count / probe.training_rate
         decoding = count / probe.decode_rate if dense else 0.0
         pixels = 3 * probe.image_size**2 * count if dense else 0
         weights = CHECKPOINT_COPIES * FLOAT_BYTES * probe.parameters
@@ -98,4 +101,12 @@ def _distill(context: RunContext, name: StudentName) -> Step:
         command=command("distill", *arguments, **changed(options)),
         leftovers="move",
         probed=True,
+    )
+
+
+def _epochs(options: DistillOptions) -> float:
+    """How long a student trains, in epochs of a dense one."""
+    return sum(
+        stage.num_epochs * (1 + SPARSE_COST * stage.sparse + INT8_COST * stage.qat)
+        for stage in options.stages()
     )

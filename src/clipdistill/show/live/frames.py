@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -100,7 +100,7 @@ class Pictures:
 
     live = False
 
-    def __init__(self, items: list[ImageItem], at_least: int, fps: float) -> None:
+    def __init__(self, items: Sequence[ImageItem], at_least: int, fps: float) -> None:
         self.fps, self.frames = fps, len(items)
         self._items, self._at_least = iter(items), at_least
 

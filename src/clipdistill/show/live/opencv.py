@@ -94,8 +94,8 @@ def camera(number: int, *, size: tuple[int, int] | None = None) -> Source:
         if not capture.isOpened():
             raise InputError(
                 f"Camera {number} cannot be opened: it does not exist, another program uses it, or "
-                "access is not permitted. Try --camera 0, or list the cameras "
-                "(Linux: ls /dev/video*)."
+                "access is not permitted. Give the number of another one with --camera (on "
+                "Linux, ls /dev/video* lists them), or a file with --video."
             )
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # a larger buffer would delay the shown frames
         return OpenCvCapture(capture, True)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...core.errors import ImageError, InputError
+from ...core.wording import many
 from .frames import Capture, Frame, Pixels, Source, fault
 from .handoff import Handoff
 
@@ -226,7 +227,7 @@ class Reader:
     def _end_of(self, capture: Capture) -> str:
         there = self.read + self.broken
         if capture.frames and there < capture.frames:
-            return f"{self.source.name} ended after {there} of {capture.frames} frames"
+            return f"{self.source.name} ended after {there} of {many(capture.frames, 'frame')}"
         return f"{self.source.name} has ended"
 
     def _finish(self, why: str) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ...core.errors import InputError, OutputError
+from ...core.errors import OptionError, OutputError
 from ...core.files import atomic_path, ensure_folder
+from ...core.locks import locked_files
 from .frames import Pixels
 from .letters import Letters
 from .loop import Seen, Status
@@ -45,7 +46,7 @@ class Recorder:
 
     def __init__(self, path: Path, letters: Letters, *, fps: float = 0.0) -> None:
         if path.suffix.lower() != ".mp4":
-            raise InputError(f"--save {path}: expected a name that ends in .mp4.")
+            raise OptionError(f"--save {path}: expected a name that ends in .mp4.")
         ensure_folder(path.parent)
         self.path, self.frames, self.fps = path, 0, fps
         self._letters = letters
@@ -99,6 +100,7 @@ class Recorder:
         )  # even, for the codec
         self.fps = self.fps or fps or UNKNOWN_FPS
         self._start = self._last = at
+        self._writing.enter_context(locked_files("demo", self.path))
         self._temporary = self._writing.enter_context(atomic_path(self.path))
         code = cv2.VideoWriter.fourcc(*CODEC)
         self._writer = cv2.VideoWriter(str(self._temporary), code, self.fps, self._size)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...core.charts import Bar, Line, Point, bars, heat_map, inline, lines, marks
-from ...core.wording import many, milliseconds, percent, short
+from ...core.wording import many, percent, short
 from ...formats.run import STUDENTS
 from .classes import Classes
 from .gather import Student
@@ -53,7 +53,7 @@ def trade_off(models: Sequence[Standing], labelled: bool) -> Figure | None:
                 Point(latency, 100 * (share or 0.0), "", RUNTIMES.get(runtime, runtime), name)
             )
             values.append(
-                f"{name} in {RUNTIMES.get(runtime, runtime)}: {milliseconds(latency)} ms, "
+                f"{name} in {RUNTIMES.get(runtime, runtime)}: {model.time_in(runtime)} ms, "
                 f"{percent(share)}"
             )
     if len(points) < 2:
@@ -95,7 +95,7 @@ def _curve(student: Student, key: str, positive: bool) -> Line | None:
     values: dict[int, float] = {}
     for row in student.metrics:
         value = row.get(key)
-        # Epoch 0 may occur several times: its last row is the start of training.
+        # An epoch may occur several times: its last row is the start of the training after it.
         if isinstance(value, (int, float)) and np.isfinite(value) and (value > 0 or not positive):
             values[row["epoch"]] = float(value)
     if not values:

@@ -15,6 +15,7 @@ from ...core import wording as words
 from ...core.errors import MissingExtraError
 from ...models.teachers import restriction
 from . import figures, missing
+from .class_vectors import class_vectors_of
 from .classes import classes_of
 from .gallery import gallery_of
 from .gather import Gathered
@@ -69,7 +70,6 @@ def _environment() -> Any:
         name: getattr(words, name)
         for name in (
             "percent",
-            "milliseconds",
             "megabytes",
             "size",
             "duration",
@@ -106,6 +106,7 @@ def _context(run: Gathered) -> dict[str, Any]:
         "classes": classes,
         "per_class": figures.per_class(classes) if classes and classes.rows else None,
         "confused": figures.confused(classes) if classes and classes.rows else None,
+        "class_vectors": class_vectors_of(run),
         "gallery": gallery_of(run, kind),
         "believed": believed,
         "fitted_for": _fitted_for(run),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,28 +23,16 @@ class Missing:
 
 
 RUN = RunFolder(Path("RUN"))
-AGAIN = f"clipdistill run {RUN.prompts} {RUN.out}"
-EVALUATION = f"--predictions {RUN.predictions} --json > {RUN.evaluation}"
+AGAIN = f"clipdistill run {RUN.out}"
+"""It takes the settings that the run was made with."""
 
 
 def missing_of(run: Gathered) -> dict[str, Missing]:
     """Return what is missing by its name: "text", "students", "evaluation", "labels" ..."""
-    folder = "--labelled FOLDER" if run.labelled else "--images FOLDER"
-    student = RUN.student("dense")
-    both = f"{student} {_teacher(run)} {folder} --text {RUN.text}"
-    students = f"{student} {RUN.classifier}" if run.classifier_of else f"{student}"
     checks = {
         "students": (not run.students, "No student has been trained.", AGAIN),
-        "text": (
-            run.text is None,
-            "There are no text embeddings yet.",
-            f"clipdistill embed-text {RUN.prompts} {RUN.text}",
-        ),
-        "evaluation": (
-            run.evaluated is None,
-            "The models have not been evaluated.",
-            f"clipdistill evaluate {both} {EVALUATION}",
-        ),
+        "text": (run.text is None, "There are no text embeddings yet.", AGAIN),
+        "evaluation": (run.evaluated is None, "The models have not been evaluated.", AGAIN),
         "labels": (
             run.evaluated is not None and not run.labelled,
             "Accuracy is unknown, since there were no labelled images. A few labelled images per "
@@ -55,12 +42,12 @@ def missing_of(run: Gathered) -> dict[str, Missing]:
         "benchmark": (
             run.raced is None,
             "The speed of the models has not been compared.",
-            f"clipdistill benchmark {students} {folder} --text {RUN.text} --json > {RUN.benchmark}",
+            f"{AGAIN} --benchmark",
         ),
         "predictions": (
             run.predictions is None,
             "There are no predictions for single images.",
-            f"clipdistill evaluate {both} {EVALUATION}",
+            AGAIN,
         ),
         "compressed": (
             len(run.students) == 1 and run.students[0].name == "dense",
@@ -71,7 +58,7 @@ def missing_of(run: Gathered) -> dict[str, Missing]:
             run.text is not None and run.text.calibration is None,
             "Probabilities are not calibrated: they use the teacher's logit scale, and no answer "
             "is “unknown”.",
-            f"clipdistill evaluate {both} --calibrate",
+            f"{AGAIN} --calibrate",
         ),
         "baseline": (
             run.baseline is None,
@@ -82,7 +69,7 @@ def missing_of(run: Gathered) -> dict[str, Missing]:
             not run.data.downloaded,
             "This run did not download the images: their sources, licences and authors are "
             "unknown.",
-            f"{AGAIN} --search commons --contact YOU",
+            f"clipdistill run {RUN.prompts} NEW_RUN --search commons --contact YOU",
         ),
         "metrics": (
             bool(run.students) and not any(one.metrics for one in run.students),
@@ -91,11 +78,3 @@ def missing_of(run: Gathered) -> dict[str, Missing]:
         ),
     }
     return {name: Missing(text, line) for name, (gone, text, line) in checks.items() if gone}
-
-
-def _teacher(run: Gathered) -> str:
-    """The teacher as an argument of a command."""
-    if run.teacher is None:
-        return "TEACHER"
-    name, weights = run.teacher.model_name, run.teacher.pretrained
-    return shlex.quote(f"{name}/{weights}" if weights else name)

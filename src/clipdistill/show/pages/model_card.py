@@ -14,7 +14,6 @@ from ...core.wording import (
     listed,
     many,
     megabytes,
-    milliseconds,
     moment,
     percent,
     web_address,
@@ -142,7 +141,8 @@ def _results(run: Gathered) -> Iterator[str]:
     yield (
         f"Measured{on} {labels}. Agreement is the share of images with the teacher's label, and "
         "cosine the mean cosine with the teacher's embeddings. Milliseconds are the time of one "
-        f"preprocessed image on {plain(run.raced.machine if run.raced else run.record.machine)}."
+        f"preprocessed image on {plain(run.raced.machine if run.raced else run.record.machine)} "
+        "(the least and the largest of several rounds)."
     )
 
 
@@ -155,7 +155,7 @@ def _row(one: Standing, run: Gathered, runtimes: Sequence[str]) -> list[str]:
         "-" if teacher else percent(one.agreement),
         "-" if teacher or one.cosine is None else f"{one.cosine:.3f}",
         megabytes(one.size_mb),
-        *(milliseconds(one.latency_ms.get(name)) for name in runtimes),
+        *(one.time_in(name) for name in runtimes),
     ]
 
 

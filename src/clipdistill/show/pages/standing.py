@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...core.wording import timed
 from ...formats.measurements import BenchmarkRow, ModelEvaluation
 from ...formats.run import EXPORTS
 from .gather import Gathered
@@ -38,6 +39,10 @@ class Standing:
     def fastest(self) -> tuple[str, float] | None:
         """The runtime in which it is fastest, and its milliseconds."""
         return min(self.latency_ms.items(), key=lambda pair: pair[1], default=None)
+
+    def time_in(self, runtime: str) -> str:
+        """Milliseconds in a runtime, with the spread of the rounds; "-" where it was not timed."""
+        return timed(self.latency_ms.get(runtime), self.rounds_ms.get(runtime, ()))
 
     def share(self, labelled: bool) -> float | None:
         """Accuracy, or without labels agreement."""

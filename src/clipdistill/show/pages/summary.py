@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ...core.metrics import lost_nothing
 from ...core.model_names import short_teacher
 from ...core.wording import clean, listed, many, megabytes, milliseconds, percent, short, times
 from ...measure.assessment import Assessment, assess_evaluation
@@ -195,8 +196,20 @@ def _compressed(run: Gathered, models: Sequence[Standing]) -> Iterator[Finding]:
             facts += _speed(one, dense)
             yield Finding(
                 change < -MUCH,
-                f"{one.name.title} against the dense student: {', '.join(facts)}.",
+                f"{one.name.title} against the dense student: {', '.join(facts)}."
+                f"{_without_training(run, one.name.kind)}",
             )
+
+
+def _without_training(run: Gathered, kind: str) -> str:
+    """Say where INT8 by calibration alone was as good, so that it needed no training."""
+    for student in run.students:
+        before = student.card.training.get("before") or []
+        if student.name == kind and [row.get("state") for row in before][1:][-1:] == ["calibrated"]:
+            start, calibrated = (row.get("val_cosine") for row in before[-2:])
+            if lost_nothing(start, calibrated):
+                return " INT8 by calibration alone (clipdistill quantize) lost nothing."
+    return ""
 
 
 def _speed(one: Standing, dense: Standing) -> Iterator[str]:
