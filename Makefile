@@ -9,7 +9,7 @@ OUT ?= runs/quickstart
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint interop format docs clean
+.PHONY: help quickstart test lint interop gpu format docs clean
 
 help: ## List what can be made.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 20
@@ -26,8 +26,13 @@ lint: $(READY) ## Check style, types and layers.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-interop: $(READY) ## Try clip-retrieval's own client and back end against ours (10 GB, network).
+interop: $(READY) ## Compare with the real thing: TensorRT's bindings, Docker, clip-retrieval (10 GB, network).
+	$(BIN)/python tools/tensorrt_bindings.py
+	INTEROP=1 $(TEST_ENV) $(BIN)/python -m pytest -q -m interop
 	$(TEST_ENV) $(BIN)/python tools/interop.py
+
+gpu: $(READY) ## On an NVIDIA GPU: its tests and measurements, into benchmarks/gpu-DATE.md.
+	$(BIN)/python benchmarks/gpu.py --out runs/gpu $(ARGS)
 
 format: $(READY) ## Repair what ruff can repair.
 	$(BIN)/ruff check --fix .
@@ -38,7 +43,7 @@ docs: $(READY) ## Write docs/cli.md and the type stub anew from the verbs.
 	$(BIN)/python tools/make_stub.py
 
 clean: ## Delete the virtual environment, caches and the quickstart's results.
-	rm -rf $(VENV) .venv-interop build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-interop .tensorrt-bindings build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -rf runs/quickstart src/*.egg-info
 	find src tests tools scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 

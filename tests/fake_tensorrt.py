@@ -1,9 +1,9 @@
-"""A strict stand-in for NVIDIA's `tensorrt` and cuda-python, as of TensorRT 8.6, 10.0, 10.12, 11.0.
+"""A strict stand-in for NVIDIA's `tensorrt` and cuda-python, as of TensorRT 8.6 to 11.4.
 
 What a version does not have raises AttributeError, as its bindings do; unknown attributes cannot be
-set, as on pybind11's classes.  Which names there are was read off the bindings 8.6.1, 10.0.1,
-10.12.0.36, 11.0.0.114 and 11.4.0.106 (2026-11).  The "engine" is the ONNX file with a header, and
-is run by ONNX Runtime on "device memory", so that answers can be compared.
+set, as on pybind11's classes.  `make interop` compares names, signatures and values with the real
+bindings (models/runtimes/test_tensorrt_bindings.py).  The "engine" is the ONNX file with a header,
+and is run by ONNX Runtime on "device memory", so that answers can be compared.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Enum(enum.Enum):
         return int(self.value)
 
 
-class HostMemory:
+class IHostMemory:
     """IHostMemory: a buffer, nothing else."""
 
     __slots__ = ("_data",)
@@ -190,38 +190,26 @@ def fake_tensorrt(version: str, gpu: Gpu) -> ModuleType:
     class Logger(ILogger):
         ERROR = Severity.ERROR
 
-        def __init__(self, least: Severity) -> None:
+        def __init__(self, min_severity: Severity) -> None:
             super().__init__()
-            assert isinstance(least, Severity)
+            assert isinstance(min_severity, Severity)
 
-        def log(self, severity: Severity, text: str) -> None:
+        def log(self, severity: Severity, msg: str) -> None:
             pass
 
-    flags = {8: ["EXPLICIT_BATCH", "EXPLICIT_PRECISION"], 10: ["EXPLICIT_BATCH", "STRONGLY_TYPED"]}
-    creation = flags.get(number[0], ["STRONGLY_TYPED"])
-    places = {"EXPLICIT_BATCH": 0, "EXPLICIT_PRECISION": 1, "STRONGLY_TYPED": 1}
-    trt.NetworkDefinitionCreationFlag = Enum("Creation", {name: places[name] for name in creation})
-    builder_flags = ["SPARSE_WEIGHTS", "TF32", "VERSION_COMPATIBLE"]
-    if number < (11, 0):
-        builder_flags += ["FP16", "INT8"]
-    trt.BuilderFlag = Enum("BuilderFlag", builder_flags)
-    trt.MemoryPoolType = Enum("MemoryPoolType", ["WORKSPACE", "DLA_MANAGED_SRAM"])
-    trt.ProfilingVerbosity = Enum("ProfilingVerbosity", ["LAYER_NAMES_ONLY", "NONE", "DETAILED"])
-    levels = ["NONE", "AMPERE_PLUS"] + (["SAME_COMPUTE_CAPABILITY"] if number >= (10, 12) else [])
-    trt.HardwareCompatibilityLevel = Enum("HardwareCompatibilityLevel", levels)
-    trt.LayerInformationFormat = Enum("LayerInformationFormat", ["ONELINE", "JSON"])
-    trt.TensorIOMode = Enum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"])
+    for name, values in _enums(number).items():
+        setattr(trt, name, Enum(name, values))
 
-    class TimingCache:
+    class ITimingCache:
         __slots__ = ("_data",)
 
         def __init__(self, data: bytes) -> None:
             self._data = data
 
-        def serialize(self) -> HostMemory:
-            return HostMemory(self._data + b"+measured")
+        def serialize(self) -> IHostMemory:
+            return IHostMemory(self._data + b"+measured")
 
-    class BuilderConfig:
+    class IBuilderConfig:
         __slots__ = (
             "_cache",
             "_flags",
@@ -233,7 +221,7 @@ def fake_tensorrt(version: str, gpu: Gpu) -> ModuleType:
         def __init__(self) -> None:
             self._flags: set[Any] = set()
             self._profiles: list[Any] = []
-            self._cache: TimingCache | None = None
+            self._cache: ITimingCache | None = None
             self.profiling_verbosity = trt.ProfilingVerbosity.LAYER_NAMES_ONLY
             self.hardware_compatibility_level = trt.HardwareCompatibilityLevel.NONE
 
@@ -242,42 +230,42 @@ def fake_tensorrt(version: str, gpu: Gpu) -> ModuleType:
             self._flags.add(flag)
             seen["flags"].append(flag.name)
 
-        def set_memory_pool_limit(self, pool: Any, size: int) -> None:
+        def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
             assert isinstance(pool, trt.MemoryPoolType)
-            seen["pools"][pool.name] = size
+            seen["pools"][pool.name] = pool_size
 
         def add_optimization_profile(self, profile: Any) -> int:
             self._profiles.append(profile)
             return len(self._profiles) - 1
 
-        def create_timing_cache(self, data: bytes) -> TimingCache:
-            return TimingCache(bytes(data))
+        def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
+            return ITimingCache(bytes(serialized_timing_cache))
 
-        def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool:
+        def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
             seen["caches"].append(cache._data)
             if cache._data.startswith(b"another machine"):
                 return False
             self._cache = cache
             return True
 
-        def get_timing_cache(self) -> TimingCache | None:
+        def get_timing_cache(self) -> ITimingCache | None:
             return self._cache
 
-    class Profile:
+    class IOptimizationProfile:
         __slots__ = ("_shapes",)
 
-        def set_shape(self, name: str, least: Any, best: Any, most: Any) -> None:
-            assert len(least) == len(best) == len(most) == 4
-            self._shapes = (tuple(least), tuple(best), tuple(most))
-            seen["profiles"].append((name, *self._shapes))
+        def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+            assert len(min) == len(opt) == len(max) == 4
+            self._shapes = (tuple(min), tuple(opt), tuple(max))
+            seen["profiles"].append((input, *self._shapes))
 
-    class Network:
+    class INetworkDefinition:
         __slots__ = ("_flags", "_model")
 
         def __init__(self, flags: int) -> None:
             self._flags, self._model = flags, b""
 
-        def typed(self) -> bool:
+        def _typed(self) -> bool:
             wanted = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
             asked = wanted is not None and bool(self._flags >> int(wanted) & 1)
             return number >= (11, 0) or (number >= (10, 0) and asked)
@@ -285,25 +273,25 @@ def fake_tensorrt(version: str, gpu: Gpu) -> ModuleType:
     class Builder:
         __slots__ = ("_log",)
 
-        def __init__(self, log: ILogger) -> None:
-            assert log._ready, "ILogger.__init__ was not called"
+        def __init__(self, logger: ILogger) -> None:
+            assert logger._ready, "ILogger.__init__ was not called"
             _start(gpu)
-            self._log = log
+            self._log = logger
 
-        def create_network(self, flags: int = 0) -> Network:
+        def create_network(self, flags: int = 0) -> INetworkDefinition:
             assert type(flags) is int
             seen["network_flags"] = flags
-            return Network(flags)
+            return INetworkDefinition(flags)
 
-        def create_builder_config(self) -> BuilderConfig:
-            return BuilderConfig()
+        def create_builder_config(self) -> IBuilderConfig:
+            return IBuilderConfig()
 
-        def create_optimization_profile(self) -> Profile:
-            return Profile()
+        def create_optimization_profile(self) -> IOptimizationProfile:
+            return IOptimizationProfile()
 
         def build_serialized_network(
-            self, network: Network, config: BuilderConfig
-        ) -> HostMemory | None:
+            self, network: INetworkDefinition, config: IBuilderConfig
+        ) -> IHostMemory | None:
             reason = _refusal(trt, network, config)
             if reason:
                 self._log.log(Severity.ERROR, reason)
@@ -320,31 +308,37 @@ def fake_tensorrt(version: str, gpu: Gpu) -> ModuleType:
                 "detailed": config.profiling_verbosity is trt.ProfilingVerbosity.DETAILED,
                 "profile": config._profiles[0]._shapes,
             }
-            return HostMemory(MAGIC + json.dumps(head).encode() + b"\n" + network._model)
+            return IHostMemory(MAGIC + json.dumps(head).encode() + b"\n" + network._model)
+
+    class ParserError:
+        __slots__ = ()
+
+        def desc(self) -> str:
+            return "No importer registered for op: NoSuchOperator"
 
     class OnnxParser:
-        __slots__ = ("_network", "num_errors")
+        __slots__ = ("_errors", "_network")
 
-        def __init__(self, network: Network, log: ILogger) -> None:
-            self._network, self.num_errors = network, 0
+        def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
+            self._network, self._errors = network, 0
+
+        @property
+        def num_errors(self) -> int:
+            return self._errors
 
         def parse(self, model: bytes) -> bool:
             batch = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
             implicit = number < (10, 0) and not self._network._flags >> int(batch) & 1
             if implicit or b"NoSuchOperator" in model:
-                self.num_errors = 1
+                self._errors = 1
                 return False
             self._network._model = bytes(model)
             return True
 
         def get_error(self, index: int) -> Any:
-            class ParserError:
-                def desc(self) -> str:
-                    return "No importer registered for op: NoSuchOperator"
-
             return ParserError()
 
-    class Context:
+    class IExecutionContext:
         __slots__ = ("_addresses", "_engine", "_shape")
 
         def __init__(self, engine: Any) -> None:
@@ -355,9 +349,9 @@ def fake_tensorrt(version: str, gpu: Gpu) -> ModuleType:
             self._shape = tuple(shape)
             return name == "input" and least[0] <= shape[0] <= most[0]
 
-        def set_tensor_address(self, name: str, address: int) -> bool:
-            assert type(address) is int
-            self._addresses[name] = address
+        def set_tensor_address(self, name: str, memory: int) -> bool:
+            assert type(memory) is int
+            self._addresses[name] = memory
             return True
 
         def execute_async_v3(self, stream_handle: int) -> bool:
@@ -373,7 +367,7 @@ def fake_tensorrt(version: str, gpu: Gpu) -> ModuleType:
                 gpu.at(self._addresses[name])[: values.nbytes] = values.tobytes()
             return True
 
-    class Inspector:
+    class EngineInspector:
         __slots__ = ("_head",)
 
         def __init__(self, head: dict[str, Any]) -> None:
@@ -383,7 +377,7 @@ def fake_tensorrt(version: str, gpu: Gpu) -> ModuleType:
             assert format is trt.LayerInformationFormat.JSON
             return json.dumps(_inspected(self._head, number))
 
-    class Engine:
+    class ICudaEngine:
         __slots__ = ("_head", "_outputs", "_session")
 
         def __init__(self, data: bytes) -> None:
@@ -414,30 +408,58 @@ def fake_tensorrt(version: str, gpu: Gpu) -> ModuleType:
             (shape,) = [port.shape for port in ports if port.name == name]
             return (-1, *shape[1:])
 
-        def create_execution_context(self) -> Context:
-            return Context(self)
+        def create_execution_context(self) -> IExecutionContext:
+            return IExecutionContext(self)
 
-        def create_engine_inspector(self) -> Inspector:
-            return Inspector(self._head)
+        def create_engine_inspector(self) -> EngineInspector:
+            return EngineInspector(self._head)
 
     class Runtime:
         __slots__ = ("_log",)
 
-        def __init__(self, log: ILogger) -> None:
-            assert log._ready
+        def __init__(self, logger: ILogger) -> None:
+            assert logger._ready
             _start(gpu)
-            self._log = log
+            self._log = logger
 
-        def deserialize_cuda_engine(self, data: bytes) -> Engine | None:
+        def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
             seen["deserialized"] = seen.get("deserialized", 0) + 1
-            if not data.startswith(MAGIC):
+            if not serialized_engine.startswith(MAGIC):
                 return None
-            engine = Engine(data)
+            engine = ICudaEngine(serialized_engine)
             return engine if engine._head["version"] == version else None
 
-    for kind in (ILogger, Logger, Builder, OnnxParser, Runtime):
+    own = (ILogger, Logger, Builder, INetworkDefinition, OnnxParser, ParserError, IBuilderConfig)
+    own += (ITimingCache, IOptimizationProfile, Runtime, ICudaEngine, IExecutionContext)
+    for kind in (*own, EngineInspector, IHostMemory):
         setattr(trt, kind.__name__, kind)
     return trt
+
+
+def _enums(number: tuple[int, ...]) -> dict[str, dict[str, int]]:
+    """The enums of a version, with their values."""
+    creation = {
+        8: {"EXPLICIT_BATCH": 0, "EXPLICIT_PRECISION": 1},
+        10: {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1},
+        11: {"STRONGLY_TYPED": 0},
+    }
+    flags = {
+        8: {"FP16": 0, "INT8": 1, "TF32": 7, "SPARSE_WEIGHTS": 8, "VERSION_COMPATIBLE": 15},
+        10: {"FP16": 0, "INT8": 1, "TF32": 6, "SPARSE_WEIGHTS": 7, "VERSION_COMPATIBLE": 13},
+        11: {"TF32": 6, "SPARSE_WEIGHTS": 7, "VERSION_COMPATIBLE": 12},
+    }
+    levels = {"NONE": 0, "AMPERE_PLUS": 1}
+    if number >= (10, 12):
+        levels["SAME_COMPUTE_CAPABILITY"] = 2
+    return {
+        "NetworkDefinitionCreationFlag": creation[number[0]],
+        "BuilderFlag": flags[number[0]],
+        "MemoryPoolType": {"WORKSPACE": 0, "DLA_MANAGED_SRAM": 1},
+        "ProfilingVerbosity": {"LAYER_NAMES_ONLY": 0, "NONE": 1, "DETAILED": 2},
+        "HardwareCompatibilityLevel": levels,
+        "LayerInformationFormat": {"ONELINE": 0, "JSON": 1},
+        "TensorIOMode": {"NONE": 0, "INPUT": 1, "OUTPUT": 2},
+    }
 
 
 def _start(gpu: Gpu) -> None:
@@ -451,9 +473,9 @@ def _refusal(trt: Any, network: Any, config: Any) -> str:
     names = {flag.name for flag in config._flags}
     if not config._profiles:
         return "Network has dynamic inputs, but no optimization profile has been defined."
-    if network.typed() and names & {"FP16", "INT8"}:
+    if network._typed() and names & {"FP16", "INT8"}:
         return "Precision flags cannot be set for a strongly typed network."
-    if not network.typed() and b"QuantizeLinear" in network._model and "INT8" not in names:
+    if not network._typed() and b"QuantizeLinear" in network._model and "INT8" not in names:
         return "Networks with Q/DQ layers need the INT8 flag."
     return ""
 

@@ -41,6 +41,7 @@ from .pipeline.quickstart import QuickstartResult as QuickstartResult
 from .pipeline.result import RunResult as RunResult
 from .show.demo import DemoResult as DemoResult
 from .show.demo import WebDemoResult as WebDemoResult
+from .show.doctor import DoctorResult as DoctorResult
 from .show.predict import PredictResult as PredictResult
 from .show.report import ReportResult as ReportResult
 
@@ -53,6 +54,11 @@ def quickstart(
     num_epochs: int = 16,
     seed: int = 10,
 ) -> QuickstartResult: ...
+def doctor(
+    *parts: str,
+    hub: bool = False,
+    strict: bool = False,
+) -> DoctorResult: ...
 def run(
     prompts: str | Path,
     out: str | Path | None = None,

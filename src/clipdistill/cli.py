@@ -44,6 +44,7 @@ from cyclopts import (
 from .core.errors import ClipDistillError, MissingExtraError, OptionError, OutputError, did_you_mean
 from .core.hints import option_names, reworded
 from .core.launch import first_process
+from .core.packages import EXTRA_PACKAGES
 from .core.progress import reporting
 from .core.signatures import EMPTY, KEYWORD, command, documentation, options_of, plain_hint
 from .core.stopping import exit_at_once, signals_as_ctrl_c, stopped_by
@@ -62,34 +63,6 @@ SIGNALLED = 128
 INTERRUPTED = SIGNALLED + 2
 """Exit code after Ctrl-C."""
 UNEXPECTED = 1
-
-EXTRA_PACKAGES = {
-    "accelerate": ("accelerate", "train"),
-    "aiohttp": ("aiohttp", "web"),
-    "cuda": ("cuda-bindings", "tensorrt"),
-    "cv2": ("opencv-python", "demo"),
-    "fsspec": ("fsspec", "web"),
-    "jinja2": ("jinja2", "report"),
-    "matplotlib": ("matplotlib", "plots"),
-    "modelopt": ("nvidia-modelopt", "compress"),
-    "onnx": ("onnx", "train"),
-    "onnxscript": ("onnxscript", "train"),
-    "open_clip": ("open_clip_torch", "train"),
-    "openvino": ("openvino", "openvino"),
-    "pyarrow": ("pyarrow", "web"),
-    "ray": ("ray", "ray"),
-    "requests": ("requests", "compress"),
-    "safetensors": ("safetensors", "train"),
-    "starlette": ("starlette", "web"),
-    "tensorboard": ("tensorboard", "train"),
-    "tensorrt": ("tensorrt", "tensorrt"),
-    "timm": ("timm", "train"),
-    "torch": ("torch", "train"),
-    "torchvision": ("torchvision", "train"),
-    "urllib3": ("urllib3", "web"),
-    "uvicorn": ("uvicorn", "web"),
-}
-"""Module -> its package and the extra that brings it, for the message when one is missing."""
 
 
 @dataclass
@@ -166,7 +139,10 @@ def build_app(output: Output) -> App:
         help=ABOUT,
         group_arguments=ARGUMENTS,
         group_parameters=COMMON,
-        help_epilogue="Start with `clipdistill quickstart`. More help: `clipdistill run -h`",
+        help_epilogue=(
+            "Start with `clipdistill quickstart`. What works here: `clipdistill doctor`. "
+            "More help: `clipdistill run -h`"
+        ),
         help_format="markdown",
         version=_version,
         version_flags=("--version", "-V"),

@@ -73,6 +73,12 @@ VERBS = (
         ("clipdistill quickstart --out runs/quickstart",),
     ),
     Verb(
+        "doctor",
+        "clipdistill.show.doctor:doctor",
+        "Check what works on this machine: packages, GPU, runtimes, cameras, disks.",
+        ("clipdistill doctor", "clipdistill doctor base train --strict"),
+    ),
+    Verb(
         "run",
         "clipdistill.pipeline.run:run",
         "Make a classifier and a report from prompts and images.",

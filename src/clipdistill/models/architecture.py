@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from ..core.errors import InputError, ModelNotFoundError, did_you_mean, first_line
 from ..images.preprocess import Preprocess
-from .hub import hub_access
+from .hub import hub_access, hub_reason, with_hub
 
 
 def check_arch(arch: str) -> None:
@@ -67,12 +67,18 @@ def build_student(
     extra: dict[str, Any] = {}
     if image_size is not None and _wants_size(arch):
         extra["img_size"] = image_size
-    try:
-        with hub_access(allowed=pretrained or ask_hub):
-            network: torch.nn.Module = timm.create_model(
-                arch, pretrained=pretrained, num_classes=dim, **extra
-            )
+
+    def create() -> torch.nn.Module:
+        network: torch.nn.Module = timm.create_model(
+            arch, pretrained=pretrained, num_classes=dim, **extra
+        )
         return network
+
+    try:
+        if pretrained or ask_hub:
+            return with_hub(create)
+        with hub_access(allowed=False):
+            return create()
     except (
         OSError,
         RuntimeError,
@@ -89,10 +95,11 @@ def build_student(
         first = first_line(error)
         if pretrained:
             raise ModelNotFoundError(
-                f"Student {arch}: its pretrained weights could not be fetched ({first}). Tried the "
-                "model hub and the local hub cache. Without a network, copy the weights here and "
-                "give --student-weights FILE (.safetensors or .pth). Without pretrained weights "
-                "(--no-pretrained) the student starts from random ones, which costs accuracy."
+                f"Student {arch}: its pretrained weights could not be fetched "
+                f"({hub_reason(error)}). Tried the model hub and the local hub cache. Without a "
+                "network, copy the weights here and give --student-weights FILE (.safetensors or "
+                ".pth). Without pretrained weights (--no-pretrained) the student starts from "
+                "random ones, which costs accuracy."
             ) from error
         if arch.startswith("hf-hub:"):
             where = "the model hub and its local cache" if ask_hub else "the hub's local cache"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..core.errors import InputError, MissingExtraError, ModelNotFoundError, did_you_mean
+from ..core.packages import EXTRA_PACKAGES
 from ..formats.cards import TEACHER_CONFIG
 from ..formats.engine import ENGINE
 from ..formats.student import CARD, CHECKPOINT
@@ -35,14 +36,6 @@ __all__ = ["OnnxEmbedder", "kind_of", "open_embedder"]
 Kind = Literal["onnx", "engine", "student", "teacher"]
 
 CHECKPOINT_ENDINGS = (".pth", ".pt")
-TRAIN_MODULES = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "timm": "timm",
-    "open_clip": "open_clip_torch",
-    "safetensors": "safetensors",
-}
-"""Module -> its package in the extra "train", which students and teachers need."""
 RUNTIMES: dict[Kind, tuple[str, ...]] = {
     "onnx": ("onnxruntime", "openvino"),
     "engine": ("tensorrt",),
@@ -227,14 +220,14 @@ def _cannot_run(runtime: str, model: str, kind: Kind) -> str:
 
 @contextmanager
 def needs_training_extra(purpose: str) -> Iterator[None]:
-    """Turn a missing package of the extra "train" into a `MissingExtraError`."""
+    """Turn a missing package into a `MissingExtraError` that names its extra."""
     try:
         yield
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
-        if module not in TRAIN_MODULES:
+        if module not in EXTRA_PACKAGES:
             raise
-        raise MissingExtraError(TRAIN_MODULES[module], "train", purpose) from error
+        raise MissingExtraError(*EXTRA_PACKAGES[module], purpose) from error
 
 
 def teacher_name(model: str) -> tuple[str, str]:

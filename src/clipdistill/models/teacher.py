@@ -34,7 +34,7 @@ from ..formats.prompts import Prompts
 from ..formats.text import TextEmbeddings
 from ..images.preprocess import Preprocess
 from .embedder import EmbedderSpec
-from .hub import hub_access
+from .hub import cache_first, fetch, hub_reason, with_hub
 from .teachers import license_of
 from .torch_embedder import Precision, TorchEmbedder, autocast, resolve_device
 
@@ -45,6 +45,8 @@ except ImportError as _error:
 
 log = logging.getLogger(__name__)
 
+PICKLED_WEIGHTS = "open_clip_pytorch_model.bin"
+"""open_clip's name of the weights in repositories that have no safetensors."""
 TEXT_BATCH = 256
 """Texts per forward pass."""
 
@@ -133,7 +135,8 @@ def load_teacher(
     _check_name(model_name, pretrained)
     has_schema = ":" in model_name
     model = _create(model_name, None if has_schema else pretrained)
-    tokenizer = _load(model_name, lambda: open_clip.get_tokenizer(model_name))
+    # Its configuration is in the cache by now; without it open_clip would guess a tokenizer.
+    tokenizer = _load(model_name, lambda: open_clip.get_tokenizer(model_name), cache_first)
     pretrained = "" if has_schema else pretrained
     preprocess = _preprocess_of(model)
     dim = _dimension(model, preprocess)
@@ -247,21 +250,35 @@ def _check_name(model_name: str, pretrained: str) -> None:
 def _create(model_name: str, pretrained: str | None) -> Any:
     # require_pretrained: otherwise open_clip only warns and continues with random weights.
     def create() -> Any:
+        _fetch(model_name, pretrained or "")
         return open_clip.create_model(
             model_name, pretrained=pretrained, require_pretrained=True, weights_only=True
         )
 
-    return _load(model_name, create)
+    return _load(model_name, create, with_hub)
 
 
-def _load(model_name: str, load: Any) -> Any:
-    """Call an open_clip loader and turn its errors into ours."""
+def _fetch(model_name: str, pretrained: str) -> None:
+    """Download a teacher's files; open_clip itself hides why a download failed."""
+    if model_name.startswith("hf-hub:"):
+        repository = model_name.removeprefix("hf-hub:")
+        fetch(repository, TEACHER_CONFIG)
+    else:
+        known = open_clip.get_pretrained_cfg(model_name.replace("/", "-"), pretrained)
+        repository, _, file = known.get("hf_hub", "").rpartition("/")
+        if file:  # another one than the two below
+            return
+    if repository:
+        fetch(repository, TEACHER_WEIGHTS, PICKLED_WEIGHTS)
+
+
+def _load(model_name: str, load: Any, attempt: Any) -> Any:
+    """Call an open_clip loader by `with_hub` or `cache_first`, and turn its errors into ours."""
     root_level = logging.getLogger().level
     try:
         # open_clip logs its progress, and errors it also raises, on the root logger.
         logging.getLogger().setLevel(logging.CRITICAL)
-        with hub_access():
-            return load()
+        return attempt(load)
     except (
         OSError,
         RuntimeError,
@@ -285,9 +302,9 @@ def _load(model_name: str, load: Any) -> Any:
                 f"{TEACHER_CONFIG} and weights that fit it; copy the folder again."
             ) from error
         raise ModelNotFoundError(
-            f"Teacher {model_name}: its weights could not be fetched or loaded ({first}). Tried "
-            "the model hub and the local hub cache. Without a network: copy a folder with "
-            f"{TEACHER_CONFIG} and {TEACHER_WEIGHTS} here and use "
+            f"Teacher {model_name}: its weights could not be fetched or loaded "
+            f"({hub_reason(error)}). Tried the model hub and the local hub cache. Without a "
+            f"network: copy a folder with {TEACHER_CONFIG} and {TEACHER_WEIGHTS} here and use "
             "--model-name local-dir:FOLDER, or give --pretrained FILE."
         ) from error
     finally:

@@ -31,7 +31,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=_environment(threads),
+            env=environment(threads),
             text=True,
             encoding="utf-8",
         )
@@ -101,9 +101,13 @@ def children(models: list[str], threads: int | None) -> Iterator[list[Child]]:
             child.close()
 
 
-def _environment(threads: int | None) -> dict[str, str]:
-    """Return this process's environment with this package and the number of threads."""
-    source = str(Path(__file__).parents[2])
+def environment(threads: int | None = None) -> dict[str, str]:
+    """Return this process's environment for a child that imports this package.
+
+    Args:
+        threads: processor threads that the child may use; None: its libraries' own number.
+    """
+    source = str(Path(__file__).parents[3])
     paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
     own = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     if threads is not None:
