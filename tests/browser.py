@@ -11,6 +11,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -24,6 +25,15 @@ FLAGS = ("--no-sandbox", "--disable-background-networking", "--disable-component
 """Tests may run as root, where Chromium's sandbox cannot; and only the page is to be watched."""
 PHONE = (390, 844)
 DESKTOP = (1280, 900)
+
+
+def web_runtime() -> Path:
+    """The folder of onnxruntime-web; skips the test where it is not installed."""
+    place = Path(__file__).parents[1] / "node_modules"
+    found = place / "onnxruntime-web" / "dist"
+    if not found.is_dir():
+        pytest.skip("onnxruntime-web is not installed (npm install --no-save onnxruntime-web)")
+    return found
 
 
 def executable() -> str:

@@ -404,13 +404,15 @@ def export(
     out: str | Path,
     *,
     text: str | Path | None = None,
-    target: Literal['onnxruntime', 'tensorrt'] = 'onnxruntime',
+    target: Literal['onnxruntime', 'tensorrt', 'web'] = 'onnxruntime',
     fp16: bool = False,
     teacher: bool = False,
     images: str | Path | None = None,
     arch: str | None = None,
     image_size: int | None = None,
     device: str = 'cpu',
+    runtime_dir: str | Path | None = None,
+    runtime_url: str | None = None,
 ) -> ExportResult: ...
 def lint(
     file: str | Path,

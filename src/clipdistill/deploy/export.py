@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import ClipDistillError, FormatError, InputError, MismatchError, OptionError
-from ..core.files import atomic_path
+from ..core.files import atomic_path, ensure_folder
 from ..core.locks import locked_files
 from ..core.metrics import cosines
 from ..core.progress import message
@@ -33,12 +33,16 @@ from ..images.preprocess import Preprocess
 from ..images.sources import list_images
 from ..models.embedder import EmbedderSpec
 from ..models.open import OnnxEmbedder, kind_of, needs_training_extra, open_embedder
+from .browser import CLASSIFIER, find_runtime, write_page
 
 if TYPE_CHECKING:
     import torch
 
     from ..models.torch_embedder import TorchEmbedder
     from .graph.lint import LintReport
+
+ExportTarget = Literal["onnxruntime", "tensorrt", "web"]
+"""What a student can be exported for: a runtime, or a page that is its own."""
 
 MIN_COSINE: dict[FilePrecision, float] = {
     "fp32": 0.9999,
@@ -56,6 +60,11 @@ UNSTEADY: dict[tuple[Target, FilePrecision], float] = {
 """How much of what rounding does to a student its file may differ by, see `_least_cosine`: a file
 that rounds in the same places by less than half of it; one that rounds in others by twice of it,
 for two equal, independent errors are twice as far apart as each is from the truth."""
+RUNTIME_NAMES: dict[ExportTarget, str] = {
+    "onnxruntime": "ONNX Runtime",
+    "tensorrt": "TensorRT and OpenVINO",
+    "web": "browsers",
+}
 CHECK_PICTURES = 8
 """Pictures that a file in floats is compared on: the first one alone (batch 1), then together."""
 INT8_PICTURES = 32
@@ -69,16 +78,16 @@ class ExportResult(Result):
     """What `export` wrote.
 
     Attributes:
-        out: the ONNX file.
+        out: the ONNX file, or the folder of the page.
         arch: the network in it.
         role: "student" or "teacher".
         dim: length of an embedding.
         image_size: side of the input in pixels.
         opset: of ONNX.
-        target: the runtime it was made for.
+        target: the runtime it was made for, or "web".
         precision: what it computes in.
         labels: the classes it carries; empty for a bare embedder.
-        size_mb: of the file, in 10^6 bytes.
+        size_mb: of the file, or of the folder, in 10^6 bytes.
         min_cosine: least cosine with torch's embedding of the same image.
         mean_cosine: mean cosine with torch's embeddings.
         steadiness: mean cosine of torch's embeddings with and without rounding to INT8.
@@ -96,7 +105,7 @@ class ExportResult(Result):
     dim: int
     image_size: int
     opset: int
-    target: Target
+    target: ExportTarget
     precision: FilePrecision
     labels: tuple[str, ...]
     size_mb: float
@@ -113,7 +122,7 @@ class ExportResult(Result):
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
         side = self.image_size
-        runtime = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT and OpenVINO"}[self.target]
+        runtime = RUNTIME_NAMES[self.target]
         lines: list[str | Table] = [
             f"{self.out}: {self.arch}, {self.dim}-d, {side}x{side} px, {self.precision} for "
             f"{runtime}, opset {self.opset}, {self.size_mb:.1f} MB, {self.seconds:.1f} s.",
@@ -134,6 +143,14 @@ class ExportResult(Result):
                 f"take {percent(self.engaging_share)}."
             )
         lines += list_some("Remarks of the linter:", self.remarks)
+        if self.target == "web":
+            serve = f"python3 -m http.server --bind 127.0.0.1 --directory {self.out}"
+            return [
+                *lines,
+                *list_some(f"A classifier of {len(self.labels)} labels:", self.labels),
+                f"Try it: {serve}, then open http://127.0.0.1:8000. Any static host with https "
+                "serves the folder as it is.",
+            ]
         if self.target == "tensorrt":
             lines.append(f"Next: clipdistill engine {self.out} {self.out.with_suffix('.engine')}")
         if self.labels:
@@ -156,13 +173,15 @@ def export(
     /,
     *,
     text: Path | None = None,
-    target: Target = "onnxruntime",
+    target: ExportTarget = "onnxruntime",
     fp16: bool = False,
     teacher: bool = False,
     images: Path | None = None,
     arch: str | None = None,
     image_size: int | None = None,
     device: str = "cpu",
+    runtime_dir: Path | None = None,
+    runtime_url: str | None = None,
 ) -> ExportResult:
     """Write a student as an ONNX file (any batch size), in the form that a runtime likes.
 
@@ -175,12 +194,15 @@ def export(
     holds labels, text embeddings, temperature and preprocessing.  It is reloaded in ONNX Runtime
     at once, compared with torch and checked by `clipdistill lint`; a file that fails is not kept.
 
+    Made for --target web, OUT is a folder: a page that runs the classifier in the browser, from any
+    static host and without a server of its own.  It needs --text, and onnxruntime-web from npm.
+
     Args:
         student: A student's folder or checkpoint (.pth); with --teacher a teacher
             (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER).
-        out: the .onnx file.
+        out: the .onnx file; with --target web a folder.
         text: text embeddings from `clipdistill embed-text`, to make it a classifier.
-        target: the runtime that shall run it: onnxruntime, or tensorrt (also for OpenVINO).
+        target: what shall run it: onnxruntime, tensorrt (also for OpenVINO), or web, a page.
         fp16: FP16 where it is not INT8, strongly typed; for TensorRT 10 and later.
         teacher: export an OpenCLIP teacher's image tower instead of a student.
         images: images to compare on, and for ONNX Runtime's INT8 to take ranges from; the
@@ -188,15 +210,54 @@ def export(
         arch: timm's model name, only for checkpoints that do not tell (the older scripts').
         image_size: side of the input in pixels, only for checkpoints that do not contain it.
         device: where torch runs: auto, cpu, cuda ...
+        runtime_dir: for --target web, a folder with onnxruntime-web, which is copied; such as the
+            one in which `npm install onnxruntime-web` was run.
+        runtime_url: for --target web, the https address of onnxruntime-web's folder dist, from
+            which visitors load it instead.
 
     Raises:
-        InputError: no such student, the arguments are in another order, or an INT8 student has no
-            images to take ranges from.
+        InputError: no such student, the arguments are in another order, an INT8 student has no
+            images to take ranges from, or --target web lacks its labels or its runtime.
         MismatchError: the text embeddings are another teacher's, or the model is of another
             architecture or image size than was given.
         OutputError: `out` cannot be written, or another process is writing it.
         ClipDistillError: torch cannot export this network, or the file computes something else.
     """
+    if target != "web":
+        if runtime_dir is not None or runtime_url is not None:
+            raise OptionError(
+                "--runtime-dir and --runtime-url are for a page. Add --target web, or leave them "
+                "away."
+            )
+        return _export_file(
+            student, out, text, target, fp16, teacher, images, arch, image_size, device
+        )
+    runtime = find_runtime(runtime_dir, runtime_url)
+    if text is None:
+        raise OptionError("--target web makes a classifier. Add --text with its text embeddings.")
+    if fp16:
+        raise OptionError("--fp16 is for --target tensorrt. Leave --fp16 away.")
+    file = ensure_folder(out) / CLASSIFIER
+    result = _export_file(
+        student, file, text, "onnxruntime", False, teacher, images, arch, image_size, device
+    )
+    size = result.size_mb + write_page(out, runtime) / 1e6
+    return replace(result, out=out, target="web", size_mb=size)
+
+
+def _export_file(
+    student: str,
+    out: Path,
+    text: Path | None,
+    target: Target,
+    fp16: bool,
+    teacher: bool,
+    images: Path | None,
+    arch: str | None,
+    image_size: int | None,
+    device: str,
+) -> ExportResult:
+    """Write one ONNX file; see `export`."""
     check_output(out)
     _check_kind(student, teacher, arch)
     if fp16 and target != "tensorrt":

@@ -1,6 +1,6 @@
 """The web page of `demo --web`: one static page and a few routes, on this machine alone.
 
-    GET  /, /page.css, /page.js   the page
+    GET  /, /page.css, /page.js, /source.js   the page
     GET  /about                   the models, their classes, limits
     GET  /examples/N              an image to choose, 1 to the number of examples
     POST /predict?classes=KEY&teacher=0|1   an encoded image -> {"answers": [...]}
@@ -33,6 +33,7 @@ from starlette.routing import Route
 from ...core.errors import ClipDistillError, ImageError
 from ...core.loopback import LOOPBACK
 from ...core.model_names import short_name
+from ...core.page import PageFile, page_file
 from ...core.progress import message
 from ...core.serving import (
     ERRORS_AS_ANSWERS,
@@ -65,12 +66,12 @@ MAX_WAITING = 8
 IMAGE_TYPE = "application/octet-stream"
 JSON_TYPE = "application/json"
 """What POST requests have to be; a form of a foreign page can send neither."""
-STATIC = {
+PAGE: dict[str, tuple[PageFile, str]] = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
-"""Path -> file and its type."""
+"""Path -> file of the page and its type."""
 
 
 def serve_page(
@@ -136,7 +137,8 @@ class _Page:
     def application(self) -> Starlette:
         """The ASGI application."""
         routes = [
-            *(Route(path, _kept(_read(name), kind)) for path, (name, kind) in STATIC.items()),
+            *(Route(path, _kept(page_file(name), kind)) for path, (name, kind) in PAGE.items()),
+            Route("/source.js", _kept(_source(), "text/javascript")),
             *(
                 Route(f"/examples/{number}", _kept(data, "image/png"))
                 for number, data in enumerate(self.examples, 1)
@@ -244,8 +246,9 @@ def _both(models: Models) -> list[Recognizer]:
     return [model for model in (models.student, models.teacher) if model is not None]
 
 
-def _read(name: str) -> bytes:
-    return (files(__package__) / "static" / name).read_bytes()
+def _source() -> bytes:
+    """The page's module that asks this server."""
+    return (files(__package__) / "static" / "source.js").read_bytes()
 
 
 def _kept(content: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:

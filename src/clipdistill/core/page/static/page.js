@@ -1,60 +1,29 @@
-// The page of `clipdistill demo --web`. Text from models and visitors reaches the page as textContent only.
+// The page of `clipdistill demo --web` and of `clipdistill export --target web`.
+// Text from models and visitors reaches the page as textContent only.
+
+import * as source from "./source.js"; // where the answers come from
 
 const FRAME_MS = 100; // between two frames of the camera; a slow model makes it longer
 const FRAME_SIDE = 1024; // pixels of a frame's longer side, as it is sent
 const SPOKEN_MS = 3000; // between two sentences for screen readers
 const RETRY_MS = 1000; // after the camera's frame met a problem
-const IMAGE = "application/octet-stream";
-const JSON_TYPE = "application/json";
 
 const at = Object.fromEntries([...document.querySelectorAll("[id]")].map((one) => [one.id, one]));
-let about; // what GET /about gave
+let about; // the models, their classes, limits
 let threshold = 0;
 let classes = []; // in use
-let key = ""; // the server's name for them
 let image = null; // the Blob that is shown and can be classified again
 let stream = null; // the camera
 let answers = []; // of the models, as they came
 let turn = 0; // of the newest question; older ones are not shown any more
 let running = new AbortController();
 
-// Requests
-
-class Problem extends Error {} // a sentence for the visitor
-
-async function get(path) {
-  const response = await fetch(path);
-  if (!response.ok) throw new Problem(`The server answered ${path} with status ${response.status}.`);
-  return response;
-}
-
-async function post(path, type, body, signal) {
-  const response = await fetch(path, { method: "POST", headers: { "Content-Type": type }, body, signal });
-  const value = await response.json();
-  if (response.status === 409) return null; // the class list is forgotten
-  if (!response.ok || value.problem) throw new Problem(value.problem ?? value.message);
-  return value;
-}
-
-const sendClasses = (names, signal) => post("classes", JSON_TYPE, JSON.stringify({ classes: names }), signal);
-
 async function classify(blob, signal) {
   const limit = about.limits.bytes;
   if (blob.size > limit) {
-    throw new Problem(`This image has ${(blob.size / 2 ** 20).toFixed(1)} MB; at most ${limit >> 20} MB are taken.`);
+    throw new source.Problem(`This image has ${(blob.size / 2 ** 20).toFixed(1)} MB; at most ${limit >> 20} MB are taken.`);
   }
-  const send = () => post(`predict?classes=${key}&teacher=${Number(at.both.checked)}`, IMAGE, blob, signal);
-  let found = await send();
-  if (!found) {
-    ({ key } = await sendClasses(classes, signal));
-    found = await send();
-  }
-  return found.answers;
-}
-
-function sentence(error) {
-  if (error instanceof Problem) return error.message;
-  return "The server does not answer. Is clipdistill demo still running?";
+  return source.classify(blob, at.both.checked, signal);
 }
 
 // Questions: the newest counts. It ends the one before it, so nothing queues.
@@ -76,7 +45,7 @@ async function ask(take, live = false) {
     at.timing.textContent = `Answered in ${Math.round(performance.now() - start)} ms in all`;
     return true;
   } catch (error) {
-    if (mine === turn) refuse(sentence(error));
+    if (mine === turn) refuse(source.sentence(error));
     return mine !== turn;
   } finally {
     if (mine === turn) {
@@ -289,7 +258,7 @@ function frame() {
   canvas.height = Math.round(height * scale);
   canvas.getContext("2d").drawImage(at.video, 0, 0, canvas.width, canvas.height);
   return new Promise((done, fail) => {
-    canvas.toBlob((blob) => (blob ? done(blob) : fail(new Problem("The camera gives no image."))), "image/jpeg", 0.92);
+    canvas.toBlob((blob) => (blob ? done(blob) : fail(new source.Problem("The camera gives no image."))), "image/jpeg", 0.92);
   });
 }
 
@@ -330,13 +299,12 @@ function note(text, problem = false) {
 async function use(names) {
   note("Working…");
   try {
-    const found = await sendClasses(names);
-    ({ key, classes } = found);
+    classes = await source.useClasses(names);
     at.count.textContent = count(classes.length);
     note(`${count(classes.length)} in use. New classes work at once, without training.`);
     again();
   } catch (error) {
-    note(sentence(error), true);
+    note(source.sentence(error), true);
   }
   say(at["class-note"].textContent);
 }
@@ -371,7 +339,9 @@ function describe() {
     note(`One class per line, at most ${limits.classes}. New classes work at once, without training.`);
   } else {
     classes.forEach((label) => (add(at.fixed, "li", "", label).dir = "auto"));
+    if (about.note) note(about.note);
   }
+  if (about.takes) at.takes.textContent = about.takes;
   at.samples.hidden = about.examples === 0;
   for (let number = 1; number <= about.examples; number++) {
     const button = add(add(at.examples, "li"), "button");
@@ -390,10 +360,10 @@ async function choose(number) {
   const mine = turn;
   at.busy.hidden = false;
   try {
-    const blob = await (await get(`examples/${number}`)).blob();
+    const blob = await source.example(number);
     if (mine === turn) show(blob);
   } catch (error) {
-    if (mine === turn) refuse(sentence(error));
+    if (mine === turn) refuse(source.sentence(error));
   }
 }
 
@@ -441,9 +411,10 @@ function listen() {
 }
 
 try {
-  about = await (await get("about")).json();
+  about = await source.describe();
   describe();
   listen();
+  at.hint.textContent = "The answer appears here.";
 } catch (error) {
-  refuse(sentence(error));
+  refuse(source.sentence(error));
 }
