@@ -263,16 +263,21 @@ def run_latency(bench: Bench) -> None:
     import onnxruntime
 
     device = bench.asked.device
-    models = [*bench.engines, bench.out / f"student-{device}-fp32"]
+    models: list[Path | str] = [*bench.engines, bench.out / f"student-{device}-fp32"]
     if device == "cpu" or "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        models += [file for name, file in bench.files.items() if "int8" not in name]
+        plain = (file for name, file in bench.files.items() if "int8" not in name)
+        models += [f"onnxruntime:{file}" for file in plain]
     else:
         bench.left_out.append(
             "ONNX Runtime on the GPU: pip uninstall -y onnxruntime; pip install onnxruntime-gpu"
         )
+    prompts, text = bench.out / "prompts.txt", bench.out / "text.npy"
+    prompts.write_text("a red image\na green image\na blue image\n")
+    clipdistill.embed_text(prompts, text, model_name=bench.asked.teacher, device=device)
     found = clipdistill.benchmark(
         *map(str, models),
         images=bench.asked.images,
+        text=text,
         device=device,
         rounds=bench.asked.rounds,
         limit=200,
@@ -283,14 +288,9 @@ def run_latency(bench: Bench) -> None:
             bench.left_out.append(f"latency of {what}: {row.reason}")
             continue
         rates = ", ".join(f"{rate:.0f} at batch {size}" for size, rate in row.throughput.items())
-        agreement = "-" if row.cosine is None else f"{row.cosine:.4f}"
-        bench.rows.append(
-            (
-                "latency",
-                what,
-                f"{row.latency_ms:.3f} ms at batch 1; images/s: {rates}; cosine {agreement}",
-            )
-        )
+        cosine = "-" if row.cosine is None else f"{row.cosine:.4f}"
+        result = f"{row.latency_ms:.3f} ms at batch 1; images/s: {rates}; cosine {cosine}"
+        bench.rows.append(("latency", what, result))
 
 
 PARTS: tuple[Callable[[Bench], None], ...] = (
