@@ -3,10 +3,11 @@
     python benchmarks/recipes.py --teacher local-dir:TEACHER --images photos/unlabelled \
         --labelled photos/labelled --names photos/web --student-weights lite0.safetensors
 
-Every recipe trains for as many epochs as fit into the processor seconds that the older recipe needs
-for its ten (measured, with the pixels decoded before).  Labelled photos measure and choose nothing:
-the recipes are ranked by how often student and teacher choose the same label, by class vectors
-learnt from the pool, on held-out photos without labels.  "1,000 names": the same agreement over the
+Every recipe trains for as many epochs as fit into the time that the older recipe needs for its ten.
+The time is taken first, from one epoch of every recipe with the pixels decoded before: keep the
+machine quiet for these minutes; what else runs later does not matter.  Labelled photos measure and
+choose nothing: the recipes are ranked by how often student and teacher choose the same label, by
+class vectors learnt from the pool, on held-out photos without labels.  "1,000 names": the same agreement over the
 names of --names on the labelled photos, which shows what a recipe does to classes it never saw.
 Results are kept in OUT/results.json; run again, what is there is not measured again.
 """
@@ -15,9 +16,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import statistics
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from clipdistill.images.sources import list_images
 from clipdistill.measure.task import Task, embed, true_classes
 from clipdistill.models.open import open_embedder
 
+OLDER = "older scripts"
 OLDER_EPOCHS = 10
 VAL_FRACTION = 0.05
 
@@ -59,7 +61,7 @@ class Recipe:
 
 LITE = "tf_efficientnet_lite0"
 RECIPES = {
-    "older scripts": Recipe(
+    OLDER: Recipe(
         "resnet18",
         options={
             "image_size": 64,
@@ -75,6 +77,14 @@ RECIPES = {
         raw=True,  # as the older scripts stored them; the mean squared error depends on it
     ),
     "resnet18, defaults": Recipe("resnet18", options={"image_size": 64}),
+    "resnet18, bf16": Recipe("resnet18", options={"image_size": 64, "precision": "bf16"}),
+    "resnet18, bf16, relational": Recipe(
+        "resnet18", options={"image_size": 64, "precision": "bf16", "criterion": "relational"}
+    ),
+    "resnet18, bf16, batch 32": Recipe(
+        "resnet18", options={"image_size": 64, "precision": "bf16", "batch_size": 32}
+    ),
+    "resnet18, bf16, 48 px": Recipe("resnet18", options={"image_size": 48, "precision": "bf16"}),
     "resnet18, EMA .99": Recipe("resnet18", options={"image_size": 64, "ema_decay": 0.99}),
     "resnet18, relational": Recipe(
         "resnet18", options={"image_size": 64, "criterion": "relational"}
@@ -121,16 +131,33 @@ def main() -> None:
     out = asked.out
     out.mkdir(parents=True, exist_ok=True)
     world = prepare(asked)
+    names = list(dict.fromkeys([OLDER, *(asked.recipes or RECIPES)]))
+    epoch_seconds = probed(names, asked)
     kept = out / "results.json"
     done = json.loads(kept.read_text()) if kept.is_file() else {}
-    for name in asked.recipes or RECIPES:
+    for name in asked.recipes or names:
+        epochs = max(1, round(OLDER_EPOCHS * epoch_seconds[OLDER] / epoch_seconds[name]))
         for seed in asked.seeds:
             key = f"{name} | {seed}"
             if key not in done:
-                done[key] = measured(name, seed, done, world, asked)
+                row = measured(name, seed, epochs, world, asked)
+                done[key] = {**row, "epochs": epochs, "seconds": epochs * epoch_seconds[name]}
                 kept.write_text(json.dumps(done, indent=1))
                 print(key, done[key], flush=True)
     report(done, world)
+
+
+def probed(names: list[str], asked: argparse.Namespace) -> dict[str, float]:
+    """Seconds of one epoch of every recipe, its pixels decoded before."""
+    kept = asked.out / "epochs.json"
+    seconds = json.loads(kept.read_text()) if kept.is_file() else {}
+    for name in names:
+        if name not in seconds:
+            train(name, 0, 1, asked, "probe")  # decodes the pixels
+            seconds[name] = train(name, 0, 1, asked, "probe")
+            kept.write_text(json.dumps(seconds, indent=1))
+            print(f"{name}: {seconds[name]:.1f} s an epoch", flush=True)
+    return dict(seconds)
 
 
 def parse() -> argparse.Namespace:
@@ -174,29 +201,24 @@ def words(name: str) -> str:
     return (rest if first[:1] == "n" and first[1:].isdigit() else name).replace("_", " ")
 
 
-def measured(
-    name: str, seed: int, done: dict[str, Any], world: World, asked: argparse.Namespace
-) -> dict[str, Any]:
-    """Train one recipe within the older one's processor seconds, and measure it."""
-    recipe = RECIPES[name]
-    emb = asked.out / "emb"
+def embeddings(recipe: Recipe, asked: argparse.Namespace) -> Path:
+    """The folder of the embeddings that a recipe learns from; written where it is missing."""
+    out: Path = asked.out / ("emb-raw" if recipe.raw else "emb-views" if recipe.views else "emb")
+    options: dict[str, Any] = {}
     if recipe.raw:
-        emb = asked.out / "emb-raw"
-        raw = {"normalize": False, "dtype": "float32"}
-        clipdistill.embed(asked.images, emb, model_name=asked.teacher, **raw)
-    if recipe.views:
-        emb = asked.out / "emb-views"
-        clipdistill.embed(asked.images, emb, model_name=asked.teacher, views=asked.views)
-    budget = next((row["seconds"] for key, row in done.items() if key.startswith("older")), None)
-    epochs = OLDER_EPOCHS
-    if budget is not None:
-        epochs = max(1, round(budget / train(recipe, seed, 1, emb, asked, "probe")))
-    elif name != "older scripts":
-        raise SystemExit("Measure the older recipe first: its time is everybody's.")
-    else:
-        train(recipe, seed, 1, emb, asked, "probe")  # decodes the pixels
+        options = {"normalize": False, "dtype": "float32"}
+    elif recipe.views:
+        options = {"views": asked.views}
+    clipdistill.embed(asked.images, out, model_name=asked.teacher, **options)
+    return out
+
+
+def measured(
+    name: str, seed: int, epochs: int, world: World, asked: argparse.Namespace
+) -> dict[str, Any]:
+    """Train one recipe and measure it."""
     folder = f"{name} {seed}".replace(" ", "_").replace(",", "")
-    seconds = train(recipe, seed, epochs, emb, asked, folder)
+    train(name, seed, epochs, asked, folder)
     student = asked.out / folder
     embedder = open_embedder(str(student), device="cpu")
     vectors = normalized(embed(embedder, world.labelled).vectors)
@@ -208,8 +230,6 @@ def measured(
     best = json.loads((student / "student.json").read_text())["training"]["best"]
     top = np.argmax(world.teacher @ world.names.vectors.T, axis=1)
     return {
-        "epochs": epochs,
-        "seconds": seconds,
         "cosine": best["val_cosine"],
         "agreement": best["val_agreement"],
         "names": float((np.argmax(vectors @ world.names.vectors.T, axis=1) == top).mean()),
@@ -217,13 +237,14 @@ def measured(
     }
 
 
-def train(
-    recipe: Recipe, seed: int, epochs: int, emb: Path, asked: argparse.Namespace, folder: str
-) -> float:
-    """Train; returns the processor seconds of this process."""
+def train(name: str, seed: int, epochs: int, asked: argparse.Namespace, folder: str) -> float:
+    """Train; returns the seconds it took."""
+    recipe = RECIPES[name]
     out = asked.out / folder
-    shutil.rmtree(out, ignore_errors=True)
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    emb = embeddings(recipe, asked)
+    if folder == "probe":
+        shutil.rmtree(out, ignore_errors=True)  # any other training that was stopped resumes
+    start = time.perf_counter()
     clipdistill.distill(
         recipe.arch,
         asked.images,
@@ -237,8 +258,7 @@ def train(
         student_weights=asked.student_weights if recipe.pretrained else None,
         **recipe.options,
     )
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - start
 
 
 def accuracy(vectors: np.ndarray, text: TextEmbeddings, world: World) -> float:
@@ -270,14 +290,14 @@ def report(done: dict[str, Any], world: World) -> None:
     columns = [
         "recipe",
         "epochs",
-        "processor s",
+        "seconds",
         "held-out agreement",
         "text",
         "refined",
         "refined, own means",
         "agreement on 1,000 names",
     ]
-    write_report("recipes", "Recipes at equal processor time", notes, columns, lines)
+    write_report("recipes", "Recipes at equal time", notes, columns, lines)
 
 
 def spread(values: list[float]) -> str:
