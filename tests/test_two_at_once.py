@@ -184,7 +184,7 @@ LONG: dict[str, tuple[Call, str]] = {
 """Verbs that are not tried to their end here: one takes minutes, one needs a GPU."""
 ELSEWHERE = {"search", "download", "run", "demo"}
 """Verbs whose own tests check it."""
-READERS = {"predict", "lint", "serve", "pool search", "status"}
+READERS = {"predict", "lint", "serve", "pool search", "status", "doctor"}
 
 
 def test_no_verb_is_forgotten() -> None:

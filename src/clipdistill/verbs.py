@@ -154,7 +154,7 @@ VERBS = (
         "status",
         "clipdistill.distillation.status:status",
         "Show how far an embedding is, from its files alone.",
-        ("clipdistill status runs/embeddings", "clipdistill status runs/embeddings --json"),
+        ("clipdistill status runs/embeddings", "clipdistill status /shared/embeddings"),
     ),
     Verb(
         "embed-text",

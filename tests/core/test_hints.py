@@ -20,6 +20,7 @@ NEVER_SHOWN = {
     "quantize": {"distillation/fine_tuning.py", "distillation/options.py"},
     "run": {
         "core/ray_actors.py",
+        "deploy/browser/folder.py",
         "deploy/export.py",
         "distillation/distill.py",
         "distillation/embed.py",
@@ -28,7 +29,8 @@ NEVER_SHOWN = {
         "models/recognizer.py",
     },
 }
-PAGES = "show/pages"  # the commands in a report: see the tests of the report
+ELSEWHERE = ("show/pages", "show/checks", "core/charts", "core/packages")
+"""Commands in a report, charts, and what `doctor` lists."""
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,7 @@ def test_no_message_of_a_verb_names_an_option_that_it_does_not_have(verb: Verb) 
     wrong = {}
     for path in reachable(module_of(verb)):
         name = path.relative_to(SOURCES).as_posix()
-        if name.startswith((PAGES, "core/charts")) or name in NEVER_SHOWN.get(verb.name, ()):
+        if name.startswith(ELSEWHERE) or name in NEVER_SHOWN.get(verb.name, ()):
             continue
         if verb.name == "quickstart" and not name.startswith("pipeline/quickstart"):
             continue  # what it gives to `run` is right

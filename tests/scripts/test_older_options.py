@@ -230,6 +230,7 @@ NEVER_SHOWN = {
     "collect/sources/options.py",
     "collect/web/download.py",
     "core/charts/inline.py",
+    "core/packages.py",
     "core/serving.py",
     "deploy/export.py",
     "show/demo.py",

@@ -16,7 +16,7 @@ from cyclopts import Parameter
 from .signatures import KEYWORD, Option, options_of, plain_hint
 
 OPTION = re.compile(r"(?<![\w/.-])--[a-z][\w-]*")
-COMMAND = re.compile(r"`[^`]*`|(?:(?<=: )|^\s*)(?:clipdistill|trtexec) .*")
+COMMAND = re.compile(r"`[^`]*`|(?:(?<=: )|^\s*)(?:clipdistill|trtexec|python3 -m) .*")
 """Commands as they can be typed: in backticks, after a colon, or on a line of their own."""
 BRACKETS = re.compile(r" ?\([^()]*\)")
 SENTENCE = re.compile(r"(?<=[.?!]) (?=[A-Z`-])")

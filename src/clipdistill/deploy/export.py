@@ -25,7 +25,7 @@ from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
 from ..core.wording import many, percent
 from ..formats.cards import Compression
-from ..formats.classifier import FilePrecision, OnnxCard, Target, check_output
+from ..formats.classifier import CLASSIFIER, FilePrecision, OnnxCard, Target, check_output
 from ..formats.student import SAMPLES, load_samples
 from ..formats.text import TextEmbeddings, load_text
 from ..images.loading import load_one
@@ -33,7 +33,7 @@ from ..images.preprocess import Preprocess
 from ..images.sources import list_images
 from ..models.embedder import EmbedderSpec
 from ..models.open import OnnxEmbedder, kind_of, needs_training_extra, open_embedder
-from .browser import CLASSIFIER, find_runtime, write_page
+from .browser import find_runtime, write_page
 
 if TYPE_CHECKING:
     import torch

@@ -567,7 +567,9 @@ def _check_sharing(
             "the count minus 1."
         )
     if layout == "npy":
-        raise OptionError("Several processes need --layout clip-retrieval.")
+        raise OptionError(
+            "Several processes share one layout only, clip-retrieval. Give --layout clip-retrieval."
+        )
 
 
 def _embed_shared(

@@ -47,6 +47,8 @@ Target = Literal["onnxruntime", "tensorrt"]
 FilePrecision = Literal["fp32", "fp16", "int8", "int8+fp16"]
 """Precision of a file; layers that are not in INT8 compute in FP32, unless FP16 is named."""
 
+CLASSIFIER = "classifier.onnx"
+"""Name of the classifier in the folder of a run, and in that of `export --target web`."""
 OPSET = 17
 """Newest operator set that the TensorRT of every JetPack reads (8.5 and later)."""
 INPUT = "input"

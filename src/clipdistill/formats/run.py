@@ -31,6 +31,7 @@ from ..core.errors import FormatError, InputError
 from ..core.files import check_format, describing, read_json, write_json
 from ..core.results import Versioned, from_json, to_json
 from .cards import MODEL_CARD
+from .classifier import CLASSIFIER
 
 STUDENTS = ("dense", "sparse", "int8", "sparse-int8")
 """Names of the students of a run, in the order in which they are made and shown."""
@@ -81,7 +82,7 @@ class RunFolder:
     training_list = _Inside("training.txt")
     holdout = _Inside("holdout")
     baseline = _Inside("baseline.json")
-    classifier = _Inside("classifier.onnx")
+    classifier = _Inside(CLASSIFIER)
     evaluation = _Inside("evaluation.json")
     predictions = _Inside("predictions.json")
     benchmark = _Inside("benchmark.json")

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from ..core.errors import first_line
 from ..core.files import sha256_of
+from ..formats.cards import TEACHER_CONFIG
 
 Loaded = TypeVar("Loaded")
 
@@ -26,7 +27,7 @@ CLOCK_SECONDS = 2.0
 SHA256 = re.compile("[0-9a-f]{64}")
 HTTP_LIBRARIES = ("httpx", "httpx2")
 """Libraries of the hub's client since 1.0, whose errors are no OSErrors; before, requests' were."""
-DEFAULT_FILE = ("laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K", "open_clip_config.json")
+DEFAULT_FILE = ("laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K", TEACHER_CONFIG)
 """Repository of the default teacher, and a small file in it."""
 PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 

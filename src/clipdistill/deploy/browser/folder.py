@@ -23,7 +23,6 @@ from ...core.errors import InputError, OptionError
 from ...core.files import write_bytes
 from ...core.page import page_file
 
-CLASSIFIER = "classifier.onnx"
 RUNTIME_VERSION = "1.30.0"
 """onnxruntime-web that the page was tested with; its files have had these names since 1.24."""
 RUNTIME_FILES = (
