@@ -495,6 +495,15 @@ def test_epochs_fit_into_a_time_and_stay_when_it_runs_again(
     assert reason.startswith(f"num_epochs was {epochs}, now ")
 
 
+def test_views_are_advised_for_few_images(world: Path, options: RunOptions, tmp_path: Path) -> None:
+    for name, views in (("plain", None), ("views", 1)):
+        listener = Listener()
+        with reporting(listener):
+            run(world / "prompts.txt", tmp_path / name, replace(options, views=views))
+        advised = [line for line in listener.lines if "Add: --views 3" in line]
+        assert bool(advised) == (views is None)
+
+
 def test_a_student_is_chosen_by_size(world: Path, options: RunOptions, tmp_path: Path) -> None:
     chosen = replace(options, student="auto", max_size=6.0)
     planned = run(world / "prompts.txt", tmp_path / "out", chosen, dry_run=True)

@@ -32,6 +32,9 @@ from .settings_file import load_settings, save_settings, settings_from
 from .steps import steps_of
 from .steps.step import Step
 
+FEW_IMAGES = 1000
+"""Below it, views are advised: with 300 photos 3 views gave 7 to 10 points more accuracy
+(benchmarks/recipe-limits-2026-11-28.md)."""
 REPORT_NEEDS = ("jinja2", "matplotlib")
 
 
@@ -94,7 +97,7 @@ def run(
         about = (*totals(steps, measured), *short_of_space(steps, folder.out))
         done: dict[str, float] = {}
         if not dry_run:
-            _announce(planned, steps, about)
+            _announce(planned, steps, (*about, *_few_images(context)))
             done = _do_all(context, planned, options.time_budget)
     return _result(folder, dry_run, steps, about, done, time.monotonic() - start)
 
@@ -154,6 +157,16 @@ def _with_epochs(context: RunContext, time_budget: str | None) -> RunContext:
     chosen = with_epochs(options, known or _probe(context), count)
     message(f"{many(chosen.num_epochs, 'epoch')} fit into --time-budget {time_budget}")
     return replace(context, options=chosen)
+
+
+def _few_images(context: RunContext) -> list[str]:
+    """Advice where views are worth their cost."""
+    count = len(context.inputs.items or ())
+    if not 0 < count < FEW_IMAGES or context.options.views:
+        return []
+    return [
+        f"{many(count, 'image')}: with so few, several views of each usually help. Add: --views 3"
+    ]
 
 
 def _announce(
