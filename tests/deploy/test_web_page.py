@@ -107,6 +107,15 @@ class TestTheFolder:
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
+    held = threading.Event()
+    """The classifier is sent once this is set."""
+    held.set()
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/classifier.onnx"):
+            self.held.wait(READY / 1000)
+        super().do_GET()
+
     def log_message(self, *arguments: object) -> None:
         """Say nothing."""
 
@@ -260,6 +269,21 @@ def test_upload_camera_threshold_and_offline(chromium, made: Path, tmp_path: Pat
         page.wait_for_selector("#count:not(:empty)")
         page.set_input_files("#file", photo)
         page.wait_for_selector(f".best strong:text-is('{label}')")
+
+
+def test_an_image_chosen_while_the_classifier_loads_is_classified(
+    chromium, made: Path, tmp_path: Path
+) -> None:
+    photo = tmp_path / "photo.png"
+    draw_picture(5).save(photo)
+    _Quiet.held.clear()
+    try:
+        with hosted(made) as url, opened(chromium, url) as seen:
+            seen.page.set_input_files("#file", photo)
+            _Quiet.held.set()
+            seen.page.wait_for_selector(".best strong", timeout=READY)
+    finally:
+        _Quiet.held.set()
 
 
 def test_a_relabelled_file_is_used_at_once(chromium, made: Path, make_text, tmp_path: Path) -> None:

@@ -415,6 +415,7 @@ try {
   describe();
   listen();
   at.hint.textContent = "The answer appears here.";
+  if (at.file.files.length) at.file.dispatchEvent(new Event("change")); // chosen while this was loading
 } catch (error) {
   refuse(source.sentence(error));
 }
