@@ -115,7 +115,7 @@ def test_other_options_are_refused_while_a_plan_is_unfinished(run, tmp_path, oth
         ({"shard_index": 1}, "belong together"),
         ({"shard_index": 2, "shard_count": 2}, "from 0 to the count minus 1"),
         ({"workers": 0}, "1 or more"),
-        ({"workers": 2, "layout": "npy"}, "need --layout clip-retrieval"),
+        ({"workers": 2, "layout": "npy"}, "Give --layout clip-retrieval"),
     ],
 )
 def test_wrong_options(run, options, message):
