@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 
 from clipdistill.core.errors import InputError, OptionError
@@ -74,6 +75,20 @@ def test_a_student_is_measured_in_onnx_runtime() -> None:
     assert found.latency_ms is not None
     assert 0 < found.latency_ms < 1000
     assert 5 < found.size_mb < 8
+
+
+def test_what_is_timed_is_the_file_that_export_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the traced one, in which each computed padding is a node of its own."""
+    kinds: list[str] = []
+
+    def look(path: Path, _: object, runs: int) -> list[float]:
+        kinds.extend(node.op_type for node in onnx.load(str(path)).graph.node)
+        return [1.0] * runs
+
+    monkeypatch.setattr("clipdistill.deploy.latency.time_file", look)
+    assert measure_student("tf_efficientnet_lite0", 32, 4).latency_ms == 1000
+    assert "Conv" in kinds
+    assert "Pad" not in kinds
 
 
 @pytest.mark.parametrize(

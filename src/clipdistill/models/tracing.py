@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-import statistics
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -21,8 +20,6 @@ from .compression.structure import evaluating
 
 CHECK_IMAGES = 3
 """Images of noise in the check of a traced network: another number than it is traced with."""
-TIMED_RUNS = 30
-"""Of a network that is timed; the first third warms up."""
 LEAST_COSINE = 0.999
 """Least cosine in that check; a network that can be exported reaches 0.99999."""
 
@@ -111,28 +108,6 @@ def check_exportable(network: torch.nn.Module, image_size: int, arch: str) -> No
     if not cosine >= LEAST_COSINE:  # also when NaN
         why = f"ONNX Runtime's embeddings have a cosine of {cosine:.4f} with torch's"
         raise InputError(_not_exportable(arch, image_size, why))
-
-
-def latency_ms(network: torch.nn.Module, image_size: int, arch: str) -> float:
-    """Measure a network in ONNX Runtime on the CPU: median milliseconds of one image, FP32.
-
-    Args:
-        network: float32 (N, 3, S, S) -> (N, D), on the CPU, in eval mode; computed paddings become
-            constant.
-        image_size: side of its input in pixels.
-        arch: name of the network, for the message.
-
-    Raises:
-        ClipDistillError: torch cannot export it.
-    """
-    from .runtimes.ort import time_file
-
-    pixels = torch.zeros(1, 3, image_size, image_size).numpy()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.onnx"
-        trace(network, image_size, arch, path)
-        seconds = time_file(path, pixels, TIMED_RUNS)
-    return 1000 * statistics.median(seconds[TIMED_RUNS // 3 :])
 
 
 def _not_exportable(arch: str, image_size: int, why: str) -> str:

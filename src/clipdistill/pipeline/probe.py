@@ -173,10 +173,10 @@ def measure_student(arch: str, image_size: int | None, weight_bytes: float) -> C
         MissingExtraError: a package that exports is not installed.
         ClipDistillError: torch cannot export the network.
     """
+    from ..deploy.latency import latency_ms
     from ..models.student import build_student, default_preprocess
-    from ..models.tracing import latency_ms
 
     side = default_preprocess(arch, image_size, None).size
     network = build_student(arch, DIM, image_size=side).eval()
     parameters = sum(one.numel() for one in network.parameters())
-    return Candidate(arch, latency_ms(network, side, arch), parameters * weight_bytes / 1e6)
+    return Candidate(arch, latency_ms(network, DIM, side, arch), parameters * weight_bytes / 1e6)

@@ -97,7 +97,7 @@ def run(
         about = (*totals(steps, measured), *short_of_space(steps, folder.out))
         done: dict[str, float] = {}
         if not dry_run:
-            _announce(planned, steps, (*about, *_few_images(context)))
+            _announce(planned, steps, (*about, *_few_images(context, planned)))
             done = _do_all(context, planned, options.time_budget)
     return _result(folder, dry_run, steps, about, done, time.monotonic() - start)
 
@@ -159,10 +159,11 @@ def _with_epochs(context: RunContext, time_budget: str | None) -> RunContext:
     return replace(context, options=chosen)
 
 
-def _few_images(context: RunContext) -> list[str]:
-    """Advice where views are worth their cost."""
+def _few_images(context: RunContext, planned: list[Planned]) -> list[str]:
+    """Advice where images will be embedded, and views of them are worth their cost."""
     count = len(context.inputs.items or ())
-    if not 0 < count < FEW_IMAGES or context.options.views:
+    embeds = any(one.runs and one.step.name == "embed" for one in planned)
+    if not embeds or not 0 < count < FEW_IMAGES or context.options.views:
         return []
     return [
         f"{many(count, 'image')}: with so few, several views of each usually help. Add: --views 3"
