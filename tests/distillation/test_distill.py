@@ -449,10 +449,18 @@ LONG = replace(FAST, batch_size=4, num_epochs=3, val_fraction=0.1, checkpoint_se
 
 @pytest.mark.parametrize(
     ("arch", "change"),
-    [("test_resnet", {}), ("test_resnet", {"ema_decay": 0.9}), ("dropping_resnet", {})],
-    ids=["plain", "ema", "dropout"],
+    [
+        ("test_resnet", {}),
+        ("test_resnet", {"ema_decay": 0.9}),
+        ("dropping_resnet", {}),
+        ("test_resnet", {"student_weights": Path("imagenet.pth")}),
+    ],
+    ids=["plain", "ema", "dropout", "pretrained"],
 )
 def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path, data, arch, change):
+    if "student_weights" in change:
+        change = {"student_weights": tmp_path / change["student_weights"]}
+        torch.save(build_student(arch, 10).state_dict(), change["student_weights"])
     options = replace(LONG, **change)
     killing.run_to_end(distill_alone, arch, data, tmp_path / "whole", options)
     killed, moments, kills = tmp_path / "killed", random.Random(arch + str(change)), 0
@@ -467,7 +475,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path, data, arc
     assert weights(killed) == weights(tmp_path / "whole")
     rows = [history(out) for out in (killed, tmp_path / "whole")]
     for row in rows[0] + rows[1]:
-        row.pop("images_per_second")
+        row.pop("images_per_second", None)
     assert rows[0] == rows[1]
 
 

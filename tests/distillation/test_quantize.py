@@ -107,6 +107,8 @@ def test_training_is_only_advised_where_int8_lost_something(
     assert result.lost_nothing == nothing
     assert ("INT8 lost nothing: training it with" in text) == nothing
     assert ("keeps the result only where it is nearer to the teacher" in text) != nothing
+    cost = f"from {before:.4f} to {after:.4f}" if teacher else f"is {cosine:.4f} to the student"
+    assert (cost in text) != nothing
 
 
 def test_a_sparse_student_stays_sparse(tmp_path, sparse_student, images):

@@ -28,6 +28,12 @@ def split_rows(
     return np.sort(order[count:]), np.sort(order[:count])
 
 
+def some_rows(rows: NDArray[np.intp], count: int, seed: int) -> NDArray[np.intp]:
+    """Choose `count` rows at random (all, if there are fewer), in ascending order."""
+    order = np.random.default_rng((seed, len(rows))).permutation(rows)
+    return np.sort(order[:count])
+
+
 def batch_count(rows: int, batch_size: int, processes: int = 1) -> int:
     """How many batches `rows` make: of `batch_size` at most, but never of less than two rows a
     process, which batch normalisation could not use.

@@ -61,7 +61,7 @@ class StateMeasure:
     """How close a state of the network was to the teacher, on the held-out images.
 
     Attributes:
-        state: "dense", "sparse", "pruned", "trained" or "calibrated".
+        state: "fitted", "dense", "sparse", "pruned", "trained" or "calibrated".
         val_cosine: as in `DistillResult`.
         val_agreement: share of held-out images with the teacher's label; None without any.
     """
@@ -89,10 +89,10 @@ class DistillResult(Result):
         val_cosine: mean cosine with the teacher on held-out images; None without any.
         val_agreement: share of them on which both choose the same label; None without prompts.
         not_kept: measures of the best epoch, where it was not kept; else None.
-        before: the same measures before training, of the student it started from ("dense" or
-            "sparse"), after pruning without training ("pruned"), after 2:4 training ("trained"),
-            and after calibration without training ("calibrated"); empty without
-            --init-checkpoint.
+        before: the same measures before training: of pretrained weights with a fitted projection
+            ("fitted"), of the student it started from ("dense" or "sparse"), after pruning without
+            training ("pruned"), after 2:4 training ("trained"), and after calibration without
+            training ("calibrated"); empty for a training from random weights.
         compression: what was done to the network; None: a plain one.
         not_embedded: images without an embedding.
         gone: embeddings without an image.
@@ -140,6 +140,7 @@ class DistillResult(Result):
                 f"On {self.val_images} held-out images{which}: mean cosine with the teacher "
                 f"{self.val_cosine:.3f}{agreement}."
             )
+        lines += _fitted_lines(self)
         if self.not_kept is not None:
             lines.append(
                 f"The student before training ({STATES[self.before[-1].state]}) was kept, because "
@@ -160,6 +161,7 @@ RANDOM_WEIGHTS = (
     "FILE) give far more accuracy in the same time; docs/students.md has figures."
 )
 STATES = {
+    "fitted": "pretrained, with a fitted projection",
     "dense": "dense, as it was",
     "sparse": "2:4 sparse, as it was",
     "pruned": "pruned to 2:4, not trained",
@@ -169,6 +171,18 @@ STATES = {
 """What the states before training are called."""
 MUCH_CLIPPED = 0.01
 """Share of a layer's weights beyond its range from which the layer is named."""
+
+
+def _fitted_lines(result: DistillResult) -> list[str]:
+    """Say how good the pretrained weights were with a fitted projection, before the training."""
+    fitted = [one for one in result.before if one.state == "fitted"]
+    if not fitted or fitted[0].val_cosine is None:
+        return []
+    same = fitted[0].val_agreement
+    label = "" if same is None else f", same label {percent(same)}"
+    return [
+        f"Before the training, its projection fitted: cosine {fitted[0].val_cosine:.3f}{label}."
+    ]
 
 
 def _compression_lines(result: DistillResult) -> list[str | Table]:
@@ -654,12 +668,15 @@ def _train(
     out: Path,
     earlier: StudentCard | None,
 ) -> StudentCard:
-    """Train, pruned and calibrated before where `options` say so; returns the finished card.
+    """Train, with the projection fitted, or pruned and calibrated, before where `options` say so.
+
+    Returns the finished card.
 
     `network` has its initial weights, or the structure of `earlier`, whose training is resumed.
     """
     from ..models.compression import rebuild
     from .fine_tuning import begin
+    from .projection import fit_projection
     from .trainer import Start, Trainer
     from .validation import Validator
 
@@ -677,6 +694,9 @@ def _train(
         if earlier is None and options.init_checkpoint is not None:
             compression, start = begin(network, card, data, validator, stage, state)
             card = replace(card, compression=compression)
+        elif earlier is None and options.fits_projection:
+            rows = fit_projection(network, data, card, validator, options)
+            start = Start(rows=rows, counts=bool(rows))
         resume, earlier = earlier is not None, None
         trainer = Trainer(accelerator, network, data, card, out, stage, start=start, resume=resume)
         state = trainer.run()

@@ -24,6 +24,7 @@ from ..images.preprocess import Preprocess
 from ..models.compression import Compressed, add_int8, add_sparsity, check_int8
 from ..models.compression.sparsity import found_sparsity, masks_of
 from ..models.torch_embedder import memory_layout, to_input
+from .batches import some_rows
 from .options import DistillOptions
 from .trainer import Start, TrainingState
 from .validation import TrainingData, Validator
@@ -129,7 +130,7 @@ def begin(
         if sparse is not None:
             facts = replace(done.compression, sparse=sparse)
             done = Compressed(network, facts, masks_of(network, sparse))
-        chosen = calibration_rows(data, options)
+        chosen = some_rows(data.train, options.calibration_images, options.seed)
         batches = _batches(data, chosen, network, card.preprocess, options)
         done = add_int8(done, size, card.arch, batches, len(chosen), options.calibration)
         int8 = done.compression.int8
@@ -152,12 +153,6 @@ def _after(before: TrainingState, rows: list[dict[str, Any]]) -> list[dict[str, 
     trained = "state" not in before.kept
     first = [{**rows[0], "state": "trained"}] if trained else []  # else it is the row "pruned"
     return [*before.rows, *({**row, "epoch": before.epochs} for row in (*first, *rows[1:]))]
-
-
-def calibration_rows(data: TrainingData, options: DistillOptions) -> np.ndarray[Any, Any]:
-    """Which training images show the ranges: a seeded choice, in order."""
-    order = np.random.default_rng((options.seed, len(data.train))).permutation(data.train)
-    return np.sort(order[: options.calibration_images])
 
 
 def _row(state: str, measured: dict[str, float]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ..core.errors import InputError, OptionError, OutputError
 from ..core.locks import locked
 from ..core.progress import track
 from ..core.results import Result, Table, list_some
-from ..core.wording import many
+from ..core.wording import many, percent
 from ..formats.cards import Calibration, Compression, StudentCard
 from ..formats.embeddings import Failure, load_embeddings, match_rows
 from ..formats.student import (
@@ -123,9 +123,17 @@ class QuantizeResult(Result):
     def _cost(self) -> str:
         if self.lost_nothing:
             return "INT8 lost nothing: training it with `clipdistill distill --qat` is not needed."
+        before, after = self.states
+        if before.teacher_cosine is None or after.teacher_cosine is None:
+            now = f"is {after.cosine:.4f} to the student as it was"
+        else:
+            now = f"with the teacher went from {before.teacher_cosine:.4f} to "
+            now += f"{after.teacher_cosine:.4f}"
+        same = after.same_label
+        labels = "" if same is None else f", and {percent(1 - same)} of the labels changed"
         return (
-            "INT8 lost a little. `clipdistill distill --qat` trains it, and keeps the result only "
-            "where it is nearer to the teacher."
+            f"INT8 cost something: the cosine {now}{labels}. `clipdistill distill --qat` trains "
+            "it, and keeps the result only where it is nearer to the teacher."
         )
 
     def _table(self) -> Table:

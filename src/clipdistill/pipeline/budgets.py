@@ -16,6 +16,7 @@ from ..formats.probe import Probe
 from ..models.students import AUTO, KNOWN
 from .fingerprints import of_value
 from .options import RunOptions
+from .steps.step import fit_seconds
 
 Measure = Callable[[str, int | None, float], Candidate]
 """(timm's name, side of the input, bytes per parameter) -> what it takes here."""
@@ -100,12 +101,14 @@ def with_epochs(options: RunOptions, probe: Probe | None, image_count: int) -> R
         return options
     seconds = parse_duration(options.time_budget, "--time-budget")
     epoch = image_count * (1 - options.held_out) / probe.training_rate
-    epochs = int((seconds - image_count / probe.decode_rate) / epoch)
+    first = image_count / probe.decode_rate
+    first += fit_seconds(probe, options.distill_options("dense"), image_count)
+    epochs = int((seconds - first) / epoch)
     if epochs < 1:
         raise InputError(
             f"--time-budget {options.time_budget}: one epoch of {options.student} at "
             f"{probe.image_size} px over {many(image_count, 'image')} takes about "
-            f"{duration(image_count / probe.decode_rate + epoch)} on {probe.device}. Allow more "
+            f"{duration(first + epoch)} on {probe.device}. Allow more "
             "time, or choose a smaller --image-size or --student."
         )
     return replace(options, num_epochs=epochs, time_budget=None)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ...distillation.options import FIT_IMAGES, DistillOptions
 from ...formats.probe import Probe
 from ..fingerprints import of_value
 
@@ -89,3 +90,9 @@ def teacher_seconds(probe: Probe) -> float:
 def student_seconds(probe: Probe) -> float:
     """Of a student, to read and embed an image."""
     return 1 / (INFERENCE * probe.training_rate) + 1 / probe.decode_rate
+
+
+def fit_seconds(probe: Probe, options: DistillOptions, image_count: int) -> float:
+    """Of fitting the projection of a pretrained student to this many images."""
+    count = min(image_count, FIT_IMAGES) if options.fits_projection else 0
+    return count / (INFERENCE * probe.training_rate)

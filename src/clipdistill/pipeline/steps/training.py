@@ -12,7 +12,7 @@ from ..context import RunContext
 from ..holdout import hold_out as hold_out_images
 from ..options import StudentName
 from .command import changed, command
-from .step import Estimate, Step
+from .step import Estimate, Step, fit_seconds
 
 SPARSE_COST, INT8_COST = 0.1, 1.0
 """What masks and quantisers add to the time of a training step, of a dense one (resnet18 and
@@ -80,6 +80,7 @@ def _distill(context: RunContext, name: StudentName) -> Step:
     def estimate(probe: Probe) -> Estimate:
         count = context.image_count
         training = _epochs(options) * count / probe.training_rate
+        training += fit_seconds(probe, options, count)
         decoding = count / probe.decode_rate if dense else 0.0
         pixels = 3 * probe.image_size**2 * count if dense else 0
         weights = CHECKPOINT_COPIES * FLOAT_BYTES * probe.parameters
