@@ -4,8 +4,8 @@
         --labelled photos/labelled --names photos/web --student-weights lite0.safetensors
 
 Every recipe trains for as many epochs as fit into the time that the older recipe needs for its ten.
-The time is taken first, from two short trainings with every recipe, the pixels decoded before: keep the
-machine quiet for these minutes; what else runs later does not matter.  Labelled photos measure and
+The time is taken first, from two short trainings with every recipe, the pixels decoded before: keep
+the machine quiet for these minutes; what else runs later does not matter.  Labelled photos measure and
 choose nothing: the recipes are ranked by how often student and teacher choose the same label, by
 class vectors learnt from the pool, on held-out photos without labels.  "1,000 names": the same
 agreement over the names of --names on the labelled photos, which shows what a recipe does to
@@ -154,7 +154,7 @@ def main() -> None:
 
 
 def probed(names: list[str], asked: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Seconds before the first epoch of every recipe, its pixels decoded before, and of an epoch."""
+    """Seconds before the first epoch of every recipe, the pixels decoded, and of an epoch."""
     kept = asked.out / "epochs.json"
     seconds = json.loads(kept.read_text()) if kept.is_file() else {}
     for name in names:
