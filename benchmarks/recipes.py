@@ -5,9 +5,9 @@
 
 Every recipe trains for as many epochs as fit into the time that the older recipe needs for its ten.
 The time is taken first, from two short trainings with every recipe, the pixels decoded before: keep
-the machine quiet for these minutes; what else runs later does not matter.  Labelled photos measure and
-choose nothing: the recipes are ranked by how often student and teacher choose the same label, by
-class vectors learnt from the pool, on held-out photos without labels.  "1,000 names": the same
+the machine quiet for these minutes; what else runs later does not matter.  Labelled photos measure
+and choose nothing: the recipes are ranked by how often student and teacher choose the same label,
+by class vectors learnt from the pool, on held-out photos without labels.  "1,000 names": the same
 agreement over the names of --names on the labelled photos, which shows what a recipe does to
 classes it never saw.
 Results are kept in OUT/results.json; run again, what is there is not measured again.

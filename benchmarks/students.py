@@ -23,7 +23,7 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "docs/students_support.md"
 ROWS = ROOT / "benchmarks/students.json"
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 240
 """Most processor seconds for one network."""
 DIM = 64
 IMAGES = 16
@@ -273,7 +273,7 @@ def noise(size: int, seed: int = 0):
 
 
 def settle(network, size: int) -> None:
-    """Give the batch norms statistics and the residual branches weight, as a training does."""
+    """Give norms statistics, and weights that start at zero values, as a training does."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -282,6 +282,9 @@ def settle(network, size: int) -> None:
             layer.weight.data.uniform_(0.5, 1.5, generator=generator)
             layer.bias.data.uniform_(-0.3, 0.3, generator=generator)
             layer.momentum = None
+    for parameter in network.parameters():
+        if not parameter.any():
+            parameter.data.normal_(std=0.02, generator=generator)
     network.train()
     with torch.no_grad():
         network(noise(size))

@@ -624,6 +624,21 @@ def test_targets_that_are_not_finite_name_their_image(tmp_path, data):
 # What does not fit.
 
 
+@timm.models.register_model
+def zero_head_resnet(pretrained: bool = False, **options: object) -> torch.nn.Module:
+    """A network whose projection starts at zero, as those of MLP-Mixer and Hiera do."""
+    network = timm.create_model("test_resnet", **options)
+    torch.nn.init.zeros_(network.fc.weight)
+    torch.nn.init.zeros_(network.fc.bias)
+    return network
+
+
+def test_a_student_whose_projection_starts_at_zero_can_be_trained(tmp_path, data):
+    options = replace(FAST, check_export=True)
+    result = run(data, tmp_path / "student", options, "zero_head_resnet")
+    assert result.val_cosine > 0.1
+
+
 def test_a_student_that_cannot_be_exported_is_refused_before_training(tmp_path, data, monkeypatch):
     checked = replace(FAST, check_export=True, num_epochs=1)
     assert run(data, tmp_path / "fine", checked).val_cosine is not None

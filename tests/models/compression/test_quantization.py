@@ -220,9 +220,20 @@ def test_a_batch_norm_before_a_convolution_stays():
     assert isinstance(network.first, torch.nn.BatchNorm2d)
 
 
-def test_a_layer_whose_output_is_used_elsewhere_too_is_refused():
-    with pytest.raises(ClipDistillError, match="clipdistill does not support"):
-        fold(Odd(twice=True), 16)
+def test_a_batch_norm_stays_where_the_layers_output_is_used_elsewhere_too():
+    network = Odd(twice=True)
+    before = embed(network.eval(), torch.ones(2, 3, 16, 16))
+    assert fold(network, 16) == ()
+    assert torch.equal(embed(network, torch.ones(2, 3, 16, 16)), before)
+
+
+def test_folding_is_judged_without_the_rounding_that_a_network_amplifies():
+    network = Odd()
+    network.vision_model.weight.data *= 1e7  # two large outputs whose difference is what is left
+    network.vision_model.weight.data[8:] = network.vision_model.weight.data[:8]
+    network.fc.weight.data[:, 8:] = -network.fc.weight.data[:, :8]
+    network.vision_model.bias.data[8:] = network.vision_model.bias.data[:8] + 1
+    assert fold(network, 16) == ("norm",)
 
 
 def test_names_that_modelopt_skips_are_quantised_as_well():

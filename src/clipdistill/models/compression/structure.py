@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from timm.layers.squeeze_excite import EffectiveSEModule, SEModule
 from timm.models._efficientnet_blocks import SqueezeExcite
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 LAYERS = (torch.nn.Conv2d, torch.nn.Linear)
 """Types of layers that are pruned and quantised."""
@@ -54,7 +56,8 @@ class Structure:
 
     Attributes:
         layers: layers in the order in which they ran.
-        folds: (layer, batch norm) pairs of names where the norm's input is the layer's output.
+        folds: (layer, batch norm) pairs of names where the norm, and nothing else, uses the layer's
+            output.
         adds: number of residual adds: additions of two feature maps of one shape.
     """
 
@@ -73,7 +76,7 @@ def read_structure(network: torch.nn.Module, image_size: int) -> Structure:
     macs: dict[str, int] = {}
     runs: dict[str, int] = {}
     outputs: dict[int, tuple[str, torch.Tensor]] = {}
-    folds: list[tuple[str, str]] = []
+    folds: list[tuple[str, str, int]] = []
 
     def after_layer(name: str) -> Callable[..., None]:
         def note(module: torch.nn.Module, _: Any, output: torch.Tensor) -> None:
@@ -82,6 +85,7 @@ def read_structure(network: torch.nn.Module, image_size: int) -> Structure:
             macs[name] = output.numel() // len(output) * weight[0].numel()
             runs[name] = runs.get(name, 0) + 1
             outputs[id(output)] = name, output  # kept, so that its id is not reused
+            adds.uses.pop(id(output), None)  # of earlier tensors with this id
 
         return note
 
@@ -89,17 +93,17 @@ def read_structure(network: torch.nn.Module, image_size: int) -> Structure:
         def note(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             runs[name] = runs.get(name, 0) + 1
             if id(inputs[0]) in outputs:
-                folds.append((outputs[id(inputs[0])][0], name))
+                folds.append((outputs[id(inputs[0])][0], name, id(inputs[0])))
 
         return note
 
+    adds = AddWatcher()
     handles = []
     for name, module in network.named_modules():
         if isinstance(module, LAYERS):
             handles.append(module.register_forward_hook(after_layer(name)))
         elif isinstance(module, NORMS) and module.running_mean is not None:
             handles.append(module.register_forward_pre_hook(before_norm(name)))
-    adds = AddWatcher()
     try:
         with adds:
             run_once(network, image_size)
@@ -112,7 +116,11 @@ def read_structure(network: torch.nn.Module, image_size: int) -> Structure:
         Layer(name, network.get_submodule(name), count, name in inside, name == head)
         for name, count in macs.items()
     )
-    once = tuple(pair for pair in folds if all(runs[name] == 1 for name in pair))
+    once = tuple(
+        (layer, norm)
+        for layer, norm, output in folds
+        if runs[layer] == runs[norm] == adds.uses[output] == 1
+    )
     return Structure(layers, once, len(adds.seen))
 
 
@@ -121,15 +129,19 @@ class AddWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Attributes:
         seen: inputs of every such add.
+        uses: number of operations that used a tensor, by its id; ids of freed tensors are reused.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.uses: Counter[int] = Counter()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        used = {id(value) for value in tree_leaves((args, kwargs)) if torch.is_tensor(value)}
+        self.uses.update(used)
         if func in _ADDS and all(torch.is_tensor(value) for value in args[:2]):
             first, second = args[:2]
             if first.shape == second.shape and first.ndim >= 3 and len(first) == PICTURES:
@@ -138,12 +150,12 @@ class AddWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def run_once(network: torch.nn.Module, image_size: int) -> torch.Tensor:
-    """Run the network in eval mode on seeded noise; returns float32 (2, D)."""
+    """Run the network in eval mode on seeded noise; returns (2, D) in the weights' dtype."""
     example = next(network.parameters())
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(PICTURES, 3, image_size, image_size, generator=generator)
     with evaluating(network), torch.no_grad():
-        output: torch.Tensor = network(noise.to(example.device))
+        output: torch.Tensor = network(noise.to(example))
     return output
 
 
