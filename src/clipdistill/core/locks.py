@@ -21,6 +21,8 @@ from pathlib import Path
 
 from .errors import OutputError
 from .files import ensure_folder, writing
+from .storage import RemotePath
+from .storage_locks import locked_in_store
 
 LOCK = ".clipdistill-lock"
 """Name of the lock of a folder; that of a file has a digest of the file's name behind it."""
@@ -44,6 +46,10 @@ def locked(folder: Path, verb: str) -> Iterator[None]:
     Raises:
         OutputError: it cannot be made or written to, or another process has the lock.
     """
+    if isinstance(folder, RemotePath):
+        with locked_in_store(ensure_folder(folder) / LOCK, folder, verb):
+            yield
+        return
     missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     try:
         ensure_folder(folder)

@@ -20,7 +20,9 @@ from ..core.locks import locked
 from ..core.processes import Outcome, run_processes
 from ..core.progress import message, track
 from ..core.results import Result, Table, list_some
+from ..core.signatures import PathOrUrl
 from ..core.stopping import postponed
+from ..core.storage import RemotePath, absolute_name, location
 from ..core.texts import Index
 from ..core.wording import many
 from ..formats.embeddings import (
@@ -41,6 +43,7 @@ from ..formats.parts import (
     end_plan,
     fail_part,
     finish_part,
+    is_done,
     next_number,
     part_path,
     read_part,
@@ -51,7 +54,7 @@ from ..formats.parts import (
 )
 from ..formats.rows import Row
 from ..images.loading import Loaded, batched, default_workers, load_pixels, stack
-from ..images.sources import ImageItem, Listing, content_id, list_images
+from ..images.sources import ImageItem, Listing, content_id, images_folder, list_images
 from ..images.views import MOST_VIEWS, ViewSpec
 from ..models.teachers import DEFAULT_MODEL_NAME, DEFAULT_PRETRAINED, license_note
 
@@ -122,8 +125,8 @@ class _Plan:
 
 
 def embed(
-    images: Path,
-    out: Path,
+    images: PathOrUrl,
+    out: PathOrUrl,
     *,
     model_name: str = DEFAULT_MODEL_NAME,
     pretrained: str = DEFAULT_PRETRAINED,
@@ -149,8 +152,9 @@ def embed(
     changed ones are embedded anew, renamed ones are recognised by their content.
 
     Args:
-        images: folder of images (searched recursively), or WebDataset tars.
-        out: folder for the embeddings.
+        images: folder of images (searched recursively), or WebDataset tars; also a glob, braces
+            as in shards/{00000..00123}.tar, or a URL such as s3://bucket/shards.
+        out: folder for the embeddings, or its URL.
         model_name: open_clip's name of the teacher, hf-hub:ORG/REPO or local-dir:FOLDER.
         pretrained: open_clip's weights tag or a weights file (not for hf-hub and local-dir).
         batch_size: images a forward pass.
@@ -179,8 +183,13 @@ def embed(
         MismatchError: `out` holds embeddings of another teacher.
         OutputError: `out` cannot be written to, or another process is writing to it.
     """
-    images, out = Path(images), Path(out)
+    images, out = location(images), location(out)
     spec = _view_spec(views, view_seed, layout)
+    if layout == "npy" and isinstance(out, RemotePath):
+        raise OptionError(
+            f"--layout npy writes to folders of this machine only, not to {out}. Use "
+            "--layout clip-retrieval."
+        )
     shared = workers > 1 or ray is not None or shard_count is not None
     _check_sharing(workers, shard_index, shard_count, layout if shared else "", shard_size)
     items = list_images(images)
@@ -464,6 +473,7 @@ def embed_shard(
     *,
     batch_size: int = 64,
     workers: int = 1,
+    below: str = "",
 ) -> ShardStats:
     """Embed the images of one part into one shard.
 
@@ -478,13 +488,14 @@ def embed_shard(
         header: of the folder.
         batch_size: images per forward pass.
         workers: threads that decode.
+        below: folder, or the start of a URL, that has all images: the part may be a stranger's.
 
     Raises:
         InputError: there is no such part.
-        FormatError: the part is damaged.
+        FormatError: the part is damaged, or names files elsewhere.
         OutputError: the shard cannot be written.
     """
-    items = read_part(part)
+    items = read_part(part, below)
     begin_part(out, number)
     start = time.monotonic()
     shard, failures = _Shard(), list[Failure]()
@@ -658,10 +669,11 @@ def _embed_parts(
         OutputError: some could not be embedded; the others are kept.
     """
     out, done = request.out, list[ShardStats]()
+    below = absolute_name(images_folder(request.images))
     failed: dict[int, str] = {}
     total = sum(min(plan.size, plan.images - (n - plan.first) * plan.size) for n in numbers)
     with track("embed", total, "images") as step:
-        for outcome in _outcomes(numbers, out.absolute(), plan, teacher, model, crew):
+        for outcome in _outcomes(numbers, out.absolute(), plan, teacher, model, crew, below):
             number = int(outcome.task)
             if outcome.reason:
                 failed[number] = outcome.reason
@@ -684,18 +696,24 @@ def _embed_parts(
 
 
 def _outcomes(
-    numbers: Sequence[int], out: Path, plan: Plan, teacher: Teacher, model: _Model, crew: _Crew
+    numbers: Sequence[int],
+    out: Path,
+    plan: Plan,
+    teacher: Teacher,
+    model: _Model,
+    crew: _Crew,
+    below: str,
 ) -> Iterator[Outcome]:
     decoders = crew.threads if crew.decoders is None else crew.decoders
     if crew.ray is None and crew.workers == 1:
         if crew.decoders is None:
             decoders = default_workers()
         for number in numbers:
-            _embed_unless_done(out, number, teacher, plan, decoders)
+            _embed_unless_done(out, number, teacher, plan, decoders, below)
             yield Outcome(str(number))
         return
     tasks = [str(number) for number in numbers]
-    arguments = (str(out), model, crew.threads, decoders)
+    arguments = (str(out), model, crew.threads, decoders, below)
     if crew.ray is None:
         yield from run_processes(shard_worker, arguments, tasks, crew.workers)
     else:
@@ -707,8 +725,10 @@ def _outcomes(
         )
 
 
-def _embed_unless_done(out: Path, number: int, teacher: Teacher, plan: Plan, decoders: int) -> None:
-    if number not in done_parts(out):  # another job may have been here
+def _embed_unless_done(
+    out: Path, number: int, teacher: Teacher, plan: Plan, decoders: int, below: str
+) -> None:
+    if not is_done(out, number):  # another job may have been here
         embed_shard(
             part_path(out, number),
             out,
@@ -717,10 +737,13 @@ def _embed_unless_done(out: Path, number: int, teacher: Teacher, plan: Plan, dec
             plan.header,
             batch_size=plan.batch_size,
             workers=decoders,
+            below=below,
         )
 
 
-def shard_worker(out: str, model: _Model, threads: int, decoders: int) -> Callable[[str], None]:
+def shard_worker(
+    out: str, model: _Model, threads: int, decoders: int, below: str
+) -> Callable[[str], None]:
     """Load the teacher in a process of its own; returns the function that embeds a numbered part.
 
     Raises:
@@ -732,7 +755,7 @@ def shard_worker(out: str, model: _Model, threads: int, decoders: int) -> Callab
     from ..models.teacher import load_teacher
 
     torch.set_num_threads(threads)
-    folder = Path(out)
+    folder = location(out)
     found = read_plan(folder)
     if found is None:
         raise InputError(f"{folder}: there are no shards to embed: another job finished them.")
@@ -741,7 +764,7 @@ def shard_worker(out: str, model: _Model, threads: int, decoders: int) -> Callab
         model.model_name, model.pretrained, device=model.device, precision=model.precision
     )
     teacher.card.check_same(plan.header.teacher, "This process", folder)
-    return lambda task: _embed_unless_done(folder, int(task), teacher, plan, decoders)
+    return lambda task: _embed_unless_done(folder, int(task), teacher, plan, decoders, below)
 
 
 def _finish(request: _Request, header: Header, plan: Plan) -> None:

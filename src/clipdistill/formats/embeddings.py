@@ -39,6 +39,7 @@ from ..core.files import (
     write_bytes,
     write_json,
 )
+from ..core.node_cache import at_hand, folder_at_hand
 from ..core.texts import Index, Texts
 from ..core.wording import many
 from ..core.zeroshot import LogitScale, normalized
@@ -346,7 +347,7 @@ def load_embeddings(root: Path) -> Embeddings:
         FormatError: a shard is truncated, does not fit its rows or the teacher's dimension, or
             holds values that are not finite.
     """
-    found = _load_any(root)
+    found = _load_any(folder_at_hand(root))
     wrong = _first_not_finite(found.vectors)
     if wrong is not None:
         raise FormatError(
@@ -432,7 +433,7 @@ def _vectors_path(root: Path, number: int) -> Path:
 def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
     """Open a shard's parquet without reading its rows; read from it inside `reading_parquet`."""
     with reading_parquet(path):
-        return arrow(PURPOSE).parquet.ParquetFile(path)
+        return arrow(PURPOSE).parquet.ParquetFile(at_hand(path))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,195 @@
+"""Copies on this machine of what lies in object storage, and of compressed tars unpacked.
+
+They are in `cache_folder()`, under names that follow from the original's name, size and time, so
+that a changed original gets a new copy.  Every process of the machine uses the same copies.  The
+copies that were not used for longest are deleted when there are more than `MOST_BYTES`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gzip
+import hashlib
+import os
+import re
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from .errors import FormatError, OutputError
+from .storage import BLOCK, Entry, RemotePath, entry_of, scan
+
+MOST_BYTES = 64 << 30
+"""Bytes of copies that are kept, and at most half of what the disk has free."""
+PARTIAL = ".clipdistill-tmp-"
+COPIED = (".npy", ".parquet", ".json", ".jsonl")
+"""Endings of the files of embeddings: nothing else of a folder is copied."""
+MOST_TIMES_LARGER = 100
+"""Bytes for each byte of a compressed tar above which it is not unpacked: images gain nothing from
+compression, and gzip reaches 1000."""
+
+_one_at_a_time = threading.Lock()
+
+
+def cache_folder() -> Path:
+    """The folder of the copies: CLIPDISTILL_CACHE, or clipdistill in the user's cache folder."""
+    own = os.environ.get("CLIPDISTILL_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipdistill"
+
+
+def at_hand(path: Path) -> Path:
+    """Return a file of this machine: `path` itself, or a copy of the object.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        OutputError: the copy cannot be written.
+    """
+    if not isinstance(path, RemotePath):
+        return path
+    entry = entry_of(path)
+    if entry is None:
+        raise FileNotFoundError(f"{path}: no such object")
+    return _copy(entry)
+
+
+def folder_at_hand(folder: Path) -> Path:
+    """Return a folder of embeddings of this machine: `folder` itself, or a copy of its objects.
+
+    The copy has only what the store has; what changed there is copied anew.  Folders in it that the
+    store does not have, such as cached pixels, are kept.
+
+    Raises:
+        OutputError: a copy cannot be written.
+    """
+    if not isinstance(folder, RemotePath):
+        return folder
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", str(folder))[-60:]
+    copy = cache_folder() / "folders" / f"{name}-{_digest(str(folder))[:12]}"
+    _copy_folder(folder, copy)
+    return copy
+
+
+def _copy_folder(folder: RemotePath, copy: Path) -> None:
+    names = set()
+    for entry in sorted(scan(folder), key=lambda one: (one.path.name == "meta.json", one.path)):
+        name = entry.path.name
+        if name.startswith(".") or not (entry.is_folder or entry.path.suffix in COPIED):
+            continue
+        names.add(name)
+        target = copy / name
+        if entry.is_folder:
+            _copy_folder(entry.path, target)
+        elif not _is_copy(target, entry):
+            with _explained(target):
+                copy.mkdir(parents=True, exist_ok=True)
+                _write(target, entry.path.download)
+                os.utime(target, ns=(entry.version, entry.version))
+    if copy.is_dir():
+        for path in copy.iterdir():
+            if path.suffix in COPIED and path.is_file() and path.name not in names:
+                path.unlink()
+
+
+def _is_copy(path: Path, entry: Entry) -> bool:
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return status.st_size == entry.size and status.st_mtime_ns == entry.version
+
+
+@functools.lru_cache(maxsize=4096)
+def unpacked(path: Path) -> Path:
+    """Return a copy of a compressed tar that is not compressed.
+
+    Raises:
+        FormatError: it is no whole gzip file, or claims to be much larger than images make it.
+        FileNotFoundError: there is no such file.
+        OutputError: the copy cannot be written.
+    """
+    local = at_hand(path)
+    status = local.stat()
+    name = f"{os.path.abspath(local)}\n{status.st_size}\n{status.st_mtime_ns}"
+    most = MOST_TIMES_LARGER * status.st_size
+
+    def unpack(target: Path) -> None:
+        left = most
+        try:
+            with gzip.open(local) as source, open(target, "wb") as file:
+                while piece := source.read(BLOCK):
+                    left -= len(piece)
+                    if left < 0:
+                        raise FormatError(f"unpacked, it has more than {most:,} bytes")
+                    file.write(piece)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise FormatError(f"cut short, or not a gzip file ({error})") from error
+
+    return _kept("tars", name, ".tar", unpack)
+
+
+def _copy(entry: Entry) -> Path:
+    name = f"{entry.path}\n{entry.size}\n{entry.version}"
+    return _kept("objects", name, entry.path.suffix, entry.path.download)
+
+
+def _kept(kind: str, name: str, suffix: str, make: Callable[[Path], None]) -> Path:
+    """The copy of a name; `make` writes it where there is none."""
+    path = cache_folder() / kind / f"{_digest(name)}{suffix}"
+    with _one_at_a_time, _explained(path):
+        if path.exists():
+            os.utime(path)
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, make)
+        _delete_oldest(path)
+    return path
+
+
+def _write(path: Path, make: Callable[[Path], None]) -> None:
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{threading.get_ident()}-{path.name}")
+    try:
+        make(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _delete_oldest(keep: Path) -> None:
+    """Delete the copies that were not used for longest, until the others are few enough."""
+    found = []
+    for path in keep.parent.iterdir():
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            found.append((status.st_mtime_ns, status.st_size, path))
+    total = sum(size for _, size, _ in found)
+    disk = os.statvfs(keep.parent) if hasattr(os, "statvfs") else None
+    free = disk.f_bavail * disk.f_frsize if disk else MOST_BYTES
+    most = min(MOST_BYTES, (total + free) // 2)
+    for _, size, path in sorted(found):
+        if total <= most:
+            break
+        if path != keep:
+            with contextlib.suppress(OSError):
+                path.unlink()
+                total -= size
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"{path}: a copy of what lies in object storage cannot be written ({error}). Set "
+            "CLIPDISTILL_CACHE to a folder with space."
+        ) from error
+
+
+def _digest(name: str) -> str:
+    return hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=16).hexdigest()
