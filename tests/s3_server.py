@@ -24,7 +24,7 @@ ERROR = (
     '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code>'
     "<Message>{code}</Message></Error>"
 )
-CODES = {500: "InternalError", 503: "SlowDown"}
+CODES = {403: "AccessDenied", 500: "InternalError", 503: "SlowDown"}
 
 
 @dataclass

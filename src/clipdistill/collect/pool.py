@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import FormatError, InputError, MismatchError, OptionError
 from ..core.files import read_array
+from ..core.storage import location
 from ..core.texts import Index, Texts
 from ..core.zeroshot import LogitScale, normalized
 from ..formats.cards import TeacherCard
@@ -39,6 +40,7 @@ from ..formats.embeddings import (
     VECTORS,
     Embeddings,
     Header,
+    embeddings_at_hand,
     find_rows,
     load_embeddings,
     open_parquet,
@@ -138,7 +140,7 @@ def open_pool(root: Path) -> Pool:
         FormatError: a shard is missing, truncated or does not fit its rows.
         MissingExtraError: pyarrow is not installed.
     """
-    root = Path(root)
+    root = embeddings_at_hand(location(root))
     if not root.is_dir():
         raise InputError(
             f"{root}: no such pool. Expected a folder of embeddings, made with: clipdistill embed"

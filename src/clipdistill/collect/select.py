@@ -16,6 +16,8 @@ from ..core.errors import InputError, OptionError
 from ..core.locks import locked
 from ..core.progress import message, track
 from ..core.results import Result, Table, list_some
+from ..core.signatures import PathOrUrl
+from ..core.storage import location
 from ..core.wording import many
 from ..formats.selection import (
     LIST,
@@ -134,10 +136,10 @@ class _Pile:
 
 
 def select(
-    images: Path,
-    embeddings: Path,
+    images: PathOrUrl,
+    embeddings: PathOrUrl,
     text: Path,
-    out: Path,
+    out: PathOrUrl,
     *,
     min_score: float | None = None,
     num_images: Annotated[int | None, Parameter(name=("--num-images", "-n"))] = None,
@@ -152,10 +154,10 @@ def select(
     result is a list, a table with the outcome for every image, and one contact sheet per label.
 
     Args:
-        images: folder of images (searched recursively), or WebDataset tars.
-        embeddings: embeddings of these images, made by `clipdistill embed`.
+        images: folder of images (searched recursively), or WebDataset tars, or its URL.
+        embeddings: embeddings of these images, made by `clipdistill embed`, or their URL.
         text: text embeddings of the class list, made by `clipdistill embed-text`.
-        out: folder for the selection.
+        out: folder for the selection, or its URL.
         min_score: least cosine with the label; CLIP models give about 0.2 to 0.35 for images that
             fit.  Use the contact sheets to choose it.
         num_images: most images per label.
@@ -170,7 +172,8 @@ def select(
         MismatchError: images and texts were embedded by different teachers.
         OutputError: `out` cannot be written to, or another process is writing to it.
     """
-    images, embeddings, text, out = Path(images), Path(embeddings), Path(text), Path(out)
+    images, embeddings, out = location(images), location(embeddings), location(out)
+    text = Path(text)
     _check(min_score, num_images, max_images, duplicates)
     classes = load_text(text)
     pool = open_pool(embeddings)

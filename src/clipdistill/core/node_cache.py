@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import os
 import re
+import shutil
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -56,11 +57,15 @@ def at_hand(path: Path) -> Path:
     return _copy(entry)
 
 
-def folder_at_hand(folder: Path) -> Path:
+def folder_at_hand(folder: Path, skip: str = "") -> Path:
     """Return a folder of embeddings of this machine: `folder` itself, or a copy of its objects.
 
-    The copy has only what the store has; what changed there is copied anew.  Folders in it that the
-    store does not have, such as cached pixels, are kept.
+    The copy has only what the store has; what changed there is copied anew, and what is gone there
+    is deleted.
+
+    Args:
+        folder: the folder.
+        skip: name of a folder in it that is this machine's own: it is neither copied nor deleted.
 
     Raises:
         OutputError: a copy cannot be written.
@@ -69,20 +74,24 @@ def folder_at_hand(folder: Path) -> Path:
         return folder
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", str(folder))[-60:]
     copy = cache_folder() / "folders" / f"{name}-{_digest(str(folder))[:12]}"
-    _copy_folder(folder, copy)
+    _copy_folder(folder, copy, skip)
     return copy
 
 
-def _copy_folder(folder: RemotePath, copy: Path) -> None:
+def _copy_folder(folder: RemotePath, copy: Path, skip: str) -> None:
     names = set()
     for entry in sorted(scan(folder), key=lambda one: (one.path.name == "meta.json", one.path)):
         name = entry.path.name
-        if name.startswith(".") or not (entry.is_folder or entry.path.suffix in COPIED):
+        if (
+            name.startswith(".")
+            or name == skip
+            or not (entry.is_folder or entry.path.suffix in COPIED)
+        ):
             continue
         names.add(name)
         target = copy / name
         if entry.is_folder:
-            _copy_folder(entry.path, target)
+            _copy_folder(entry.path, target, skip)
         elif not _is_copy(target, entry):
             with _explained(target):
                 copy.mkdir(parents=True, exist_ok=True)
@@ -90,7 +99,11 @@ def _copy_folder(folder: RemotePath, copy: Path) -> None:
                 os.utime(target, ns=(entry.version, entry.version))
     if copy.is_dir():
         for path in copy.iterdir():
-            if path.suffix in COPIED and path.is_file() and path.name not in names:
+            if path.name in names or path.name == skip:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.suffix in COPIED:
                 path.unlink()
 
 
@@ -104,10 +117,10 @@ def _is_copy(path: Path, entry: Entry) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def unpacked(path: Path) -> Path:
-    """Return a copy of a compressed tar that is not compressed.
+    """Return a copy of a compressed tar that is not compressed; of a damaged one, its whole start.
 
     Raises:
-        FormatError: it is no whole gzip file, or claims to be much larger than images make it.
+        FormatError: it is no gzip file, or claims to be much larger than images make it.
         FileNotFoundError: there is no such file.
         OutputError: the copy cannot be written.
     """
@@ -118,15 +131,19 @@ def unpacked(path: Path) -> Path:
 
     def unpack(target: Path) -> None:
         left = most
-        try:
-            with gzip.open(local) as source, open(target, "wb") as file:
-                while piece := source.read(BLOCK):
-                    left -= len(piece)
-                    if left < 0:
-                        raise FormatError(f"unpacked, it has more than {most:,} bytes")
-                    file.write(piece)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise FormatError(f"cut short, or not a gzip file ({error})") from error
+        with gzip.open(local) as source, open(target, "wb") as file:
+            while left >= 0:
+                try:
+                    piece = source.read1(BLOCK)
+                except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                    if left == most:
+                        raise FormatError(f"cut short, or not a gzip file ({error})") from error
+                    return
+                if not piece:
+                    return
+                left -= len(piece)
+                file.write(piece)
+        raise FormatError(f"unpacked, it has more than {most:,} bytes")
 
     return _kept("tars", name, ".tar", unpack)
 

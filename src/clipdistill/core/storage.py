@@ -79,7 +79,7 @@ def location(name: str | os.PathLike[str]) -> Path:
         return name
     text = os.fspath(name)
     found = _URL.match(text)
-    if text.startswith("pipe:") or (found and "::" in text):
+    if text.startswith("pipe:") or ("::" in text and ":/" in text):
         raise OptionError(
             f"{text}: expected one path or URL. Commands (pipe:) and chains (::) are never opened."
         )
@@ -111,8 +111,8 @@ class Entry:
         path: of the object or folder.
         is_folder: whether it is a folder.
         size: bytes of an object.
-        version: nanoseconds of its last change; where the store does not tell, a number that
-            follows from its checksum; 0 when unknown.
+        version: nanoseconds of its last change.  Stores that count in seconds get microseconds
+            that follow from the checksum, so that each change gives another one.  0 when unknown.
     """
 
     path: RemotePath
@@ -248,9 +248,12 @@ class RemotePath(LocalPath):
 
     def download(self, target: Path) -> None:
         """Copy the object to a file of this machine, in blocks."""
-        with self.reader() as source, open(target, "wb") as file:
-            while piece := source.read(BLOCK):
-                file.write(piece)
+        entry = entry_of(self)
+        if entry is None:
+            raise FileNotFoundError(f"{self}: no such object")
+        with open(target, "wb") as file:
+            for start in range(0, entry.size, BLOCK):
+                file.write(self.read_range(start, min(BLOCK, entry.size - start)))
 
 
 def remove_tree(folder: Path) -> None:
@@ -305,6 +308,15 @@ def _entry(path: RemotePath, about: dict[str, Any]) -> Entry:
 
 
 def _version(about: dict[str, Any]) -> int:
+    time = _time(about)
+    checksum = about.get("ETag") or about.get("blob_id") or about.get("oid")
+    if not checksum or time % 1_000_000_000:
+        return time
+    digest = hashlib.blake2b(str(checksum).encode(), digest_size=4).digest()
+    return time + int.from_bytes(digest, "little") % 1_000_000 * 1000
+
+
+def _time(about: dict[str, Any]) -> int:
     for key in ("LastModified", "mtime", "updated", "last_modified", "created"):
         value = about.get(key)
         if isinstance(value, str):
@@ -314,11 +326,7 @@ def _version(about: dict[str, Any]) -> int:
             return int(value.timestamp() * 1_000_000) * 1000
         if isinstance(value, int | float):
             return int(value * 1_000_000) * 1000
-    checksum = about.get("ETag") or about.get("blob_id") or about.get("oid")
-    if not checksum:
-        return 0
-    digest = hashlib.blake2b(str(checksum).encode(), digest_size=7).digest()
-    return int.from_bytes(digest, "little")
+    return 0
 
 
 def entry_of(path: RemotePath) -> Entry | None:

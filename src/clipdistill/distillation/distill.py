@@ -21,9 +21,18 @@ from ..core.locks import locked
 from ..core.metrics import lost_nothing
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
+from ..core.signatures import PathOrUrl
+from ..core.storage import location
 from ..core.wording import many, percent
 from ..formats.cards import Compression, Quantization, StudentCard, TeacherCard, shipped_training
-from ..formats.embeddings import CACHE, Embeddings, Failure, find_rows, load_embeddings
+from ..formats.embeddings import (
+    CACHE,
+    Embeddings,
+    Failure,
+    embeddings_at_hand,
+    find_rows,
+    load_embeddings,
+)
 from ..formats.rows import Contents
 from ..formats.selection import load_selection
 from ..formats.student import (
@@ -262,8 +271,8 @@ class _Pairs:
 
 def distill(
     arch: str,
-    images: Path,
-    embeddings: Path,
+    images: PathOrUrl,
+    embeddings: PathOrUrl,
     out: Path,
     options: DistillOptions = DistillOptions(),
 ) -> DistillResult:
@@ -275,8 +284,8 @@ def distill(
 
     Args:
         arch: timm's name of the student, such as resnet18 or mobilenetv3_small_100.
-        images: folder of images (or WebDataset tars), the one that was embedded.
-        embeddings: what `embed` wrote (or a folder of .npy files of the older scripts).
+        images: folder of images (or WebDataset tars), the one that was embedded, or its URL.
+        embeddings: what `embed` wrote (or a folder of .npy files of the older scripts), or its URL.
         out: folder for the student.
         options: how to distil.
 
@@ -293,10 +302,11 @@ def distill(
     from ..models.tracing import check_exportable
     from .fine_tuning import check_start, start_card
 
-    images, embeddings, out = Path(images), Path(embeddings), Path(out)
+    images, embeddings, out = location(images), location(embeddings), Path(out)
     start = time.monotonic()
     check_arch(arch)
     options.check()
+    embeddings = embeddings_at_hand(embeddings)
     pairs = _load_pairs(images, embeddings, options)
     text = None
     if options.prompts is not None:

@@ -35,6 +35,7 @@ from ..formats.embeddings import (
     write_shard_rows,
     write_vectors,
 )
+from ..formats.img2dataset import failed_downloads
 from ..formats.parts import (
     Plan,
     ShardStats,
@@ -221,6 +222,8 @@ def embed(
             *_embed_all(teacher, store, plan.todo, batch_size, decoders, shard_size),
         ]
         seconds = time.monotonic() - start
+        embedded = len(plan.todo) - len(failures) + len(plan.failures)
+        failures += _failed_downloads(images, items)
         _check_any(images, items, store, failures)
         store.finish(failures)
         gone = _gone(items, store)
@@ -229,13 +232,18 @@ def embed(
         teacher=str(teacher.card),
         license=teacher.card.license,
         images=len(items),
-        embedded=len(plan.todo) - len(failures) + len(plan.failures),
+        embedded=embedded,
         kept=plan.kept,
         moved=len(plan.moved),
         gone=gone,
         failures=tuple(failures),
         seconds=seconds,
     )
+
+
+def _failed_downloads(images: Path, items: Listing) -> list[Failure]:
+    """What img2dataset could not download, if the images are its output."""
+    return failed_downloads(images if images.is_dir() else None, items.tars())
 
 
 def _view_spec(views: int, seed: int, layout: str) -> ViewSpec | None:
@@ -629,7 +637,7 @@ def _divided(request: _Request, header: Header) -> tuple[Plan | None, _Plan]:
         found = _plan(request.items, store, request.recheck)
         _append_moved(store, found.moved)
         if not len(found.todo):
-            store.finish([])
+            store.finish(_failed_downloads(request.images, request.items))
             return None, found
         parts = -(-len(found.todo) // request.shard_size)
         first = next_number(out, store.shards)
@@ -776,6 +784,7 @@ def _finish(request: _Request, header: Header, plan: Plan) -> None:
         store = EmbeddingStore(out, header)
         stats = [read_stats(out, number) for number in plan.numbers]
         failures = [failure for one in stats for failure in one.failures]
+        failures += _failed_downloads(request.images, request.items)
         _check_any(request.images, request.items, store, failures)
         store.finish(failures)
         end_plan(out)

@@ -40,6 +40,7 @@ from ..core.files import (
     write_json,
 )
 from ..core.node_cache import at_hand, folder_at_hand
+from ..core.storage import RemotePath
 from ..core.texts import Index, Texts
 from ..core.wording import many
 from ..core.zeroshot import LogitScale, normalized
@@ -347,7 +348,7 @@ def load_embeddings(root: Path) -> Embeddings:
         FormatError: a shard is truncated, does not fit its rows or the teacher's dimension, or
             holds values that are not finite.
     """
-    found = _load_any(folder_at_hand(root))
+    found = _load_any(embeddings_at_hand(root))
     wrong = _first_not_finite(found.vectors)
     if wrong is not None:
         raise FormatError(
@@ -355,6 +356,20 @@ def load_embeddings(root: Path) -> Embeddings:
             "infinite). Delete the folder and run `clipdistill embed --precision fp32`."
         )
     return found
+
+
+def embeddings_at_hand(root: Path) -> Path:
+    """Return `root`, or a copy on this machine of embeddings in object storage.
+
+    Raises:
+        InputError: the store cannot be read, or has no such folder.
+        OutputError: the copy cannot be written.
+    """
+    if isinstance(root, RemotePath) and not root.is_dir():
+        raise InputError(
+            f"{root}: there is no such folder of embeddings. Make it with: clipdistill embed"
+        )
+    return folder_at_hand(root, skip=CACHE)
 
 
 def _load_any(root: Path) -> Embeddings:

@@ -233,6 +233,10 @@ class Listing(Sequence[ImageItem]):
             problems,
         )
 
+    def tars(self) -> list[Path]:
+        """The tars that hold some of the images."""
+        return list(dict.fromkeys(path for path in self._paths if is_tar(path.name)))
+
     def __len__(self) -> int:
         return len(self.keys)
 
