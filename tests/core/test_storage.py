@@ -58,9 +58,7 @@ def test_names_that_are_never_opened(name, message, tmp_path):
 
 
 def test_what_needs_a_file_of_this_machine_refuses_a_url(tmp_path, capsys):
-    with pytest.raises(
-        InputError, match="s3://bucket/a: expected a file or folder of this machine"
-    ):
+    with pytest.raises(InputError, match="s3://bucket/a: expected a file or folder"):
         open(location("s3://bucket/a"))  # noqa: SIM115
     assert main(["predict", "model.onnx", "--text", "s3://bucket/text.npy", "a.jpg"]) == 2
     assert "--text s3://bucket/text.npy: expected a file or folder" in capsys.readouterr().err
@@ -95,7 +93,7 @@ def test_a_missing_gcsfs_is_named():
     pytest.importorskip("fsspec")
     if "gcsfs" in sys.modules:
         pytest.skip("gcsfs is installed")
-    with pytest.raises(InputError, match="gs:// needs the package 'gcsfs'.*pip install gcsfs"):
+    with pytest.raises(InputError, match=r"gs:// needs the package 'gcsfs'.*pip install gcsfs"):
         list_images(location("gs://bucket/a"))
 
 
@@ -116,7 +114,7 @@ def test_no_bucket_no_folder_no_credentials(s3, monkeypatch, tmp_path):  # noqa:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     forget_clients()
-    with pytest.raises(InputError, match="there are no credentials.*AWS_ACCESS_KEY_ID"):
+    with pytest.raises(InputError, match=r"there are no credentials.*AWS_ACCESS_KEY_ID"):
         list_images(location(f"{s3.url}/nothing"))
 
 
@@ -147,9 +145,8 @@ def test_files_are_whole_or_not_there(s3, tmp_path):  # noqa: F811
     import numpy as np
 
     path = location(f"{s3.url}/out/a.npy")
-    with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
-        temporary.write_bytes(b"half")
-        raise ZeroDivisionError
+    with pytest.raises(TypeError), atomic_path(path) as temporary:
+        temporary.write_bytes("half")
     assert s3.get("out") == {}
     with atomic_path(path) as temporary:
         np.save(temporary, np.arange(5))
