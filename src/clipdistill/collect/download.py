@@ -54,6 +54,7 @@ class DownloadResult(Result):
         stored_bytes: bytes of the images stored in this run.
         seconds: duration of the run.
         stopped: why the run ended before the end of the list; empty when it did not.
+        tars: tars written in this run.
     """
 
     images: Path
@@ -68,6 +69,7 @@ class DownloadResult(Result):
     stored_bytes: int
     seconds: float
     stopped: str
+    tars: int = 0
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
@@ -81,6 +83,8 @@ class DownloadResult(Result):
         if self.reasons:
             rows = tuple((r.kind, str(r.count), r.reason, r.url) for r in self.reasons)
             lines.append(Table("Not downloaded", ("kind", ">URLs", "example", "URL"), rows))
+        if self.tars:
+            lines.append(f"Written: {many(self.tars, 'tar')} of images, texts and JSON.")
         if self.stopped:
             lines.append(f"Stopped: {self.stopped}. Run the same command again to resume.")
         lines.append(f"Images and their ledger ({INDEX}): {self.images}")
@@ -95,7 +99,8 @@ def download(
     The download can be stopped and run again at any time: finished URLs are skipped, and temporary
     failures are tried again.  The name of an image is uuid5(NAMESPACE_URL, url) with the ending
     of the format of its bytes.  Every URL gets a row in `index.parquet`, with the reason when there
-    is no image.  Images with the same bytes are kept once.
+    is no image.  Images with the same bytes are kept once.  With --layout webdataset the images end
+    in tars, which are never changed: those of a later run go to further tars.
 
     Args:
         urls: text file with one URL per line, or a .parquet with a column url.
@@ -154,4 +159,5 @@ def _result(run: Download, images: Path, seconds: float) -> DownloadResult:
         stored_bytes=run.stored,
         seconds=seconds,
         stopped=run.stopped,
+        tars=run.tars,
     )

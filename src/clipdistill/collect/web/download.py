@@ -36,6 +36,7 @@ from ...formats.ledger import (
     stem_of,
 )
 from ...formats.urls import UrlRow, read_urls
+from ...formats.webdataset import Packed, located, pack, packed_images
 from ...images.intake import ENDINGS, Intake, take_in
 from ...images.loading import default_workers
 from ...images.sources import read_file
@@ -82,6 +83,7 @@ class Download:
         pictures: rows in the whole ledger that are ok.
         received: bytes received in this run.
         stored: bytes of images stored in this run.
+        tars: tars written in this run.
         stopped: why the run ended before the end of the list; empty when it did not.
     """
 
@@ -90,7 +92,7 @@ class Download:
         self._images = images
         self._options = options
         self._step = step
-        self.urls = self.kept = self.received = self.stored = 0
+        self.urls = self.kept = self.received = self.stored = self.tars = 0
         self.duplicates = self.pictures = 0
         self.counts: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
@@ -100,6 +102,7 @@ class Download:
         self._owners: dict[str, LedgerRow] = {}
         self._lasting: set[str] = set()
         self._present: dict[str, str] = {}
+        self._packed: dict[str, Packed] = {}
 
     def run(self) -> None:
         """Download every URL that is not finished.
@@ -109,6 +112,7 @@ class Download:
             FormatError: the list, or the ledger, cannot be read.
         """
         remove_leftovers(self._images)
+        self._packed = packed_images(self._images)
         self._recall()
         ledger = Ledger(self._images)
         try:
@@ -117,6 +121,9 @@ class Download:
             ledger.close()
             raise
         ledger.finish()
+        tars = self._options.layout == "webdataset" and not self.stopped
+        if tars or self._packed:
+            self.tars = pack(self._list, self._images, self._options.shard_size if tars else 0)
         statuses = Counter(row.status for row in read_ledger(self._images))
         self.duplicates, self.pictures = statuses[DUPLICATE], statuses[OK]
 
@@ -124,8 +131,9 @@ class Download:
 
     def _recall(self) -> None:
         """Read from the ledger and the folder which URLs are finished."""
-        self._lasting = {row.file for row in read_index(self._images) if row.status == OK}
-        rows = read_ledger(self._images)
+        earlier = (located(row, self._packed) for row in read_index(self._images))
+        self._lasting = {row.file for row in earlier if row.status == OK}
+        rows = [located(row, self._packed) for row in read_ledger(self._images)]
         for row in rows:
             if row.status == OK and self._is_whole(row):
                 self._recall_owner(row)
@@ -140,6 +148,9 @@ class Download:
                 self._present[path.stem] = path.name
 
     def _is_whole(self, row: LedgerRow) -> bool:
+        packed = self._packed.get(stem_of(row.url))
+        if packed is not None and packed.file == row.file:
+            return packed.bytes == row.bytes
         try:
             return (self._images / row.file).stat().st_size == row.bytes
         except OSError:
