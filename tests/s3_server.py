@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import threading
 import uuid
@@ -37,6 +38,7 @@ class Store:
         faults: (pattern of "METHOD /path", status) of requests that fail, one each.
         every: (n, status): each n-th request fails, too; (0, 0): none.
         seen: "METHOD /path" of every request.
+        settings: environment of a process that uses it.
     """
 
     endpoint: str
@@ -44,6 +46,7 @@ class Store:
     faults: list[tuple[str, int]] = field(default_factory=list)
     every: tuple[int, int] = (0, 0)
     seen: list[str] = field(default_factory=list)
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -123,6 +126,12 @@ def serving() -> Iterator[Store]:
         thread.join()
 
 
+def elsewhere(settings: dict[str, str], target: Callable[..., Any], *args: Any, **more: Any) -> Any:
+    """Call `target` in a process that was started before the settings were made."""
+    os.environ.update(settings)
+    return target(*args, **more)
+
+
 def forget_clients() -> None:
     """Make the next request read the settings anew."""
     import s3fs
@@ -144,12 +153,16 @@ def s3_process() -> Iterator[Store]:
 def s3(s3_process, monkeypatch, tmp_path_factory) -> Iterator[Store]:
     """The server with an empty bucket, credentials for it, and an empty cache of this machine."""
     store = s3_process
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "tests")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("CLIPDISTILL_CACHE", str(tmp_path_factory.mktemp("cache")))
+    store.settings = {
+        "AWS_ACCESS_KEY_ID": "tests",
+        "AWS_SECRET_ACCESS_KEY": "tests",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": store.endpoint,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "CLIPDISTILL_CACHE": str(tmp_path_factory.mktemp("cache")),
+    }
+    for name, value in store.settings.items():
+        monkeypatch.setenv(name, value)
     forget_clients()
     store.bucket, store.faults, store.every = f"tests-{uuid.uuid4().hex[:12]}", [], (0, 0)
     store.client().create_bucket(Bucket=store.bucket)

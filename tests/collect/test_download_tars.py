@@ -13,11 +13,13 @@ from clipdistill.cli import main
 from clipdistill.collect.download import download
 from clipdistill.collect.web.options import DownloadOptions
 from clipdistill.core.errors import OptionError
+from clipdistill.core.storage import location
 from clipdistill.formats.ledger import LedgerRow, read_ledger, stem_of, write_index
 from clipdistill.formats.urls import UrlRow, save_urls
 from clipdistill.images.sources import list_images
 from hostile import HostileServer, jpeg, replies
 from killing import killed_when
+from s3_server import elsewhere, s3, s3_process  # noqa: F401  (fixtures)
 
 
 @pytest.fixture
@@ -135,8 +137,31 @@ def test_a_foreign_tar_and_a_foreign_ledger_do_no_harm(urls, tmp_path):
     }
 
 
-def test_wrong_options(urls, tmp_path, capsys):
+def test_wrong_options(urls, tmp_path):
     with pytest.raises(OptionError, match="--shard-size 0: expected 1 or more"):
         download(urls, tmp_path / "images", options(shard_size=0))
+
+
+def test_tars_in_a_store_are_those_of_a_folder_also_after_a_kill(urls, s3, tmp_path, server):  # noqa: F811
+    download(urls, tmp_path / "alone", options())
+    images = location(f"{s3.url}/images")
+    tar = lambda number: lambda: any(f"PUT /{s3.bucket}/images/0000{number}" in s for s in s3.seen)  # noqa: E731
+    command = (elsewhere, s3.settings, download, urls, images, options())
+    killed = [killed_when(tar(number), *command) for number in range(3)]
+    assert any(killed)
+    result = download(urls, images, options())
+    assert result.urls == 12
+    stored = s3.get("images")
+    assert stored.keys() == {"00000.tar", "00001.tar", "00002.tar", "index.parquet"}
+    assert {name: stored[name] for name in tars(tmp_path / "alone")} == tars(tmp_path / "alone")
+    assert stored["index.parquet"] == (tmp_path / "alone/index.parquet").read_bytes()
+    assert list(list_images(images).keys) == list(list_images(tmp_path / "alone").keys)
+    asked = server.asked.copy()
+    again = download(urls, images, options())
+    assert (again.kept, again.downloaded, again.tars) == (11 + 1, 0, 0)
+    assert {name for name in server.asked if server.asked[name] != asked[name]} <= {"nothing.jpg"}
+
+
+def test_files_in_a_store_are_refused(urls, capsys):
     assert main(["download", str(urls), "s3://bucket/images"]) == 2
-    assert "IMAGES s3://bucket/images: expected a file or folder" in capsys.readouterr().err
+    assert "--layout folder writes to folders of this machine only" in capsys.readouterr().err

@@ -25,7 +25,7 @@ from clipdistill.distillation.status import status
 from clipdistill.formats.embeddings import load_embeddings, read_failures
 from clipdistill.formats.parts import part_path
 from clipdistill.images.sources import list_images
-from s3_server import forget_clients, s3, s3_process  # noqa: F401  (fixtures)
+from s3_server import elsewhere, forget_clients, s3, s3_process  # noqa: F401  (fixtures)
 
 SHARED = {"batch_size": 4, "shard_size": 6, "device": "cpu", "num_workers": 2}
 
@@ -105,7 +105,7 @@ def test_jobs_on_one_remote_output_share_it_and_a_killed_one_is_replaced(
     url, out = s3.put(images), f"{s3.url}/out"
     run(images, tmp_path / "local")
     options = {"model_name": tiny_teacher_name, **SHARED, "shard_index": 1, "shard_count": 2}
-    with killing.running(embed, url, out, **options) as process:
+    with killing.running(elsewhere, s3.settings, embed, url, out, **options) as process:
         wait_for(lambda: any("part_1.running" in one for one in s3.seen))
         killing.kill(process)
     assert not status(out).complete
@@ -133,7 +133,7 @@ def test_a_second_plain_command_on_a_remote_output_is_refused_until_the_first_is
 ):
     url, out = s3.put(images), f"{s3.url}/out"
     options = {"model_name": tiny_teacher_name, **SHARED}
-    with killing.running(embed, url, out, **options) as process:
+    with killing.running(elsewhere, s3.settings, embed, url, out, **options) as process:
         wait_for(lambda: any("PUT" in one and ".clipdistill-lock" in one for one in s3.seen))
         os.kill(process.pid, signal.SIGSTOP)
         with pytest.raises(OutputError, match=r"`clipdistill embed` \(process \d+\) is writing it"):

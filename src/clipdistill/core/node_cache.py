@@ -72,10 +72,19 @@ def folder_at_hand(folder: Path, skip: str = "") -> Path:
     """
     if not isinstance(folder, RemotePath):
         return folder
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", str(folder))[-60:]
-    copy = cache_folder() / "folders" / f"{name}-{_digest(str(folder))[:12]}"
+    copy = cache_folder() / "folders" / _readable(folder)
     _copy_folder(folder, copy, skip)
     return copy
+
+
+def staging_folder(store: RemotePath) -> Path:
+    """Return the folder of this machine in which an output is prepared; it need not exist."""
+    return cache_folder() / "outputs" / _readable(store)
+
+
+def _readable(folder: RemotePath) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", str(folder))[-60:]
+    return f"{name}-{_digest(str(folder))[:12]}"
 
 
 def _copy_folder(folder: RemotePath, copy: Path, skip: str) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..core.errors import FormatError
 from ..core.files import atomic_path, writing
+from ..core.node_cache import at_hand
 from ..core.results import from_json
 from .parquet import TypeMismatch, arrow, typed_rows, write_rows
 
@@ -205,7 +206,7 @@ def read_index(folder: Path) -> Iterator[LedgerRow]:
         return
     pyarrow = arrow(PURPOSE)
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        file = pyarrow.parquet.ParquetFile(at_hand(path))
         names = [f.name for f in fields(LedgerRow) if f.name in file.schema_arrow.names]
         if "url" not in names or "status" not in names:
             raise TypeMismatch(

@@ -22,6 +22,7 @@ from pathlib import Path
 from ...core.errors import ImageError
 from ...core.files import TEMPORARY_PREFIX, remove_leftovers, writing
 from ...core.progress import Step
+from ...core.storage import RemotePath
 from ...core.wording import size
 from ...formats.ledger import (
     DUPLICATE,
@@ -36,7 +37,7 @@ from ...formats.ledger import (
     stem_of,
 )
 from ...formats.urls import UrlRow, read_urls
-from ...formats.webdataset import Packed, located, pack, packed_images
+from ...formats.webdataset import Packed, located, pack, packed_images, recall_ledger
 from ...images.intake import ENDINGS, Intake, take_in
 from ...images.loading import default_workers
 from ...images.sources import read_file
@@ -70,6 +71,7 @@ class Download:
         images: the folder; must exist, and be locked by this process.
         options: how to download.
         step: called for every URL that is finished.
+        store: where the tars are, if that is object storage.
 
     After `run` the attributes hold its outcome:
 
@@ -87,9 +89,17 @@ class Download:
         stopped: why the run ended before the end of the list; empty when it did not.
     """
 
-    def __init__(self, urls: Path, images: Path, options: DownloadOptions, step: Step) -> None:
+    def __init__(
+        self,
+        urls: Path,
+        images: Path,
+        options: DownloadOptions,
+        step: Step,
+        store: RemotePath | None = None,
+    ) -> None:
         self._list = urls
         self._images = images
+        self._tars_at = store
         self._options = options
         self._step = step
         self.urls = self.kept = self.received = self.stored = self.tars = 0
@@ -112,7 +122,9 @@ class Download:
             FormatError: the list, or the ledger, cannot be read.
         """
         remove_leftovers(self._images)
-        self._packed = packed_images(self._images)
+        if self._tars_at is not None:
+            recall_ledger(self._images, self._tars_at)
+        self._packed = packed_images(self._images, self._tars_at)
         self._recall()
         ledger = Ledger(self._images)
         try:
@@ -123,7 +135,8 @@ class Download:
         ledger.finish()
         tars = self._options.layout == "webdataset" and not self.stopped
         if tars or self._packed:
-            self.tars = pack(self._list, self._images, self._options.shard_size if tars else 0)
+            shard_size = self._options.shard_size if tars else 0
+            self.tars = pack(self._list, self._images, shard_size, self._tars_at)
         statuses = Counter(row.status for row in read_ledger(self._images))
         self.duplicates, self.pictures = statuses[DUPLICATE], statuses[OK]
 
