@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,13 +19,12 @@ from typing import Any
 
 import pytest
 
-for package in ("s3fs", "moto", "flask_cors"):
-    pytest.importorskip(package)
-
 ERROR = (
     '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code>'
     "<Message>{code}</Message></Error>"
 )
+SLOW = 1
+"""Instead of a status: the answer comes after two seconds."""
 CODES = {403: "AccessDenied", 500: "InternalError", 503: "SlowDown"}
 
 
@@ -95,7 +95,9 @@ class Store:
 def _faulty(app: Callable[..., Any], store: Store) -> Callable[..., Any]:
     def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         status = store.fails(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
-        if not status:
+        if status == SLOW:
+            time.sleep(2)
+        if status in (0, SLOW):
             return app(environ, start)
         length = int(environ.get("CONTENT_LENGTH") or 0)
         environ["wsgi.input"].read(length)
@@ -144,7 +146,9 @@ def forget_clients() -> None:
 
 @pytest.fixture(scope="session")
 def s3_process() -> Iterator[Store]:
-    """The server of all tests."""
+    """The server of all tests; they are skipped where its packages are missing."""
+    for package in ("s3fs", "moto", "flask_cors"):
+        pytest.importorskip(package)
     with serving() as store:
         yield store
 

@@ -190,6 +190,8 @@ def download(
     images: str | Path,
     *,
     retry_failed: bool = False,
+    layout: Literal['folder', 'webdataset'] = 'folder',
+    shard_size: int = 10000,
     max_workers: int = 64,
     per_host: int = 8,
     timeout: float = 10.0,

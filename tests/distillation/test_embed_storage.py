@@ -25,7 +25,7 @@ from clipdistill.distillation.status import status
 from clipdistill.formats.embeddings import load_embeddings, read_failures
 from clipdistill.formats.parts import part_path
 from clipdistill.images.sources import list_images
-from s3_server import elsewhere, forget_clients, s3, s3_process  # noqa: F401  (fixtures)
+from s3_server import SLOW, elsewhere, forget_clients, s3, s3_process  # noqa: F401  (fixtures)
 
 SHARED = {"batch_size": 4, "shard_size": 6, "device": "cpu", "num_workers": 2}
 
@@ -90,6 +90,7 @@ def test_images_and_embeddings_in_a_store_are_those_of_folders(run, s3, images, 
     puts = [one for one in s3.seen if one.startswith("PUT") and "clipdistill" not in one]
     assert puts[-1].endswith("/out/meta.json")
     assert not any(".clipdistill" in key for key in s3.get("out"))
+    assert len([one for one in s3.seen if one.startswith("GET") and ".tar" in one]) == 2
     again = run(url, f"{s3.url}/out", views=2)
     assert (again.embedded, again.kept) == (0, 13)
     assert status(f"{s3.url}/out").complete
@@ -169,6 +170,17 @@ def test_a_store_that_fails_now_and_then_costs_nothing(run, s3, images, tmp_path
     s3.every = (0, 0)
     assert (result.embedded, len(result.failures)) == (13, 1)
     check_same(s3, "out", tmp_path / "local")
+
+
+def test_a_store_that_does_not_answer_is_asked_again(run, s3, images, tmp_path, monkeypatch):  # noqa: F811
+    import s3fs
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "read_timeout", 0.7)
+    forget_clients()
+    url = s3.put(images / "cats")
+    s3.faults = [("GET .*picture", SLOW), ("PUT .*img_emb", SLOW), ("HEAD|GET", SLOW)]
+    assert run(url, f"{s3.url}/out").embedded == 7
+    assert s3.faults == []
 
 
 def test_a_store_that_fails_for_good_ends_the_command_and_loses_nothing(

@@ -332,8 +332,9 @@ def check_no_url(name: str, text: str) -> None:
     if URL.match(text):
         url = URL.sub(r"\1://", text, count=1)
         raise OptionError(
-            f"{name} {url}: expected a file or folder of this machine, found a URL. Fetch it first "
-            "(lists of image URLs with: clipdistill download; object storage with its own tools)."
+            f"{name} {url}: expected a file or folder of this machine, found a URL. Give a path, "
+            "and copy from or to object storage with its own tools (the images of a list of URLs: "
+            "clipdistill download)."
         )
 
 

@@ -57,6 +57,8 @@ TRIES = 4
 """Attempts of a request, beside those that the store's own package makes."""
 PAUSE = 0.5
 """Seconds before the second attempt; doubled before each further one."""
+PATIENCE = 120.0
+"""Seconds after which there is no further attempt: a store that does not answer takes long."""
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 _Value = TypeVar("_Value")
@@ -400,9 +402,11 @@ def _asked(path: RemotePath, ask: Callable[[], _Value], *, writing: bool = False
         ServiceError: the store failed `TRIES` times.
     """
     refusal = OutputError if writing else InputError
-    for attempt in range(TRIES):
+    attempt, give_up = 0, time.monotonic() + PATIENCE
+    while attempt < TRIES and (not attempt or time.monotonic() < give_up):
         if attempt:
             time.sleep(PAUSE * 2 ** (attempt - 1))
+        attempt += 1
         try:
             return ask()
         except (ClipDistillError, FileExistsError, NotImplementedError):
@@ -426,7 +430,7 @@ def _asked(path: RemotePath, ask: Callable[[], _Value], *, writing: bool = False
                 raise
             last = error
     raise ServiceError(
-        f"{path}: the store failed {TRIES} times ({_reason(last)}). What was finished before is "
+        f"{path}: the store failed {attempt} times ({_reason(last)}). What was finished before is "
         "kept: run the same command again later."
     ) from last
 
