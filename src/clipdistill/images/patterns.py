@@ -29,24 +29,29 @@ def split_pattern(text: str) -> tuple[str, list[str]]:
     return "/".join(parts[:first]) or ("/" if text.startswith("/") else "."), parts[first:]
 
 
-def expand_braces(text: str) -> list[str]:
+def expand_braces(text: str, shown: str = "") -> list[str]:
     """Return the names that braces stand for, in order.
 
     {000..012} counts, with as many digits as written; {cats,dogs} lists.
+
+    Args:
+        text: the names with braces.
+        shown: what messages name; default: `text`.
 
     Raises:
         InputError: they are malformed, or stand for more than `MOST_NAMES` names.
     """
     pieces = _BRACES.split(text)
+    shown = shown or text
     if any(character in piece for piece in pieces[::2] for character in "{}"):
-        raise InputError(f"{text}: its braces do not match. {_EXPECTED}")
-    choices = [_choices(text, piece) if n % 2 else [piece] for n, piece in enumerate(pieces)]
+        raise InputError(f"{shown}: its braces do not match. {_EXPECTED}")
+    choices = [_choices(shown, piece) if n % 2 else [piece] for n, piece in enumerate(pieces)]
     count = 1
     for some in choices:
         count *= len(some)
     if count > MOST_NAMES:
         raise InputError(
-            f"{text}: its braces stand for {count:,} names, the limit is {MOST_NAMES:,}. Name the "
+            f"{shown}: its braces stand for {count:,} names, the limit is {MOST_NAMES:,}. Name the "
             "folder, or use a glob such as shard-*.tar."
         )
     return ["".join(one) for one in itertools.product(*choices)]

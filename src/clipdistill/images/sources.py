@@ -467,7 +467,7 @@ def _of_pattern(root: Path, left_out: Counter[str]) -> Listing:
     """
     _, rest = split_pattern(str(root))
     folder = images_folder(root)
-    chosen = _Chosen(expand_braces("/".join(rest)))
+    chosen = _Chosen(expand_braces("/".join(rest), str(root)))
     found = Listing.of(folder, _in_folder(folder, left_out, chosen))
     if not found:
         raise InputError(f"{root}: it fits no image and no tar in {folder}.")
