@@ -263,7 +263,7 @@ class Launch:
 
     def errors(self) -> str:
         """The end of what the processes complained about."""
-        return self._errors.read_text()[-3000:]
+        return self._errors.read_text()[-9000:]
 
     def events(self) -> list[list[dict[str, Any]]]:
         """What each rank noted."""
@@ -383,3 +383,16 @@ def test_more_processes_than_the_batches_serve_are_refused(tmp_path, data):
     with Launch(tmp_path / "launch", 2, data, tmp_path / "out", batch_size=2) as launch:
         assert launch.processes[0].wait(200) != 0
     assert "Start at most 1 processes, or raise --batch-size" in launch.errors()
+
+
+@pytest.mark.scale
+def test_a_student_that_another_process_writes_is_refused(tmp_path, data):
+    """And no process waits for the one that was refused."""
+    out = tmp_path / "out"
+    with (
+        killing.holding(out, tmp_path / "ready", folder=True),
+        Launch(tmp_path / "launch", 2, data, out) as launch,
+    ):
+        assert launch.processes[0].wait(200) != 0
+    assert f"{out}: `clipdistill distill` (process" in launch.errors()
+    assert "is writing it now. Wait until it has finished" in launch.errors()

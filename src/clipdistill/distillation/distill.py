@@ -624,7 +624,7 @@ def _decode(cache: PixelCache, accelerator: Accelerator) -> None:
     # The free disk decides how much fits: all processes use what fits on every machine.
     cache.cached = min(gather_object([cache.cached]))
     if accelerator.is_local_main_process:
-        with locked(cache.folder, "distill", DAY):
+        with locked(cache.folder, "distill", DAY) if cache.cached else contextlib.nullcontext():
             cache.build()
     accelerator.wait_for_everyone()
     if not accelerator.is_local_main_process:

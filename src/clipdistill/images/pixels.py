@@ -98,7 +98,8 @@ class PixelCache:
         Raises:
             OutputError: the folder cannot be written to.
         """
-        ensure_folder(self.folder)
+        if self.cached:
+            ensure_folder(self.folder)
         chunks = self._chunks()
         missing = [chunk for chunk in chunks if not self._complete(chunk)]
         self._make_room(chunks, missing)
