@@ -305,6 +305,7 @@ def distill(
     sparse: bool = False,
     sparse_from: Literal['magnitude'] = 'magnitude',
     qat: bool = False,
+    shuffle_buffer: int = 4096,
     prompts: str | Path | None = None,
     pretrained: bool = False,
     student_weights: str | Path | None = None,

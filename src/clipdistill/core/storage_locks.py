@@ -30,20 +30,21 @@ BEATS = 4
 
 
 @contextlib.contextmanager
-def locked_in_store(lock: Path, output: Path, verb: str) -> Iterator[None]:
+def locked_in_store(lock: Path, output: Path, verb: str, patience: float = 0.0) -> Iterator[None]:
     """Keep other processes from writing `output` as long as the block runs.
 
     Args:
         lock: the object.
         output: named in messages.
         verb: shown to the process that is refused.
+        patience: seconds to wait for a process that has the lock.
 
     Raises:
         OutputError: another process has the lock, or it cannot be written.
     """
     assert isinstance(lock, RemotePath)
     holder = _Holder(lock, verb)
-    if not _take(holder, output):
+    if not _take(holder, output, patience):
         yield
         return
     ended = threading.Event()
@@ -84,7 +85,7 @@ class _Holder:
                 self.lock.write_bytes(self.data())
 
 
-def _take(holder: _Holder, output: Path) -> bool:
+def _take(holder: _Holder, output: Path, patience: float) -> bool:
     """Create the lock; False where the store cannot.
 
     Raises:
@@ -92,6 +93,7 @@ def _take(holder: _Holder, output: Path) -> bool:
     """
     lock = holder.lock
     seen, since = b"", time.monotonic()
+    give_up = time.monotonic() + patience
     while True:
         try:
             if lock.create(holder.data()):
@@ -107,7 +109,7 @@ def _take(holder: _Holder, output: Path) -> bool:
         if here and process > 0 and not alive(process):
             lock.unlink(missing_ok=True)
             continue
-        if here or (seen and found != seen):
+        if (here or (seen and found != seen)) and time.monotonic() >= give_up:
             where = "" if here else f" on {host}"
             raise OutputError(
                 f"{output}: `clipdistill {verb}` (process {process}{where}) is writing it now. "

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -51,6 +52,7 @@ from ..formats.parts import (
     read_plan,
     read_stats,
     running_parts,
+    write_part,
     write_plan,
 )
 from ..formats.rows import Row
@@ -681,14 +683,21 @@ def _embed_parts(
     failed: dict[int, str] = {}
     total = sum(min(plan.size, plan.images - (n - plan.first) * plan.size) for n in numbers)
     with track("embed", total, "images") as step:
-        for outcome in _outcomes(numbers, out.absolute(), plan, teacher, model, crew, below):
-            number = int(outcome.task)
-            if outcome.reason:
+        left = numbers
+        while left:
+            died: list[int] = []
+            for outcome in _outcomes(left, out.absolute(), plan, teacher, model, crew, below):
+                number = int(outcome.task)
+                if not outcome.reason or number in done_parts(out):  # by another job
+                    done.append(read_stats(out, number))
+                    step(done[-1].images)
+                    continue
                 failed[number] = outcome.reason
                 fail_part(out, number, outcome.reason)
-                continue
-            done.append(read_stats(out, number))
-            step(done[-1].images)
+                if outcome.died:
+                    died.append(number)
+            left = [number for number in died if _marked_deadly(out, number, plan.header, below)]
+            failed = {number: why for number, why in failed.items() if number not in left}
     if failed:
         reasons = [f"shard {number}: {why}" for number, why in sorted(failed.items())]
         raise OutputError(
@@ -701,6 +710,44 @@ def _embed_parts(
             )
         )
     return done
+
+
+def _marked_deadly(out: Path, number: int, header: Header, below: str) -> bool:
+    """Find the images of a part whose decoding ends the process, and note it in the part.
+
+    Returns:
+        Whether there is one: without it the part can be embedded.
+    """
+    message(f"Shard {number}: looking for an image whose decoding ends the process.")
+    items = list(read_part(part_path(out, number), below))
+    arguments = (str(out), number, header, below)
+    found = [place for place, item in enumerate(items) if not item.problem]
+    reasons: dict[int, str] = {}
+    for _ in range(2):  # an image is left out when it does so twice
+        outcomes = run_processes(decode_worker, arguments, map(str, found), 1)
+        reasons = {int(one.task): one.reason for one in outcomes if one.died}
+        found = sorted(reasons)
+    for place, why in reasons.items():
+        items[place] = replace(items[place], problem=f"decoding it failed: {why}")
+    if reasons:
+        write_part(out, number, items)
+    return bool(reasons)
+
+
+def decode_worker(out: str, number: int, header: Header, below: str) -> Callable[[str], None]:
+    """Return the function that decodes one image of a part, and nothing else.
+
+    Raises:
+        InputError: there is no such part.
+    """
+    items = read_part(part_path(location(out), number), below)
+    preprocess = header.teacher.preprocess
+
+    def decode(task: str) -> None:
+        one = [items[int(task)]]
+        collections.deque(load_pixels(one, preprocess, workers=0, views=header.views), maxlen=0)
+
+    return decode
 
 
 def _outcomes(
@@ -736,7 +783,9 @@ def _outcomes(
 def _embed_unless_done(
     out: Path, number: int, teacher: Teacher, plan: Plan, decoders: int, below: str
 ) -> None:
-    if not is_done(out, number):  # another job may have been here
+    if is_done(out, number):  # another job has been here
+        return
+    try:
         embed_shard(
             part_path(out, number),
             out,
@@ -747,6 +796,9 @@ def _embed_unless_done(
             workers=decoders,
             below=below,
         )
+    except InputError:
+        if not is_done(out, number):  # or it has been here since, and finished the folder
+            raise
 
 
 def shard_worker(
@@ -755,7 +807,6 @@ def shard_worker(
     """Load the teacher in a process of its own; returns the function that embeds a numbered part.
 
     Raises:
-        InputError: there is no plan any more.
         MismatchError: the teacher is not the plan's.
     """
     import torch
@@ -766,7 +817,7 @@ def shard_worker(
     folder = location(out)
     found = read_plan(folder)
     if found is None:
-        raise InputError(f"{folder}: there are no shards to embed: another job finished them.")
+        return lambda _: None  # another job has finished the folder
     plan = found
     teacher = load_teacher(
         model.model_name, model.pretrained, device=model.device, precision=model.precision

@@ -17,7 +17,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,12 +110,16 @@ def write_plan(out: Path, plan: Plan, items: Listing) -> None:
     The files are found again from any working folder: their paths are stored absolute.
     """
     for place, number in enumerate(plan.numbers):
-        part = items[place * plan.size : (place + 1) * plan.size]
-        with atomic_path(part_path(out, number)) as temporary:
-            write_rows(temporary, _PartRow, map(_part_row, part), PURPOSE)
+        write_part(out, number, items[place * plan.size : (place + 1) * plan.size])
     about = {"first": plan.first, "parts": plan.parts, "images": plan.images}
     more = {"size": plan.size, "batch_size": plan.batch_size, "header": plan.header.to_json()}
     write_json(out / PARTS / PLAN, {"format": FORMAT, "version": VERSION, **about, **more})
+
+
+def write_part(out: Path, number: int, items: Iterable[ImageItem]) -> None:
+    """Write the images of one part."""
+    with atomic_path(part_path(out, number)) as temporary:
+        write_rows(temporary, _PartRow, map(_part_row, items), PURPOSE)
 
 
 def _part_row(item: ImageItem) -> _PartRow:

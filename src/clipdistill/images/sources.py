@@ -237,6 +237,15 @@ class Listing(Sequence[ImageItem]):
         """The tars that hold some of the images."""
         return list(dict.fromkeys(path for path in self._paths if is_tar(path.name)))
 
+    def in_tars(self) -> tuple[NDArray[np.int32], NDArray[np.int64]] | None:
+        """A number for each image's tar, int (N,), and its offset in it; None unless all have one.
+
+        Images of one tar follow one another.
+        """
+        if self._places is None or self._offsets is None or (self._offsets < 0).any():
+            return None
+        return self._places, self._offsets
+
     def __len__(self) -> int:
         return len(self.keys)
 
