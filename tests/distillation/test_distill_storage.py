@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tarfile
+from dataclasses import replace
+
 import pytest
 
 from clipdistill.cli import main
@@ -13,6 +16,7 @@ from clipdistill.distillation.distill import distill
 from clipdistill.distillation.embed import embed
 from clipdistill.distillation.options import DistillOptions
 from s3_server import s3, s3_process  # noqa: F401  (fixtures)
+from tars import draw_tars
 
 FAST = DistillOptions(
     image_size=32, batch_size=8, num_epochs=1, device="cpu", val_fraction=0.2, check_export=False
@@ -42,6 +46,23 @@ def test_a_student_learns_the_same_from_a_store_and_reads_it_once(data, tmp_path
     s3.seen.clear()
     distill("test_resnet", images, embeddings, tmp_path / "again", FAST)
     assert not [seen for seen in s3.seen if seen.startswith("GET") and "." in seen]
+
+
+def test_tars_in_a_store_are_streamed_as_local_ones_are(tmp_path, tiny_teacher_name, s3):  # noqa: F811
+    draw_tars(tmp_path / "shards", [38, 6, 30])
+    with (
+        tarfile.open(tmp_path / "shards/00002.tar") as plain,
+        tarfile.open(tmp_path / "shards/00003.tar.gz", "w:gz") as packed,
+    ):
+        for member in plain:
+            packed.addfile(member, plain.extractfile(member))
+    embed(tmp_path / "shards", tmp_path / "emb", model_name=tiny_teacher_name, device="cpu")
+    options = replace(FAST, batch_size=12, cache_gb=0.0, shuffle_buffer=24)
+    url = location(s3.put(tmp_path / "shards"))
+    distill("test_vit", tmp_path / "shards", tmp_path / "emb", tmp_path / "local", options)
+    distill("test_vit", url, tmp_path / "emb", tmp_path / "remote", options)
+    one, other = (tmp_path / name / "model.safetensors" for name in ("local", "remote"))
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_pool_search_and_select_give_what_they_give_locally(data, tmp_path, tiny_text, s3):  # noqa: F811
