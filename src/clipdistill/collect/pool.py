@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from ..core.errors import FormatError, InputError, MismatchError, OptionError
 from ..core.files import read_array
 from ..core.texts import Index, Texts
+from ..core.vectors import Mapped
 from ..core.zeroshot import LogitScale, normalized
 from ..formats.cards import TeacherCard
 from ..formats.embeddings import (
@@ -39,6 +40,7 @@ from ..formats.embeddings import (
     VECTORS,
     Embeddings,
     Header,
+    Shard,
     find_rows,
     load_embeddings,
     open_parquet,
@@ -66,8 +68,6 @@ TABLE_CACHE = 128 << 20
 """Bytes of decoded metadata that a pool keeps between searches."""
 NAMES_AT_ONCE = 1 << 16
 """Names per block while a pool's names are streamed."""
-OPEN_SHARDS = 64
-"""Shards that stay mapped between searches; each has a file descriptor."""
 UNIT_TOLERANCE = 0.01
 
 
@@ -162,14 +162,14 @@ def _pool_in_memory(root: Path) -> Pool:
     return Pool(root, found.teacher, (shard,), np.empty(0, np.int64), found)
 
 
-def _pool_on_disk(root: Path, header: Header | None, files: list[tuple[Path, Path]]) -> Pool:
+def _pool_on_disk(root: Path, header: Header | None, files: list[Shard]) -> Pool:
     shards: list[_Shard] = []
     dim = None if header is None else header.teacher.dim
     start = 0
-    for vectors, rows in files:
-        with open_parquet(rows) as file:
+    for one in files:
+        with open_parquet(one.rows) as file:
             count = int(file.metadata.num_rows)
-        shard = _Shard(start, count, vectors, rows)
+        shard = _Shard(start, count, one.vectors, one.rows)
         found = shard.open(dim).shape[1]
         if count:
             dim = found
@@ -262,8 +262,7 @@ class Pool:
         # Factor that scales each row to unit length: 0 not computed yet, NaN for rows never found.
         self._scales = np.zeros(self.stored, np.float32)
         self._tables = _Tables()
-        self._mapped: OrderedDict[int, NDArray[np.floating]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._mapped = Mapped(lambda place: shards[place].open(teacher.dim))
 
     def __len__(self) -> int:
         """The number of images: the stored rows without the stale ones."""
@@ -453,15 +452,7 @@ class Pool:
             yield self._shards[number], np.flatnonzero(owner == number)
 
     def _open(self, shard: _Shard) -> NDArray[np.floating]:
-        with self._lock:
-            vectors = self._mapped.pop(shard.start, None)
-        if vectors is None:
-            vectors = shard.open(self.dim)
-        with self._lock:
-            self._mapped[shard.start] = vectors
-            while len(self._mapped) > OPEN_SHARDS:
-                self._mapped.popitem(last=False)
-        return vectors
+        return self._mapped[int(np.searchsorted(self._starts, shard.start))]
 
     def _search(self, queries: Floats, k: int, workers: int, chunk_rows: int) -> Found:
         tasks = self._tasks(chunk_rows)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..core.errors import InputError, MismatchError, OutputError
 from ..core.launch import first_process
@@ -21,6 +20,7 @@ from ..core.locks import locked
 from ..core.metrics import lost_nothing
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
+from ..core.vectors import Vectors
 from ..core.wording import many, percent
 from ..formats.cards import Compression, Quantization, StudentCard, TeacherCard, shipped_training
 from ..formats.embeddings import CACHE, Embeddings, Failure, find_rows, load_embeddings
@@ -241,7 +241,7 @@ class _Pairs:
 
     items: Listing
     contents: Contents
-    targets: NDArray[np.floating]
+    targets: Vectors
     teacher: TeacherCard
     not_embedded: int
     gone: int
@@ -391,7 +391,7 @@ def _pair(items: Listing, embeddings: Embeddings) -> _Pairs:
     return _Pairs(
         items=kept,
         contents=embeddings.rows.contents.take(order),
-        targets=embeddings.vectors if in_order else embeddings.vectors[order],
+        targets=embeddings.mapped if in_order else embeddings.mapped.take(order),
         views=None if views is None else views.of(order),
         teacher=embeddings.teacher,
         not_embedded=len(items) - len(kept),
@@ -597,7 +597,7 @@ def _pixel_cache(
         pairs.contents,
         card.preprocess,
         workers=workers,
-        views=None if pairs.views is None else pairs.views.parameters(np.arange(len(pairs.items))),
+        views=None if pairs.views is None else pairs.views.shown,
         limit_bytes=int(options.cache_gb * BYTES_PER_GB),
     )
 

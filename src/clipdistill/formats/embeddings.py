@@ -18,6 +18,7 @@ Files of clip-retrieval, with padded numbers ("img_emb_00.npy") and whole paths,
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,6 +41,7 @@ from ..core.files import (
     write_json,
 )
 from ..core.texts import Index, Texts
+from ..core.vectors import Mapped, Vectors
 from ..core.wording import many
 from ..core.zeroshot import LogitScale, normalized
 from ..images.preprocess import Preprocess
@@ -159,6 +161,45 @@ def _view_spec(value: Any) -> ViewSpec | None:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """The files of one shard.
+
+    Attributes:
+        folder: store that it belongs to.
+        number: of the shard in that store.
+        vectors: `.npy` of its vectors.
+        rows: parquet of its rows.
+        count: number of its rows; -1: not counted yet.
+    """
+
+    folder: Path
+    number: int
+    vectors: Path
+    rows: Path
+    count: int = -1
+
+    def open(self, dim: int | None) -> NDArray[np.floating]:
+        """Map the vectors (count, dim) without reading them.
+
+        Raises:
+            FormatError: the file is missing, truncated, of another shape, or not of floats.
+        """
+        remedy = f"Delete it and {self.rows}, then run `clipdistill embed` again."
+        try:
+            # numpy cannot map an array of no rows.
+            vectors: NDArray[np.floating] = read_array(self.vectors, mapped=self.count > 0)
+        except (FormatError, InputError) as error:
+            raise FormatError(f"{error} {remedy}") from error
+        fine = vectors.ndim == 2 and len(vectors) == self.count and vectors.dtype.kind == "f"
+        if not fine or (dim is not None and vectors.shape[1] != dim):
+            raise FormatError(
+                f"{self.vectors}: expected floats ({self.count}, {dim or 'dimension'}), found "
+                f"{vectors.dtype} {vectors.shape}. {remedy}"
+            )
+        return vectors
+
+
+@dataclass(frozen=True)
 class Embeddings:
     """Embeddings that were read.
 
@@ -166,22 +207,27 @@ class Embeddings:
         root: folder of the store.
         header: teacher and layout.
         rows: one per image, no image twice; in columns, each is made when it is read.
-        vectors: float16 or float32 (N, D); memory-mapped where a store has one shard.
-        shards: (number, rows) of each shard; empty for a folder without a card.
+        mapped: float16 or float32 (N, D) on the disk; `mapped[rows]` reads those of some rows.
+        shards: the shards; empty for a folder without a card.
         order: int (N,), row of each image in the concatenated shards.
     """
 
     root: Path
     header: Header
     rows: Rows
-    vectors: NDArray[np.floating]
-    shards: tuple[tuple[int, int], ...] = ()
+    mapped: Vectors
+    shards: tuple[Shard, ...] = ()
     order: NDArray[np.intp] | None = None
 
     @property
     def teacher(self) -> TeacherCard:
         """The teacher that made the vectors."""
         return self.header.teacher
+
+    @functools.cached_property
+    def vectors(self) -> NDArray[np.floating]:
+        """All vectors, float16 or float32 (N, D); where a store has several shards, in memory."""
+        return self.mapped.whole()
 
     def by_image(self) -> dict[str, int]:
         """Return the row number of each image key: a dictionary, for small sets."""
@@ -195,8 +241,8 @@ class Embeddings:
         """
         if self.header.views is None or self.order is None:
             return None
-        dim = self.teacher.dim
-        return read_views(self.root, self.header.views, list(self.shards), dim, self.order)
+        places = [(shard.folder, shard.number, shard.count) for shard in self.shards]
+        return read_views(places, self.header.views, self.teacher.dim, self.order)
 
 
 class EmbeddingStore:
@@ -223,7 +269,7 @@ class EmbeddingStore:
                 "output folder."
             )
         self.shards = shard_numbers(root)
-        self._rows = [_read_rows(root, shard) for shard in self.shards]
+        self._rows = [_read_rows(_rows_path(root, shard)) for shard in self.shards]
 
     def all_rows(self) -> Rows:
         """Return every stored row in order of writing; an image that changed has two."""
@@ -347,7 +393,7 @@ def load_embeddings(root: Path) -> Embeddings:
             holds values that are not finite.
     """
     found = _load_any(root)
-    wrong = _first_not_finite(found.vectors)
+    wrong = _first_not_finite(found.mapped)
     if wrong is not None:
         raise FormatError(
             f"{root}: the embedding of {found.rows[wrong].image_path!r} is not finite (NaN or "
@@ -362,29 +408,43 @@ def _load_any(root: Path) -> Embeddings:
             f"{root}: there is no such folder of embeddings. Make it with: clipdistill embed"
         )
     header = read_header(root)
-    numbers = shard_numbers(root)
-    if not numbers:
+    files = shard_files(root)
+    if not files:
         return _load_bare(root)
-    rows = [_read_rows(root, number) for number in numbers]
-    if not any(rows):
+    parts = [_read_rows(shard.rows) for shard in files]
+    if not any(parts):
         raise InputError(
             f"{root}: there are no embeddings in it yet. Run the same `clipdistill embed` command "
             "again to resume."
         )
+    shards = tuple(
+        replace(shard, count=len(rows)) for shard, rows in zip(files, parts, strict=True)
+    )
     if header is None:
-        header = _foreign_header(_load_shard(root, numbers[0], len(rows[0]), None))
-    dim = header.teacher.dim
-    sizes = tuple((n, len(shard)) for n, shard in zip(numbers, rows, strict=True))
-    every = Rows.joined(rows)
+        header = _foreign_header(shards[0].open(None))
+    every = Rows.joined(parts)
+    parts.clear()
     keep = Index(every.keys).latest()
     kept = every if len(keep) == len(every) else every.take(keep)
+    dim = header.teacher.dim
     if header.layout == "npy":
-        return Embeddings(root, header, kept, _stack(root, kept.keys, dim))
-    shards = [_load_shard(root, number, count, dim) for number, count in sizes]
-    vectors = shards[0] if len(shards) == 1 else np.concatenate(shards)
-    if len(keep) < len(every):  # indexing would load a memory-mapped shard
-        vectors = vectors[keep]
-    return Embeddings(root, header, kept, vectors, sizes, keep)
+        return Embeddings(root, header, kept, Vectors.of(_stack(root, kept.keys, dim)))
+    mapped = map_vectors(shards, dim)
+    if len(keep) < len(every):
+        mapped = mapped.take(keep)
+    return Embeddings(root, header, kept, mapped, shards, keep)
+
+
+def map_vectors(shards: Sequence[Shard], dim: int) -> Vectors:
+    """Check the vectors of every shard, and map them when they are used.
+
+    Raises:
+        FormatError: a file is missing, truncated, of another shape, or not of floats.
+    """
+    kinds = {shard.open(dim).dtype for shard in shards}
+    counts = [shard.count for shard in shards]
+    opened = Mapped(lambda place: shards[place].open(dim))
+    return Vectors(opened, counts, (dim,), np.result_type(*kinds))
 
 
 def shard_numbers(root: Path) -> list[int]:
@@ -392,12 +452,14 @@ def shard_numbers(root: Path) -> list[int]:
     return sorted(_numbered(root / ROWS, ROWS_NAME))
 
 
-def shard_files(root: Path) -> list[tuple[Path, Path]]:
-    """Return (`.npy`, `.parquet`) of the complete shards; the `.npy` may be missing."""
+def shard_files(root: Path) -> list[Shard]:
+    """Return the complete shards, by number; the `.npy` of one may be missing."""
     vectors = _numbered(root / VECTORS, VECTORS_NAME)
     rows = _numbered(root / ROWS, ROWS_NAME)
     missing = root / VECTORS
-    return [(vectors.get(n, missing / f"img_emb_{n}.npy"), rows[n]) for n in sorted(rows)]
+    return [
+        Shard(root, n, vectors.get(n, missing / f"img_emb_{n}.npy"), rows[n]) for n in sorted(rows)
+    ]
 
 
 def _numbered(folder: Path, pattern: str) -> dict[int, Path]:
@@ -451,8 +513,7 @@ def _parquet(path: Path) -> pyarrow.Table:
         return file.read()
 
 
-def _read_rows(root: Path, number: int) -> Rows:
-    path = _rows_path(root, number)
+def _read_rows(path: Path) -> Rows:
     table = _parquet(path)
     if "image_path" not in table.column_names:
         raise FormatError(
@@ -491,22 +552,6 @@ def write_shard_rows(root: Path, number: int, rows: Sequence[Row], header: Heade
         write_rows(temporary, Row, rows, PURPOSE, {b"clipdistill": card})
 
 
-def _load_shard(root: Path, number: int, count: int, dim: int | None) -> NDArray[np.floating]:
-    path = _vectors_path(root, number)
-    remedy = f"Delete it and {_rows_path(root, number)}, then run `clipdistill embed` again."
-    try:
-        vectors: NDArray[np.floating] = read_array(path, mapped=count > 0)
-    except (FormatError, InputError) as error:
-        raise FormatError(f"{error} {remedy}") from error
-    fine = vectors.ndim == 2 and len(vectors) == count and vectors.dtype.kind == "f"
-    if not fine or (dim is not None and vectors.shape[1] != dim):
-        raise FormatError(
-            f"{path}: expected floats ({count}, {dim or 'dimension'}), found {vectors.dtype} "
-            f"{vectors.shape}. {remedy}"
-        )
-    return vectors
-
-
 def _stack(root: Path, keys: Sequence[str], dim: int | None) -> NDArray[np.float32]:
     """Read per-image vectors to (N, dim); None: the dimension of the first vector."""
     vectors: list[NDArray[np.float32]] = []
@@ -529,12 +574,12 @@ def _stack(root: Path, keys: Sequence[str], dim: int | None) -> NDArray[np.float
     return np.stack(vectors)
 
 
-def _first_not_finite(vectors: NDArray[np.floating], block: int = 65536) -> int | None:
+def _first_not_finite(vectors: Vectors, block: int = 8192) -> int | None:
     """Find the first row of (N, D) with a NaN or infinite value, in blocks of rows."""
-    for start in range(0, len(vectors), block):
-        wrong = np.flatnonzero(~np.isfinite(vectors[start : start + block]).all(axis=1))
+    for number, rows in enumerate(vectors.blocks(block)):
+        wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if len(wrong):
-            return start + int(wrong[0])
+            return number * block + int(wrong[0])
     return None
 
 
@@ -555,7 +600,7 @@ def _load_bare(root: Path) -> Embeddings:
     keys = [path.relative_to(root).as_posix() for path in paths]
     vectors = _stack(root, keys, None)
     header = replace(_foreign_header(vectors), layout="npy")
-    return Embeddings(root, header, Rows.named(keys), vectors)
+    return Embeddings(root, header, Rows.named(keys), Vectors.of(vectors))
 
 
 def find_rows(embeddings: Embeddings, keys: Sequence[str]) -> NDArray[np.intp]:
