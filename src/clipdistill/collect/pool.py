@@ -22,7 +22,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ from ..formats.embeddings import (
     Embeddings,
     Header,
     Shard,
+    check_card,
     find_rows,
     load_embeddings,
     open_parquet,
@@ -97,6 +98,7 @@ class _Shard:
     count: int
     vectors: Path | Floats
     rows: Path | Texts
+    prefix: str = ""
 
     @property
     def stop(self) -> int:
@@ -169,7 +171,8 @@ def _pool_on_disk(root: Path, header: Header | None, files: list[Shard]) -> Pool
     for one in files:
         with open_parquet(one.rows) as file:
             count = int(file.metadata.num_rows)
-        shard = _Shard(start, count, one.vectors, one.rows)
+            check_card(one.rows, file.schema_arrow, header, one.folder)
+        shard = _Shard(start, count, one.vectors, one.rows, one.prefix)
         found = shard.open(dim).shape[1]
         if count:
             dim = found
@@ -229,12 +232,14 @@ def _names(shard: _Shard) -> Iterator[str]:
     if not isinstance(shard.rows, Path):
         yield from shard.rows
         return
+    before = f"{shard.prefix}/" if shard.prefix else ""
     with open_parquet(shard.rows) as file, reading_parquet(shard.rows):
         if "image_path" not in file.schema_arrow.names:
             yield from [""] * shard.count
             return
         for batch in file.iter_batches(columns=["image_path"]):
-            yield from (name or "" for name in texts(batch.column(0), "image_path"))
+            for name in texts(batch.column(0), "image_path"):
+                yield f"{before}{name}" if name else ""
 
 
 class Pool:
@@ -547,6 +552,8 @@ class _Tables:
                 with reading_parquet(shard.rows):
                     rows = _pool_rows(table.take(local[places] - start))
                 for place, row in zip(places.tolist(), rows, strict=True):
+                    if shard.prefix and row.image_path:
+                        row = replace(row, image_path=f"{shard.prefix}/{row.image_path}")
                     result[place] = row
             start += count
         return result

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -47,6 +48,8 @@ from ..core.zeroshot import LogitScale, normalized
 from ..images.preprocess import Preprocess
 from ..images.views import ViewSpec
 from .cards import TeacherCard
+from .merged import ENTRY, MergedFolder, change_of, read_merged
+from .merged import VERSION as MERGED_VERSION
 from .parquet import TypeMismatch, arrow, write_rows
 from .rows import COLUMNS, Row, Rows, texts_of
 from .views import VIEWS, Views, read_views, write_views
@@ -137,7 +140,7 @@ class Header:
         Raises:
             FormatError: it is of another kind or a newer version, or a field is wrong.
         """
-        check_format(path, value, FORMAT, VERSION)
+        check_format(path, value, FORMAT, MERGED_VERSION)
         layout, dtype = value.get("layout"), value.get("dtype")
         if layout not in ("clip-retrieval", "npy") or dtype not in ("float16", "float32"):
             raise FormatError(
@@ -170,6 +173,7 @@ class Shard:
         vectors: `.npy` of its vectors.
         rows: parquet of its rows.
         count: number of its rows; -1: not counted yet.
+        prefix: what a merged pool puts before the names of its images; may be empty.
     """
 
     folder: Path
@@ -177,6 +181,11 @@ class Shard:
     vectors: Path
     rows: Path
     count: int = -1
+    prefix: str = ""
+
+    def named(self, key: str) -> str:
+        """The name of one of its images in the pool."""
+        return f"{self.prefix}/{key}" if self.prefix and key else key
 
     def open(self, dim: int | None) -> NDArray[np.floating]:
         """Map the vectors (count, dim) without reading them.
@@ -260,6 +269,11 @@ class EmbeddingStore:
     def __init__(self, root: Path, header: Header) -> None:
         self.root = ensure_folder(root)
         self.header = header
+        if read_merged(root / META) is not None:
+            raise MismatchError(
+                f"{root} is a pool that was merged of other folders; no images are embedded into "
+                "it. Choose another output folder, and merge that one, too."
+            )
         found = read_header(root)
         if found is not None:
             header.check_same(found, root)
@@ -269,7 +283,7 @@ class EmbeddingStore:
                 "output folder."
             )
         self.shards = shard_numbers(root)
-        self._rows = [_read_rows(_rows_path(root, shard)) for shard in self.shards]
+        self._rows = [_read_rows(shard, header) for shard in own_shards(root)]
 
     def all_rows(self) -> Rows:
         """Return every stored row in order of writing; an image that changed has two."""
@@ -359,7 +373,10 @@ def read_header(root: Path) -> Header | None:
         FormatError: the card cannot be read.
     """
     if (root / META).is_file():
-        return Header.from_json(root / META, read_json(root / META, "the embeddings' card"))
+        value = read_json(root / META, "the embeddings' card")
+        if ENTRY in value and value.get("teacher") is None:
+            return None  # merged of folders without a card
+        return Header.from_json(root / META, value)
     numbers = shard_numbers(root)
     if not numbers:
         return None
@@ -411,7 +428,7 @@ def _load_any(root: Path) -> Embeddings:
     files = shard_files(root)
     if not files:
         return _load_bare(root)
-    parts = [_read_rows(shard.rows) for shard in files]
+    parts = [_read_rows(shard, header) for shard in files]
     if not any(parts):
         raise InputError(
             f"{root}: there are no embeddings in it yet. Run the same `clipdistill embed` command "
@@ -453,10 +470,57 @@ def shard_numbers(root: Path) -> list[int]:
 
 
 def shard_files(root: Path) -> list[Shard]:
-    """Return the complete shards, by number; the `.npy` of one may be missing."""
+    """Return the complete shards, by number, or those of the folders of a merged pool.
+
+    The `.npy` of one may be missing.
+
+    Raises:
+        InputError: a folder of a merged pool is not there.
+        MismatchError: a folder of a merged pool has changed since.
+        FormatError: in a folder of others, vectors have no rows: it is half-written.
+    """
+    merged = read_merged(root / META)
+    if merged is None:
+        return own_shards(root)
+    return [shard for one in merged for shard in _merged_shards(root, one)]
+
+
+def _merged_shards(root: Path, known: MergedFolder) -> list[Shard]:
+    folder = Path(os.path.normpath(root / known.folder))
+    if not folder.is_dir():
+        raise InputError(
+            f"{root} is a pool merged of several folders, and {folder} is not there. Move it back, "
+            "or run `clipdistill pool merge` again without it."
+        )
+    found = own_shards(folder)
+    change = change_of(known, [(shard.number, shard.rows) for shard in found])
+    if change:
+        raise MismatchError(
+            f"{root} is a pool merged of several folders, and {folder} has changed since: "
+            f"{change}. Run the same `clipdistill pool merge` command again."
+        )
+    return [
+        replace(shard, count=known.shards[shard.number][0], prefix=known.prefix) for shard in found
+    ]
+
+
+def own_shards(root: Path) -> list[Shard]:
+    """Return the complete shards in a folder, by number; the `.npy` of one may be missing.
+
+    Raises:
+        FormatError: in a folder of others, vectors have no rows: it is half-written.
+    """
     vectors = _numbered(root / VECTORS, VECTORS_NAME)
     rows = _numbered(root / ROWS, ROWS_NAME)
     missing = root / VECTORS
+    alone = sorted(vectors.keys() - rows.keys())
+    # Our own vectors without rows are those of a shard that was being written; it is done again.
+    if rows and alone and read_header(root) is None:
+        raise FormatError(
+            f"{vectors[alone[0]]}: its rows are missing (metadata_{alone[0]}.parquet in "
+            f"{root / ROWS}), so this shard is half-written. Write or download it again, or delete "
+            "it."
+        )
     return [
         Shard(root, n, vectors.get(n, missing / f"img_emb_{n}.npy"), rows[n]) for n in sorted(rows)
     ]
@@ -513,8 +577,60 @@ def _parquet(path: Path) -> pyarrow.Table:
         return file.read()
 
 
-def _read_rows(path: Path) -> Rows:
+def check_card(path: Path, schema: pyarrow.Schema, header: Header | None, root: Path) -> None:
+    """Check that a shard was made by the teacher of its folder.
+
+    Args:
+        path: the shard's parquet.
+        schema: its schema.
+        header: of the folder; None: it has no card.
+        root: the folder.
+
+    Raises:
+        MismatchError: it is of another teacher.
+    """
+    stored = _stored_header(path, schema)
+    if stored is None and header is None:
+        return
+    remedy = f"Shards of different teachers are mixed in {root}: take out those that do not belong."
+    if stored is None or header is None:
+        which = "has no card that names its teacher" if stored is None else "has one"
+        raise MismatchError(
+            f"{path} {which}, but other shards {'have one' if stored is None else 'have none'}. "
+            f"{remedy}"
+        )
+    try:
+        header.teacher.check_same(stored.teacher, root, path)
+    except MismatchError as error:
+        raise MismatchError(
+            f"{path} was made with teacher {stored.teacher}, but other shards with "
+            f"{header.teacher}. {remedy}"
+        ) from error
+
+
+def _read_rows(shard: Shard, header: Header | None) -> Rows:
+    path = shard.rows
     table = _parquet(path)
+    check_card(path, table.schema, header, shard.folder)
+    return _named(shard, _parse_rows(path, table))
+
+
+def read_shard_rows(shard: Shard) -> Rows:
+    """Read the rows of one shard.
+
+    Raises:
+        FormatError: its table is damaged.
+    """
+    return _named(shard, _parse_rows(shard.rows, _parquet(shard.rows)))
+
+
+def _named(shard: Shard, rows: Rows) -> Rows:
+    if not shard.prefix:
+        return rows
+    return Rows(Texts.of(map(shard.named, rows.keys)), rows.contents, rows.sizes, rows.times)
+
+
+def _parse_rows(path: Path, table: pyarrow.Table) -> Rows:
     if "image_path" not in table.column_names:
         raise FormatError(
             f"{path}: expected a column image_path, found {table.column_names}. {REMEDY}"
