@@ -279,6 +279,7 @@ def select(
     num_images: int | None = None,
     max_images: int | None = None,
     duplicates: float = 0.95,
+    exact_up_to: int = 100000,
     sheets: bool = True,
 ) -> SelectResult: ...
 def serve(
