@@ -5,6 +5,7 @@ from typing import Literal
 
 from .collect.download import DownloadResult as DownloadResult
 from .collect.pool import open_pool as open_pool
+from .collect.pool_merge import PoolMergeResult as PoolMergeResult
 from .collect.pool_search import PoolSearchResult as PoolSearchResult
 from .collect.search import SearchResult as SearchResult
 from .collect.select import SelectResult as SelectResult
@@ -265,6 +266,11 @@ def pool_search(
     pretrained: str | None = None,
     device: str = 'auto',
 ) -> PoolSearchResult: ...
+def pool_merge(
+    out: str | Path,
+    *folders: str | Path,
+    prefix: str | Sequence[str] = ...,
+) -> PoolMergeResult: ...
 def select(
     images: str | Path,
     embeddings: str | Path,
@@ -275,6 +281,7 @@ def select(
     num_images: int | None = None,
     max_images: int | None = None,
     duplicates: float = 0.95,
+    exact_up_to: int = 100000,
     sheets: bool = True,
 ) -> SelectResult: ...
 def serve(

@@ -23,6 +23,7 @@ from ..core.progress import message
 from ..core.results import Result, Table, list_some
 from ..core.signatures import PathOrUrl
 from ..core.storage import location
+from ..core.vectors import Vectors
 from ..core.wording import many, percent
 from ..formats.cards import Compression, Quantization, StudentCard, TeacherCard, shipped_training
 from ..formats.embeddings import (
@@ -253,7 +254,7 @@ class _Pairs:
 
     items: Listing
     contents: Contents
-    targets: NDArray[np.floating]
+    targets: Vectors
     teacher: TeacherCard
     not_embedded: int
     gone: int
@@ -409,7 +410,7 @@ def _pair(items: Listing, embeddings: Embeddings) -> _Pairs:
     return _Pairs(
         items=kept,
         contents=embeddings.rows.contents.take(order),
-        targets=embeddings.vectors if in_order else embeddings.vectors[order],
+        targets=embeddings.mapped if in_order else embeddings.mapped.take(order),
         views=None if views is None else views.of(order),
         teacher=embeddings.teacher,
         not_embedded=len(items) - len(kept),
@@ -618,7 +619,7 @@ def _pixel_cache(
         pairs.contents,
         card.preprocess,
         workers=workers,
-        views=None if pairs.views is None else pairs.views.parameters(np.arange(len(pairs.items))),
+        views=None if pairs.views is None else pairs.views.shown,
         limit_bytes=int(options.cache_gb * BYTES_PER_GB),
         partial=not pairs.streamed(options),
     )

@@ -365,7 +365,7 @@ def _append_moved(store: EmbeddingStore, moved: Sequence[tuple[Row, str]]) -> No
     places = find_rows(before, [known for _, known in moved])
     views = before.views()
     seen = None if views is None else (views.embeddings(places), views.parameters(places))
-    store.append([row for row, _ in moved], before.vectors[places], seen)
+    store.append([row for row, _ in moved], before.mapped[places], seen)
 
 
 def _embed_all(

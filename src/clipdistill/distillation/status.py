@@ -208,8 +208,8 @@ def _without_plan(out: Path) -> StatusResult:
             f"{out}: no embeddings in it, and none are under way. Make them with: clipdistill embed"
         )
     images, unusable = 0, 0
-    for _, rows in files:
-        with open_parquet(rows) as file:
+    for shard in files:
+        with open_parquet(shard.rows) as file:
             images += int(file.metadata.num_rows)
     if complete:
         about = read_json(out / META, "the embeddings' card")

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from numpy.typing import NDArray
 
+from ..core.vectors import Vectors
 from ..formats.text import TextEmbeddings
 from ..formats.views import Views
 from ..images.pixels import PixelCache
@@ -26,7 +27,7 @@ class TrainingData:
 
     Attributes:
         pixels: the images, by row.
-        targets: float (N, D), the teacher's embeddings of the same rows, as stored.
+        targets: float (N, D), the teacher's embeddings of the same rows, on the disk.
         train: int, rows to learn from.
         val: int, rows held out (may be empty).
         order: of the rows to learn from, in every epoch.
@@ -35,7 +36,7 @@ class TrainingData:
     """
 
     pixels: PixelCache
-    targets: NDArray[np.floating]
+    targets: Vectors
     train: NDArray[np.intp]
     val: NDArray[np.intp]
     order: Order

@@ -30,6 +30,7 @@ from ..core.files import (
     write_json,
 )
 from ..core.progress import Step, message, track
+from ..core.vectors import Vectors
 from ..core.wording import many, size
 from .loading import Loaded, load_pixels
 from .preprocess import Preprocess
@@ -73,7 +74,7 @@ class PixelCache:
         workers: int,
         limit_bytes: int,
         partial: bool = True,
-        views: NDArray[np.float32] | None = None,
+        views: NDArray[np.float32] | Vectors | None = None,
     ) -> None:
         self.views = views
         shown = "" if views is None else f"-{views.shape[1]}-views"
