@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from dataclasses import replace
 
 import pytest
 
 from clipdistill.cli import main
+from clipdistill.collect.pool_merge import pool_merge
 from clipdistill.collect.pool_search import pool_search
 from clipdistill.collect.select import select
-from clipdistill.core.errors import ClipDistillError, InputError
+from clipdistill.core.errors import FormatError, InputError
 from clipdistill.core.storage import location
 from clipdistill.distillation.distill import distill
 from clipdistill.distillation.embed import embed
 from clipdistill.distillation.options import DistillOptions
-from clipdistill.formats.merged import ENTRY
 from s3_server import s3, s3_process  # noqa: F401  (fixtures)
 from tars import draw_tars
 
@@ -99,12 +98,7 @@ def test_the_command_line_takes_urls(data, tmp_path, tiny_text, capsys, s3):  # 
     assert f"OUT {s3.url}/student: expected a file or folder" in capsys.readouterr().err
 
 
-def test_a_merged_pool_in_a_store_is_refused(s3, tmp_path, tiny_text):  # noqa: F811
-    pool = tmp_path / "pool"
-    pool.mkdir()
-    entry = {"folder": "/etc", "prefix": "", "shards": {}}
-    (pool / "meta.json").write_text(json.dumps({ENTRY: [entry]}))
-    with pytest.raises(
-        ClipDistillError, match=r"merged of several folders cannot be read|meta\.json"
-    ):
-        pool_search(location(s3.put(pool)), text=tiny_text)
+def test_a_merged_pool_in_a_store_is_refused(data, s3, tmp_path, tiny_text):  # noqa: F811
+    pool_merge(tmp_path / "pool", tmp_path / "emb", tmp_path / "emb", prefix=["a", "b"])
+    with pytest.raises(FormatError, match="merged of several folders cannot be read from object"):
+        pool_search(location(s3.put(tmp_path / "pool")), text=tiny_text)
