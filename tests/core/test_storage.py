@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 import clipdistill
 from clipdistill.cli import main
-from clipdistill.core import storage
+from clipdistill.core import node_cache, storage
 from clipdistill.core.errors import (
     ClipDistillError,
     InputError,
@@ -161,6 +162,18 @@ def test_files_are_whole_or_not_there(s3, tmp_path):  # noqa: F811
     assert folder_at_hand(location(f"{s3.url}/out"), skip="pixels") == copy
     assert sorted(one.name for one in copy.iterdir()) == ["a.json", "pixels"]
     assert read_json(copy / "a.json", "it") == {"a": 22}
+
+
+def test_the_copies_that_were_not_used_for_longest_are_deleted(s3, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(node_cache, "MOST_BYTES", 2500)
+    monkeypatch.setattr(node_cache._room, "STEP", 1)
+    copies = []
+    for number in range(4):
+        (tmp_path / f"{number}.bin").write_bytes(bytes([number]) * 1000)
+        copies.append(node_cache.at_hand(location(s3.put(tmp_path / f"{number}.bin"))))
+        os.utime(copies[-1], ns=(number, number))
+    assert [copy.exists() for copy in copies] == [False, False, True, True]
+    assert node_cache.at_hand(location(f"{s3.url}/0.bin")).read_bytes() == bytes(1000)
 
 
 def test_large_objects_are_read_in_blocks(s3, tmp_path, monkeypatch):  # noqa: F811

@@ -17,14 +17,20 @@ import pytest
 
 import killing
 from clipdistill.core import storage, storage_locks
-from clipdistill.core.errors import ClipDistillError, OutputError, ServiceError
+from clipdistill.core.errors import (
+    ClipDistillError,
+    ImageError,
+    OptionError,
+    OutputError,
+    ServiceError,
+)
 from clipdistill.core.locks import locked
 from clipdistill.core.storage import location
 from clipdistill.distillation.embed import embed
 from clipdistill.distillation.status import status
 from clipdistill.formats.embeddings import load_embeddings, read_failures
 from clipdistill.formats.parts import part_path
-from clipdistill.images.sources import list_images
+from clipdistill.images.sources import MAX_BYTES, ImageItem, list_images
 from s3_server import SLOW, elsewhere, forget_clients, s3, s3_process  # noqa: F401  (fixtures)
 
 SHARED = {"batch_size": 4, "shard_size": 6, "device": "cpu", "num_workers": 2}
@@ -207,6 +213,16 @@ def test_a_store_that_fails_for_good_ends_the_command_and_loses_nothing(
     assert sorted(load_embeddings(location(out)).rows.keys) == sorted(
         load_embeddings(tmp_path / "local").rows.keys
     )
+
+
+def test_what_cannot_be_written_to_a_store_is_refused(run, s3, images):  # noqa: F811
+    with pytest.raises(OptionError, match="--layout npy writes to folders of this machine only"):
+        run(images, f"{s3.url}/out", layout="npy")
+    with pytest.raises(OutputError, match="hf:// can only be read"):
+        run(images, "hf://datasets/me/out")
+    huge = ImageItem("a.jpg", location(f"{s3.url}/a.jpg"), MAX_BYTES + 1, 0)
+    with pytest.raises(ImageError, match="is over the limit"):
+        huge.read()
 
 
 def test_patterns_name_the_same_images_locally_and_in_a_store(s3, images):  # noqa: F811

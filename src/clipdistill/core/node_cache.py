@@ -17,6 +17,7 @@ import shutil
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .errors import FormatError, OutputError
@@ -31,7 +32,11 @@ MOST_TIMES_LARGER = 100
 """Bytes for each byte of a compressed tar above which it is not unpacked: images gain nothing from
 compression, and gzip reaches 1000."""
 
-_one_at_a_time = threading.Lock()
+AT_ONCE = 16
+"""Objects that are copied at the same time: each is a few megabytes, and waits for its answer."""
+
+_turns = tuple(threading.Lock() for _ in range(64))
+"""A copy is made by one thread; the others wait for it."""
 
 
 def cache_folder() -> Path:
@@ -88,32 +93,37 @@ def _readable(folder: RemotePath) -> str:
 
 
 def _copy_folder(folder: RemotePath, copy: Path, skip: str) -> None:
-    names = set()
-    for entry in sorted(scan(folder), key=lambda one: (one.path.name == "meta.json", one.path)):
+    names, files = {skip}, []
+    for entry in scan(folder):
         name = entry.path.name
-        if (
-            name.startswith(".")
-            or name == skip
-            or not (entry.is_folder or entry.path.suffix in COPIED)
-        ):
+        wanted = entry.is_folder or entry.path.suffix in COPIED
+        if name.startswith(".") or name == skip or not wanted:
             continue
         names.add(name)
-        target = copy / name
         if entry.is_folder:
-            _copy_folder(entry.path, target, skip)
-        elif not _is_copy(target, entry):
-            with _explained(target):
-                copy.mkdir(parents=True, exist_ok=True)
-                _write(target, entry.path.download)
-                os.utime(target, ns=(entry.version, entry.version))
+            _copy_folder(entry.path, copy / name, skip)
+        elif not _is_copy(copy / name, entry):
+            files.append((entry, copy / name))
+    if files:
+        with _explained(copy):
+            copy.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="copy") as pool:
+            for _ in pool.map(_copy_file, *zip(*files, strict=True)):
+                pass
     if copy.is_dir():
         for path in copy.iterdir():
-            if path.name in names or path.name == skip:
+            if path.name in names:
                 continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             elif path.suffix in COPIED:
-                path.unlink()
+                path.unlink(missing_ok=True)
+
+
+def _copy_file(entry: Entry, target: Path) -> None:
+    with _explained(target):
+        _write(target, entry.path.download)
+        os.utime(target, ns=(entry.version, entry.version))
 
 
 def _is_copy(path: Path, entry: Entry) -> bool:
@@ -165,14 +175,35 @@ def _copy(entry: Entry) -> Path:
 def _kept(kind: str, name: str, suffix: str, make: Callable[[Path], None]) -> Path:
     """The copy of a name; `make` writes it where there is none."""
     path = cache_folder() / kind / f"{_digest(name)}{suffix}"
-    with _one_at_a_time, _explained(path):
+    with _turns[hash(path.name) % len(_turns)], _explained(path):
         if path.exists():
             os.utime(path)
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, make)
-        _delete_oldest(path)
+        _room.add(path)
     return path
+
+
+class _Room:
+    """Counts what this process copies, and makes room after each `STEP` bytes."""
+
+    STEP = 1 << 30
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._new = self.STEP  # what earlier processes left is not known
+
+    def add(self, path: Path) -> None:
+        """Count a copy; the least recently used ones are deleted when there are too many."""
+        with self._lock:
+            self._new += path.stat().st_size
+            if self._new >= self.STEP:
+                self._new = 0
+                _delete_oldest(path)
+
+
+_room = _Room()
 
 
 def _write(path: Path, make: Callable[[Path], None]) -> None:

@@ -193,6 +193,8 @@ def embed(
             f"--layout npy writes to folders of this machine only, not to {out}. Use "
             "--layout clip-retrieval."
         )
+    if isinstance(out, RemotePath):
+        ensure_folder(out)  # says at once what is wrong with it
     shared = workers > 1 or ray is not None or shard_count is not None
     _check_sharing(workers, shard_index, shard_count, layout if shared else "", shard_size)
     items = list_images(images)
