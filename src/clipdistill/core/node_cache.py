@@ -16,7 +16,7 @@ import re
 import shutil
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,6 +60,15 @@ def at_hand(path: Path) -> Path:
     if entry is None:
         raise FileNotFoundError(f"{path}: no such object")
     return _copy(entry)
+
+
+def copy_ahead(paths: Sequence[Path]) -> None:
+    """Copy several objects at the same time, for calls of `at_hand` that follow."""
+    remote = [path for path in paths if isinstance(path, RemotePath)]
+    if remote:
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="copy") as pool:
+            for _ in pool.map(at_hand, remote):
+                pass
 
 
 def folder_at_hand(folder: Path, skip: str = "") -> Path:

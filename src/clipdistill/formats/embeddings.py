@@ -41,7 +41,7 @@ from ..core.files import (
     write_bytes,
     write_json,
 )
-from ..core.node_cache import at_hand, folder_at_hand
+from ..core.node_cache import at_hand, copy_ahead, folder_at_hand
 from ..core.storage import RemotePath
 from ..core.texts import Index, Texts
 from ..core.vectors import Mapped, Vectors
@@ -285,7 +285,9 @@ class EmbeddingStore:
                 "output folder."
             )
         self.shards = shard_numbers(root)
-        self._rows = [_read_rows(shard, header) for shard in own_shards(root)]
+        stored = own_shards(root)
+        copy_ahead([shard.rows for shard in stored])
+        self._rows = [_read_rows(shard, header) for shard in stored]
 
     def all_rows(self) -> Rows:
         """Return every stored row in order of writing; an image that changed has two."""
