@@ -9,7 +9,7 @@ OUT ?= runs/quickstart
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint interop gpu format docs clean
+.PHONY: help quickstart test scale lint interop gpu format docs clean
 
 help: ## List what can be made.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 20
@@ -18,7 +18,11 @@ quickstart: $(READY) ## See the whole pipeline run offline, in minutes (OUT=fold
 	$(BIN)/clipdistill quickstart --out $(OUT)
 
 test: $(READY) ## Run the tests, offline (ARGS="-k words" picks some).
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not scale" $(ARGS)
+
+scale: $(READY) ## Run the slow tests: several processes, a Ray cluster, kills, full disks.
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,ray]'
+	$(TEST_ENV) $(BIN)/python -m pytest -m scale $(ARGS)
 
 lint: $(READY) ## Check style, types and layers.
 	$(BIN)/ruff check .

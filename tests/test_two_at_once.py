@@ -106,6 +106,12 @@ def _adapt(of: Things, out: Path) -> Any:
     return adapt(of.text, of.embeddings, out)
 
 
+def _pool_merge(of: Things, out: Path) -> Any:
+    from clipdistill.collect.pool_merge import pool_merge
+
+    return pool_merge(out, of.embeddings)
+
+
 def _select(of: Things, out: Path) -> Any:
     from clipdistill.collect.select import select
 
@@ -164,6 +170,7 @@ def _report(of: Things, out: Path) -> Any:
 FOLDERS: dict[str, Call] = {
     "distill": _distill,
     "embed": _embed,
+    "pool merge": _pool_merge,
     "quantize": _quantize,
     "select": _select,
 }

@@ -5,6 +5,7 @@ from typing import Literal
 
 from .collect.download import DownloadResult as DownloadResult
 from .collect.pool import open_pool as open_pool
+from .collect.pool_merge import PoolMergeResult as PoolMergeResult
 from .collect.pool_search import PoolSearchResult as PoolSearchResult
 from .collect.search import SearchResult as SearchResult
 from .collect.select import SelectResult as SelectResult
@@ -191,6 +192,8 @@ def download(
     images: str | Path,
     *,
     retry_failed: bool = False,
+    layout: Literal['folder', 'webdataset'] = 'folder',
+    shard_size: int = 10000,
     max_workers: int = 64,
     per_host: int = 8,
     timeout: float = 10.0,
@@ -264,6 +267,11 @@ def pool_search(
     pretrained: str | None = None,
     device: str = 'auto',
 ) -> PoolSearchResult: ...
+def pool_merge(
+    out: str | Path,
+    *folders: str | Path,
+    prefix: str | Sequence[str] = ...,
+) -> PoolMergeResult: ...
 def select(
     images: str | Path,
     embeddings: str | Path,
@@ -274,6 +282,7 @@ def select(
     num_images: int | None = None,
     max_images: int | None = None,
     duplicates: float = 0.95,
+    exact_up_to: int = 100000,
     sheets: bool = True,
 ) -> SelectResult: ...
 def serve(
@@ -304,6 +313,7 @@ def distill(
     sparse: bool = False,
     sparse_from: Literal['magnitude'] = 'magnitude',
     qat: bool = False,
+    shuffle_buffer: int = 4096,
     prompts: str | Path | None = None,
     pretrained: bool = False,
     student_weights: str | Path | None = None,

@@ -189,6 +189,15 @@ VERBS = (
         ),
     ),
     Verb(
+        "pool merge",
+        "clipdistill.collect.pool_merge:pool_merge",
+        "Make one pool of several folders of embeddings, without copying.",
+        (
+            "clipdistill pool merge runs/all runs/part-*",
+            "clipdistill pool merge runs/all runs/a runs/b --prefix 2025 --prefix 2026",
+        ),
+    ),
+    Verb(
         "select",
         "clipdistill.collect.select:select",
         "Select relevant, balanced images for a class list.",

@@ -328,12 +328,12 @@ def test_metadata_in_other_letters(tmp_path):
 
 def test_few_tables_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr("clipdistill.collect.pool.TABLE_CACHE", 1)
-    monkeypatch.setattr("clipdistill.collect.pool.OPEN_SHARDS", 1)
+    monkeypatch.setattr("clipdistill.core.vectors.OPEN_SHARDS", 1)
     shards = [random_vectors(seed, 10, 4) for seed in range(5)]
     pool = open_pool(write_foreign(tmp_path / "p", shards))
     assert [one.caption for one in pool.metadata(range(50))] == [f"caption {n}" for n in range(50)]
     assert np.allclose(pool.vectors(range(50)), normalized(np.concatenate(shards)))
-    assert len(pool._tables._kept) == len(pool._mapped) == 1
+    assert len(pool._tables._kept) == len(pool._mapped._kept) == 1
 
 
 def test_many_threads_may_ask_at_once(tmp_path):

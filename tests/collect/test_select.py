@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clipdistill.collect.choose import choose, without_repeats
+from clipdistill.collect.clusters import repeats, repeats_in_clusters
 from clipdistill.collect.contact_sheet import WIDTH
 from clipdistill.collect.select import select
-from clipdistill.core.errors import InputError, MismatchError, OutputError
+from clipdistill.core.errors import InputError, MismatchError, OptionError, OutputError
 from clipdistill.core.zeroshot import normalized
 from clipdistill.formats.embeddings import EmbeddingStore, Header, Row
 from clipdistill.formats.selection import load_selection
@@ -306,3 +307,74 @@ def test_long_piles_are_looked_at_piece_by_piece():
     vectors[1500:] = vectors[:1500]
     assert np.array_equal(without_repeats(vectors, 0.9999), np.arange(1500))
     assert len(without_repeats(vectors, 0.5)) < 1500
+
+
+def crowd(seed: int, n: int, dim: int = 96) -> np.ndarray:
+    """Unit vectors as photos have them: things in groups of different width, a third of them saved
+    again with changes (cosines of 0.9 to 1 with the original), some of them many times."""
+    random = np.random.default_rng(seed)
+    centres = random.standard_normal((n // 60, dim))
+    spread = random.uniform(0.2, 1.2, (n // 60, 1))
+    group = random.integers(0, len(centres), n)
+    vectors = normalized(centres[group] + spread[group] * random.standard_normal((n, dim)))
+    copies = random.random(n) < 1 / 3
+    copies[0] = False
+    originals = np.flatnonzero(~copies)
+    source = originals[(len(originals) * random.random(copies.sum()) ** 2).astype(int)]
+    shift = random.uniform(0, 0.05, (copies.sum(), 1))
+    vectors[copies] = normalized(
+        vectors[source] + shift * random.standard_normal((copies.sum(), dim))
+    )
+    return vectors.astype(np.float32)
+
+
+def test_clusters_find_what_all_pairs_find_but_for_a_few() -> None:
+    vectors = crowd(0, 6000)
+    exact = repeats(vectors, 0.95) >= 0
+    found = repeats_in_clusters(len(vectors), lambda places: vectors[places], 0.95)
+    assert 0.2 < exact.mean() < 0.5
+    assert (found[exact] >= 0).mean() > 0.99
+    assert (found >= 0)[~exact].mean() < 0.01
+    kept = np.flatnonzero(found < 0)
+    same = np.flatnonzero(found >= 0)
+    assert (found[found[same]] < 0).all()
+    assert (found[same] < same).all()  # the better one stays
+    left = vectors[kept] @ vectors[kept].T >= 0.95
+    assert np.triu(left, 1).sum() <= 0.01 * exact.sum()
+
+
+def test_all_pairs_are_those_of_the_plain_rule() -> None:
+    vectors = crowd(1, 1500)
+    kept: list[int] = []
+    expected: list[int] = []
+    for place, vector in enumerate(vectors):
+        near = [one for one in kept if vectors[one] @ vector >= 0.95]
+        expected.append(near[0] if near else -1)
+        kept += [] if near else [place]
+    assert repeats(vectors, 0.95).tolist() == expected
+
+
+def test_large_clusters_are_divided_without_separating_copies(monkeypatch) -> None:
+    monkeypatch.setattr("clipdistill.collect.clusters.LARGEST", 100)
+    vectors = np.repeat(crowd(2, 60), 50, axis=0)
+    found = repeats_in_clusters(len(vectors), lambda places: vectors[places], 0.999)
+    assert (found < 0).sum() <= 1.1 * (repeats(vectors, 0.999) < 0).sum()
+
+
+def test_near_duplicates_in_clusters_leave_the_better_one(pile) -> None:
+    for label in range(3):
+        for cosine in (0.6, 0.5, 0.4):
+            pile.near(label, cosine)
+    for index in range(9):
+        pile.again(index)
+    exact = pile.run("exact", num_images=5)
+    clustered = pile.run("clustered", num_images=5, exact_up_to=3)
+    rows = pyarrow.parquet.read_table(pile.folder / "clustered/selection.parquet").to_pylist()
+    assert (clustered.taken, exact.taken) == (9, 9)
+    score = {row["image_path"]: row["score"] for row in rows}
+    repeated = [row for row in rows if row["status"] == "near-duplicate"]
+    assert len(repeated) == 9
+    assert all(score[row["duplicate_of"]] >= row["score"] for row in repeated)
+    assert json.loads((pile.folder / "clustered/selection.json").read_bytes())["clustered"]
+    with pytest.raises(OptionError, match="--exact-up-to"):
+        pile.run("wrong", num_images=5, exact_up_to=-1)

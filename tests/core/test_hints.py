@@ -19,6 +19,7 @@ NEVER_SHOWN = {
     "evaluate": {"models/recognizer.py"},
     "quantize": {"distillation/fine_tuning.py", "distillation/options.py"},
     "run": {
+        "collect/download.py",
         "core/ray_actors.py",
         "deploy/browser/folder.py",
         "deploy/export.py",

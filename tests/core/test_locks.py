@@ -13,6 +13,8 @@ import pytest
 import killing
 from clipdistill.core.errors import OutputError
 from clipdistill.core.locks import LOCK, locked, locked_files
+from clipdistill.core.progress import reporting
+from clipdistill.core.reporters import PlainReporter
 
 
 def take(path: Path, kind: str) -> contextlib.AbstractContextManager[None]:
@@ -35,6 +37,18 @@ def test_another_process_is_refused_until_the_first_is_dead(tmp_path: Path, kind
             pass
     assert not list((tmp_path / "out").rglob("*")) or kind == "folder"
     assert not list(tmp_path.rglob(f"{LOCK}*"))
+
+
+def test_who_has_patience_waits_and_says_for_whom(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "pixels"
+    with killing.holding(path, tmp_path / "ready", folder=True) as process:
+        with pytest.raises(OutputError, match="writing it now"), locked(path, "distill", 0.1):
+            pass
+        threading.Timer(0.5, killing.kill, [process]).start()
+        with reporting(PlainReporter()), locked(path, "distill", 60):
+            assert not process.is_alive()
+    waits = f"{path}: waiting for `clipdistill distill` (process {process.pid}), which is writing"
+    assert capsys.readouterr().err.count(waits) == 1
 
 
 def test_files_side_by_side_have_locks_of_their_own(tmp_path: Path) -> None:

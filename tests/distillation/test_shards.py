@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from clipdistill.core.errors import (
 )
 from clipdistill.core.processes import run_processes
 from clipdistill.core.ray_actors import run_actors
+from clipdistill.distillation import embed as embedding
 from clipdistill.distillation.embed import embed, embed_shard
 from clipdistill.formats.embeddings import load_embeddings, read_failures
 from clipdistill.formats.parts import part_path, read_plan
@@ -123,6 +126,27 @@ def test_wrong_options(run, options, message):
         run("shared", **options)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shard_index": 0, "shard_count": 1},
+        pytest.param({"workers": 2}, marks=pytest.mark.scale),
+    ],
+)
+def test_another_job_may_finish_the_folder_first(run, tmp_path, monkeypatch, options):
+    run("alone")
+    real = embedding._outcomes
+
+    def late(*arguments):
+        monkeypatch.undo()
+        assert run("shared", shard_index=0, shard_count=1).waiting == 0
+        return real(*arguments)
+
+    monkeypatch.setattr(embedding, "_outcomes", late)
+    assert run("shared", **options).waiting == 0
+    check_same(tmp_path / "shared", tmp_path / "alone")
+
+
 @pytest.mark.scale
 def test_worker_processes_make_the_folder_of_one_process(run, tmp_path):
     run("alone")
@@ -176,6 +200,19 @@ def test_without_a_cluster_one_sentence_says_so(run, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ServiceError, match="--ray auto: no Ray cluster can be reached"):
         run("shared", ray="auto")
+    start = time.monotonic()
+    with pytest.raises(ServiceError, match=r"at 127\.0\.0\.1:1 .*Connection refused.*ray start"):
+        run("shared", ray="127.0.0.1:1")
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere.invalid:6379")
+    with pytest.raises(ServiceError, match=r"--ray auto: .*nowhere\.invalid:6379"):
+        run("shared", ray="auto")
+    assert time.monotonic() - start < 60  # Ray itself tries for minutes
+
+
+def test_errors_keep_their_words_on_the_way_to_another_process():
+    for error in (MissingExtraError("ray", "ray", "--ray"), ServiceError("busy", 503)):
+        copy = pickle.loads(pickle.dumps(error))
+        assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
 
 
 def test_without_ray_the_extra_is_named(run, monkeypatch):

@@ -313,8 +313,8 @@ def test_values_that_are_not_finite_name_their_image(tmp_path, layout, value):
 def test_newer_version(tmp_path):
     filled(tmp_path)
     meta = json.loads((tmp_path / "meta.json").read_text())
-    (tmp_path / "meta.json").write_text(json.dumps({**meta, "version": 2}))
-    with pytest.raises(FormatError, match=r"meta\.json.*version 2 is newer.*Update clipdistill"):
+    (tmp_path / "meta.json").write_text(json.dumps({**meta, "version": 3}))
+    with pytest.raises(FormatError, match=r"meta\.json.*version 3 is newer.*Update clipdistill"):
         load_embeddings(tmp_path)
 
 

@@ -8,6 +8,7 @@ near-duplicates the one that ranks higher stays.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -22,6 +23,9 @@ NEAR_DUPLICATE = "near-duplicate"
 BELOW_THRESHOLD = "below-threshold"
 OVER_COUNT = "over-count"
 OVER_MAX = "over-max"
+STATUSES = (TAKEN, NEAR_DUPLICATE, BELOW_THRESHOLD, OVER_COUNT, OVER_MAX)
+"""The outcomes by their codes."""
+_CODES = {status: code for code, status in enumerate(STATUSES)}
 
 LOOK_AHEAD = 1024
 """Candidates per comparison with the taken images, over all labels."""
@@ -35,19 +39,29 @@ class Choice:
 
     Attributes:
         order: int64, the taken images in the order in which they were taken.
-        rank: int64 (N,), place among the images of its label by score, from 1.
-        status: N words: taken, near-duplicate, below-threshold, over-count, over-max.
-        duplicate_of: int64 (N,), the taken image of which it is a near-duplicate, or -1.
+        rank: uint32 (N,), place among the images of its label by score, from 1.
+        codes: uint8 (N,), places in `STATUSES`.
+        duplicate_of: int64 (N,), the taken image of which it is a near-duplicate, or -1; where they
+            were found before, the image that stays.
     """
 
     order: Numbers
-    rank: Numbers
-    status: list[str]
+    rank: NDArray[np.uint32]
+    codes: NDArray[np.uint8]
     duplicate_of: Numbers
+
+    @property
+    def status(self) -> list[str]:
+        """N words: taken, near-duplicate, below-threshold, over-count, over-max."""
+        return [STATUSES[code] for code in self.codes.tolist()]
+
+    def are(self, places: Numbers | slice, *statuses: str) -> NDArray[np.bool_]:
+        """Whether each of some images has one of these outcomes, bool (n,)."""
+        return np.isin(self.codes[places], [_CODES[status] for status in statuses])
 
 
 def choose(
-    labels: Numbers,
+    labels: NDArray[np.integer],
     scores: Floats,
     vectors: Callable[[Numbers], Floats],
     *,
@@ -56,11 +70,12 @@ def choose(
     per_label: int | None = None,
     most: int | None = None,
     duplicates: float = 1.0,
+    repeats: Numbers | None = None,
 ) -> Choice:
     """Choose among N images.
 
     Args:
-        labels: int64 (N,), the label of each.
+        labels: int (N,), the label of each.
         scores: float32 (N,), its similarity with that label.
         vectors: returns the unit vectors float32 (n, D) of some of the images.
         num_labels: number of labels.
@@ -68,17 +83,22 @@ def choose(
         per_label: most taken images per label.
         most: most taken images, over all labels.
         duplicates: cosine from which two images are near-duplicates; 1 or more: none are.
+        repeats: int64 (N,), near-duplicates that were found before (see `clusters`): the image that
+            stays, or -1; they are left out.
     """
     queues, rank = _ranked(labels, scores, num_labels)
-    status = np.full(len(labels), OVER_COUNT, dtype=object)
-    duplicate_of = np.full(len(labels), -1, np.int64)
+    codes = np.full(len(labels), _CODES[OVER_COUNT], np.uint8)
+    duplicate_of = np.full(len(labels), -1, np.int64) if repeats is None else repeats
     if min_score is not None:
         below = scores < np.float32(min_score)
-        status[below] = BELOW_THRESHOLD
+        codes[below] = _CODES[BELOW_THRESHOLD]
         queues = [queue[~below[queue]] for queue in queues]
+    if repeats is not None:
+        codes[repeats >= 0] = _CODES[NEAR_DUPLICATE]
+        queues = [queue[repeats[queue] < 0] for queue in queues]
     taken = Taken(vectors, duplicates)
     ahead = max(16, LOOK_AHEAD // max(1, num_labels))
-    turns = [_Turn(queue, taken, ahead, status, duplicate_of) for queue in queues]
+    turns = [_Turn(queue, taken, ahead, codes, duplicate_of) for queue in queues]
     counts = [0] * num_labels
     waiting = list(range(num_labels))
     while waiting and (most is None or len(taken.items) < most):
@@ -93,16 +113,18 @@ def choose(
     for label in waiting:  # these stopped at `most`
         rest = turns[label].rest()
         room = len(rest) if per_label is None else per_label - counts[label]
-        status[rest[:room]] = OVER_MAX
+        codes[rest[:room]] = _CODES[OVER_MAX]
     order = np.asarray(taken.items, np.int64)
-    return Choice(order, rank, status.tolist(), duplicate_of)
+    return Choice(order, rank, codes, duplicate_of)
 
 
-def _ranked(labels: Numbers, scores: Floats, num_labels: int) -> tuple[list[Numbers], Numbers]:
+def _ranked(
+    labels: NDArray[np.integer], scores: Floats, num_labels: int
+) -> tuple[list[Numbers], NDArray[np.uint32]]:
     """The images of each label, best first (ties: the lower number), and the rank of each image."""
-    order = np.lexsort((np.arange(len(labels)), -scores, labels))
+    order = np.lexsort((-scores, labels))  # which is stable
     bounds = np.searchsorted(labels[order], np.arange(num_labels + 1))
-    rank = np.empty(len(labels), np.int64)
+    rank = np.empty(len(labels), np.uint32)
     queues = []
     for label in range(num_labels):
         queue = order[bounds[label] : bounds[label + 1]]
@@ -120,7 +142,7 @@ class Taken:
     """
 
     def __init__(self, vectors: Callable[[Numbers], Floats], threshold: float) -> None:
-        self.items: list[int] = []
+        self.items = array("q")
         self.vectors = vectors
         self.threshold = threshold
         self._kept = np.empty((0, 0), np.float32)
@@ -166,11 +188,11 @@ class _Turn:
         queue: Numbers,
         taken: Taken,
         ahead: int,
-        status: NDArray[np.object_],
+        codes: NDArray[np.uint8],
         duplicate_of: Numbers,
     ) -> None:
         self.queue, self.taken, self.ahead = queue, taken, ahead
-        self.status, self.duplicate_of = status, duplicate_of
+        self.codes, self.duplicate_of = codes, duplicate_of
         self.place = 0
         self.candidates = self._candidates()
 
@@ -184,16 +206,17 @@ class _Turn:
             self.place += 1
             if match < 0:
                 self.taken.add(item, vector)
-                self.status[item] = TAKEN
+                self.codes[item] = _CODES[TAKEN]
                 return True
-            self.status[item] = NEAR_DUPLICATE
+            self.codes[item] = _CODES[NEAR_DUPLICATE]
             self.duplicate_of[item] = self.taken.items[match]
         return False
 
     def _candidates(self) -> Iterator[tuple[int, Floats | None, int]]:
         """Yield each image, its vector, and the place of the image that it repeats (-1: none)."""
         if not self.taken.looks:
-            yield from ((item, None, -1) for item in self.queue.tolist())
+            for item in self.queue:
+                yield int(item), None, -1
             return
         for start in range(0, len(self.queue), self.ahead):
             items = self.queue[start : start + self.ahead]

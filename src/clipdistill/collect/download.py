@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.errors import InputError
+from ..core.errors import InputError, OptionError
+from ..core.files import ensure_folder
 from ..core.locks import locked
+from ..core.node_cache import staging_folder
 from ..core.progress import track
 from ..core.results import Result, Table, list_some
+from ..core.signatures import PathOrUrl
+from ..core.storage import RemotePath, location, remove_tree
 from ..core.wording import many, size
 from ..formats.ledger import FAILED, INDEX, OK, REFUSED
 from ..formats.urls import count_urls
@@ -54,6 +58,7 @@ class DownloadResult(Result):
         stored_bytes: bytes of the images stored in this run.
         seconds: duration of the run.
         stopped: why the run ended before the end of the list; empty when it did not.
+        tars: tars written in this run.
     """
 
     images: Path
@@ -68,6 +73,7 @@ class DownloadResult(Result):
     stored_bytes: int
     seconds: float
     stopped: str
+    tars: int = 0
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
@@ -81,6 +87,8 @@ class DownloadResult(Result):
         if self.reasons:
             rows = tuple((r.kind, str(r.count), r.reason, r.url) for r in self.reasons)
             lines.append(Table("Not downloaded", ("kind", ">URLs", "example", "URL"), rows))
+        if self.tars:
+            lines.append(f"Written: {many(self.tars, 'tar')} of images, texts and JSON.")
         if self.stopped:
             lines.append(f"Stopped: {self.stopped}. Run the same command again to resume.")
         lines.append(f"Images and their ledger ({INDEX}): {self.images}")
@@ -88,18 +96,20 @@ class DownloadResult(Result):
 
 
 def download(
-    urls: Path, images: Path, options: DownloadOptions = DownloadOptions()
+    urls: Path, images: PathOrUrl, options: DownloadOptions = DownloadOptions()
 ) -> DownloadResult:
     """Download the images of a list of URLs.
 
     The download can be stopped and run again at any time: finished URLs are skipped, and temporary
     failures are tried again.  The name of an image is uuid5(NAMESPACE_URL, url) with the ending
     of the format of its bytes.  Every URL gets a row in `index.parquet`, with the reason when there
-    is no image.  Images with the same bytes are kept once.
+    is no image.  Images with the same bytes are kept once.  With --layout webdataset the images end
+    in tars, which are never changed: those of a later run go to further tars.
 
     Args:
         urls: text file with one URL per line, or a .parquet with a column url.
-        images: folder for the images.
+        images: folder for the images; with --layout webdataset also its URL, such as
+            s3://bucket/images.
         options: how to download.
 
     Raises:
@@ -108,8 +118,14 @@ def download(
         FormatError: the list or the ledger of an earlier run cannot be read.
         OutputError: the folder cannot be written to, or another process is writing to it.
     """
-    urls, images = Path(urls), Path(images)
+    urls, images = Path(urls), location(images)
     options.check()
+    store = images if isinstance(images, RemotePath) else None
+    if store is not None and options.layout != "webdataset":
+        raise OptionError(
+            f"--layout {options.layout} writes to folders of this machine only, not to {images}. "
+            "Use --layout webdataset."
+        )
     total = count_urls(urls)
     if not total:
         raise InputError(f"{urls}: the list has no URLs. Make one with: clipdistill search")
@@ -117,8 +133,11 @@ def download(
 
     start = time.monotonic()
     with locked(images, "download"), track("download", total, "URLs") as step:
-        run = Download(urls, images, options, step)
+        folder = images if store is None else ensure_folder(staging_folder(store))
+        run = Download(urls, folder, options, step, store)
         run.run()
+        if store is not None and not run.stopped:
+            remove_tree(folder)
     result = _result(run, images, time.monotonic() - start)
     if not run.pictures and not run.stopped:
         raise _no_images(urls, result)
@@ -154,4 +173,5 @@ def _result(run: Download, images: Path, seconds: float) -> DownloadResult:
         stored_bytes=run.stored,
         seconds=seconds,
         stopped=run.stopped,
+        tars=run.tars,
     )

@@ -22,7 +22,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,9 @@ from numpy.typing import NDArray
 
 from ..core.errors import FormatError, InputError, MismatchError, OptionError
 from ..core.files import read_array
+from ..core.storage import location
 from ..core.texts import Index, Texts
+from ..core.vectors import Mapped
 from ..core.zeroshot import LogitScale, normalized
 from ..formats.cards import TeacherCard
 from ..formats.embeddings import (
@@ -39,6 +41,9 @@ from ..formats.embeddings import (
     VECTORS,
     Embeddings,
     Header,
+    Shard,
+    check_card,
+    embeddings_at_hand,
     find_rows,
     load_embeddings,
     open_parquet,
@@ -66,8 +71,6 @@ TABLE_CACHE = 128 << 20
 """Bytes of decoded metadata that a pool keeps between searches."""
 NAMES_AT_ONCE = 1 << 16
 """Names per block while a pool's names are streamed."""
-OPEN_SHARDS = 64
-"""Shards that stay mapped between searches; each has a file descriptor."""
 UNIT_TOLERANCE = 0.01
 
 
@@ -97,6 +100,7 @@ class _Shard:
     count: int
     vectors: Path | Floats
     rows: Path | Texts
+    prefix: str = ""
 
     @property
     def stop(self) -> int:
@@ -138,7 +142,7 @@ def open_pool(root: Path) -> Pool:
         FormatError: a shard is missing, truncated or does not fit its rows.
         MissingExtraError: pyarrow is not installed.
     """
-    root = Path(root)
+    root = embeddings_at_hand(location(root))
     if not root.is_dir():
         raise InputError(
             f"{root}: no such pool. Expected a folder of embeddings, made with: clipdistill embed"
@@ -162,14 +166,15 @@ def _pool_in_memory(root: Path) -> Pool:
     return Pool(root, found.teacher, (shard,), np.empty(0, np.int64), found)
 
 
-def _pool_on_disk(root: Path, header: Header | None, files: list[tuple[Path, Path]]) -> Pool:
+def _pool_on_disk(root: Path, header: Header | None, files: list[Shard]) -> Pool:
     shards: list[_Shard] = []
     dim = None if header is None else header.teacher.dim
     start = 0
-    for vectors, rows in files:
-        with open_parquet(rows) as file:
+    for one in files:
+        with open_parquet(one.rows) as file:
             count = int(file.metadata.num_rows)
-        shard = _Shard(start, count, vectors, rows)
+            check_card(one.rows, file.schema_arrow, header, one.folder)
+        shard = _Shard(start, count, one.vectors, one.rows, one.prefix)
         found = shard.open(dim).shape[1]
         if count:
             dim = found
@@ -229,12 +234,14 @@ def _names(shard: _Shard) -> Iterator[str]:
     if not isinstance(shard.rows, Path):
         yield from shard.rows
         return
+    before = f"{shard.prefix}/" if shard.prefix else ""
     with open_parquet(shard.rows) as file, reading_parquet(shard.rows):
         if "image_path" not in file.schema_arrow.names:
             yield from [""] * shard.count
             return
         for batch in file.iter_batches(columns=["image_path"]):
-            yield from (name or "" for name in texts(batch.column(0), "image_path"))
+            for name in texts(batch.column(0), "image_path"):
+                yield f"{before}{name}" if name else ""
 
 
 class Pool:
@@ -262,8 +269,7 @@ class Pool:
         # Factor that scales each row to unit length: 0 not computed yet, NaN for rows never found.
         self._scales = np.zeros(self.stored, np.float32)
         self._tables = _Tables()
-        self._mapped: OrderedDict[int, NDArray[np.floating]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._mapped = Mapped(lambda place: shards[place].open(teacher.dim))
 
     def __len__(self) -> int:
         """The number of images: the stored rows without the stale ones."""
@@ -453,15 +459,7 @@ class Pool:
             yield self._shards[number], np.flatnonzero(owner == number)
 
     def _open(self, shard: _Shard) -> NDArray[np.floating]:
-        with self._lock:
-            vectors = self._mapped.pop(shard.start, None)
-        if vectors is None:
-            vectors = shard.open(self.dim)
-        with self._lock:
-            self._mapped[shard.start] = vectors
-            while len(self._mapped) > OPEN_SHARDS:
-                self._mapped.popitem(last=False)
-        return vectors
+        return self._mapped[int(np.searchsorted(self._starts, shard.start))]
 
     def _search(self, queries: Floats, k: int, workers: int, chunk_rows: int) -> Found:
         tasks = self._tasks(chunk_rows)
@@ -556,6 +554,8 @@ class _Tables:
                 with reading_parquet(shard.rows):
                     rows = _pool_rows(table.take(local[places] - start))
                 for place, row in zip(places.tolist(), rows, strict=True):
+                    if shard.prefix and row.image_path:
+                        row = replace(row, image_path=f"{shard.prefix}/{row.image_path}")
                     result[place] = row
             start += count
         return result

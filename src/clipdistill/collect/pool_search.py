@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import InputError, OptionError
 from ..core.results import Result, Table
-from ..core.signatures import NameOrPath
+from ..core.signatures import NameOrPath, PathOrUrl
 from ..core.wording import many
 from ..formats.prompts import Prompts, load_prompts
 from ..formats.text import load_text
@@ -85,7 +85,7 @@ class PoolSearchResult(Result):
 
 
 def pool_search(
-    pool: Path,
+    pool: PathOrUrl,
     /,
     *texts: str,
     prompts: Path | None = None,
@@ -101,7 +101,8 @@ def pool_search(
     The search is exact, and needs little memory however large the pool is.
 
     Args:
-        pool: embeddings, made by `clipdistill embed` or published in clip-retrieval's layout.
+        pool: embeddings, made by `clipdistill embed` or published in clip-retrieval's layout; or
+            their URL, of which a copy is kept on this machine.
         texts: texts to search for, each its own query, such as "a red fish".
         prompts: prompts file; each label is one query.
         image: image file to search similar images for; repeatable.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,8 @@ from ..core.errors import InputError, OptionError
 from ..core.locks import locked
 from ..core.progress import message, track
 from ..core.results import Result, Table, list_some
+from ..core.signatures import PathOrUrl
+from ..core.storage import location
 from ..core.wording import many
 from ..formats.selection import (
     LIST,
@@ -30,7 +32,17 @@ from ..formats.text import TextEmbeddings, load_text
 from ..images.loading import default_workers, load_pixels
 from ..images.preprocess import Preprocess
 from ..images.sources import Listing, list_images
-from .choose import BELOW_THRESHOLD, NEAR_DUPLICATE, OVER_COUNT, OVER_MAX, TAKEN, Choice, choose
+from .choose import (
+    BELOW_THRESHOLD,
+    NEAR_DUPLICATE,
+    OVER_COUNT,
+    OVER_MAX,
+    STATUSES,
+    TAKEN,
+    Choice,
+    choose,
+)
+from .clusters import repeats_in_clusters
 from .contact_sheet import THUMBNAIL, Section, Tile, draw_sheet, save_sheet
 from .pool import Pool, open_pool
 
@@ -41,6 +53,9 @@ DUPLICATES = 0.95
 original (medians of 120 photos; 0.93 at half the size).  Lower values remove too many images: at
 0.90, 64 of the best 229 monarch butterflies, most of them other photos in the same pose; at 0.95, 8
 of the best 208 (2026-11-24, lit-efficientnet-lite2)."""
+EXACT_UP_TO = 100_000
+"""Images up to which near-duplicates are searched among all pairs.  Beyond, the vectors of taken
+images would take 2 kB each, and the time grows with the square of their number."""
 GREEN, AMBER, RED, VIOLET = (64, 145, 92), (196, 150, 40), (190, 74, 66), (122, 92, 168)
 
 
@@ -123,26 +138,27 @@ class _Pile:
     Attributes:
         items: the images.
         rows: int64 (N,), their rows in the pool.
-        labels: int64 (N,), the most similar label of each.
+        labels: int32 (N,), the most similar label of each.
         scores: float32 (N,), the cosine of each with that label.
     """
 
     items: Listing
     rows: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int32]
     scores: NDArray[np.float32]
 
 
 def select(
-    images: Path,
-    embeddings: Path,
+    images: PathOrUrl,
+    embeddings: PathOrUrl,
     text: Path,
-    out: Path,
+    out: PathOrUrl,
     *,
     min_score: float | None = None,
     num_images: Annotated[int | None, Parameter(name=("--num-images", "-n"))] = None,
     max_images: int | None = None,
     duplicates: float = DUPLICATES,
+    exact_up_to: int = EXACT_UP_TO,
     sheets: bool = True,
 ) -> SelectResult:
     """Select the images of a class list: relevant, balanced, without near-duplicates.
@@ -152,10 +168,10 @@ def select(
     result is a list, a table with the outcome for every image, and one contact sheet per label.
 
     Args:
-        images: folder of images (searched recursively), or WebDataset tars.
-        embeddings: embeddings of these images, made by `clipdistill embed`.
+        images: folder of images (searched recursively), or WebDataset tars, or its URL.
+        embeddings: embeddings of these images, made by `clipdistill embed`, or their URL.
         text: text embeddings of the class list, made by `clipdistill embed-text`.
-        out: folder for the selection.
+        out: folder for the selection, or its URL.
         min_score: least cosine with the label; CLIP models give about 0.2 to 0.35 for images that
             fit.  Use the contact sheets to choose it.
         num_images: most images per label.
@@ -163,6 +179,9 @@ def select(
         duplicates: cosine from which an image is a near-duplicate of a better one and is left out;
             copies that were saved again, cropped a little or mirrored have about 0.97, other
             things in the same pose about 0.9; 1: keep all.
+        exact_up_to: images up to which near-duplicates are searched among all pairs. Among more
+            they are searched in clusters before the labels take turns, which needs little memory
+            and misses some pairs; of two near-duplicates the one with the higher score stays.
         sheets: draw a contact sheet for each label.
 
     Raises:
@@ -170,8 +189,9 @@ def select(
         MismatchError: images and texts were embedded by different teachers.
         OutputError: `out` cannot be written to, or another process is writing to it.
     """
-    images, embeddings, text, out = Path(images), Path(embeddings), Path(text), Path(out)
-    _check(min_score, num_images, max_images, duplicates)
+    images, embeddings, out = location(images), location(embeddings), location(out)
+    text = Path(text)
+    _check(min_score, num_images, max_images, duplicates, exact_up_to)
     classes = load_text(text)
     pool = open_pool(embeddings)
     classes.teacher.check_same(pool.teacher, text, embeddings)
@@ -186,6 +206,7 @@ def select(
         )
     with locked(out, "select"):
         begin_selection(out)
+        clustered = duplicates < 1 and len(pile.items) > exact_up_to
         choice = choose(
             pile.labels,
             pile.scores,
@@ -194,7 +215,8 @@ def select(
             min_score=min_score,
             per_label=num_images,
             most=max_images,
-            duplicates=duplicates,
+            duplicates=1.0 if clustered else duplicates,
+            repeats=_repeats(pool, pile, min_score, duplicates) if clustered else None,
         )
         if sheets:
             _draw_sheets(out, pile, choice, classes.labels)
@@ -211,6 +233,7 @@ def select(
             "num_images": num_images,
             "max_images": max_images,
             "duplicates": duplicates,
+            "clustered": clustered,
             "images": result.images,
             "selected": result.taken,
             "labels": {one.label: one.taken for one in result.labels},
@@ -222,8 +245,14 @@ def select(
 
 
 def _check(
-    min_score: float | None, num_images: int | None, max_images: int | None, duplicates: float
+    min_score: float | None,
+    num_images: int | None,
+    max_images: int | None,
+    duplicates: float,
+    exact_up_to: int,
 ) -> None:
+    if exact_up_to < 0:
+        raise OptionError("--exact-up-to should be 0 or more.")
     if min_score is None and num_images is None and max_images is None:
         raise OptionError(
             "How many images should be selected? Give --num-images (per label), --min-score or "
@@ -241,7 +270,7 @@ def _score(pool: Pool, classes: TextEmbeddings, listed: Listing) -> _Pile:
     order = np.argsort(found, kind="stable")
     order = order[found[order] >= 0]
     rows = found[order]
-    labels = np.zeros(len(rows), np.int64)
+    labels = np.zeros(len(rows), np.int32)
     scores = np.full(len(rows), np.nan, np.float32)
     with track("compare", pool.stored, "images") as step:
         for block, vectors in pool.blocks():
@@ -258,15 +287,45 @@ def _score(pool: Pool, classes: TextEmbeddings, listed: Listing) -> _Pile:
     return _Pile(listed.take(order[fine]), rows[fine], labels[fine], scores[fine])
 
 
+def _repeats(
+    pool: Pool, pile: _Pile, min_score: float | None, duplicates: float
+) -> NDArray[np.int64]:
+    """Find near-duplicates in clusters; of two, the image with the higher score stays.
+
+    Returns:
+        int64 (N,), as `choose` takes them.
+    """
+    order = np.argsort(-pile.scores, kind="stable")
+    if min_score is not None:
+        order = order[pile.scores[order] >= np.float32(min_score)]
+    message(
+        f"Searching near-duplicates among {many(len(order), 'image')} in clusters: pairs that "
+        "share no cluster are not found (--exact-up-to compares all pairs of more images)."
+    )
+    found = repeats_in_clusters(
+        len(order), lambda places: pool.vectors(pile.rows[order[places]]), duplicates
+    )
+    result = np.full(len(pile.rows), -1, np.int64)
+    same = found >= 0
+    result[order[same]] = order[found[same]]
+    return result
+
+
 def _counts(pile: _Pile, choice: Choice, labels: Sequence[str]) -> tuple[LabelCount, ...]:
-    every = Counter(zip(pile.labels.tolist(), choice.status, strict=True))
+    kinds = len(STATUSES)
+    counted = np.bincount(pile.labels * kinds + choice.codes, minlength=len(labels) * kinds)
+    every = {
+        (number, status): int(counted[number * kinds + code])
+        for number in range(len(labels))
+        for code, status in enumerate(STATUSES)
+    }
     lowest: dict[int, float] = {}
-    for place in choice.order.tolist():
+    for place in choice.order:
         lowest[int(pile.labels[place])] = float(pile.scores[place])
     return tuple(
         LabelCount(
             label=label,
-            images=sum(count for (mine, _), count in every.items() if mine == number),
+            images=sum(every[number, status] for status in STATUSES),
             taken=every[number, TAKEN],
             near_duplicates=every[number, NEAR_DUPLICATE],
             below=every[number, BELOW_THRESHOLD],
@@ -279,16 +338,16 @@ def _counts(pile: _Pile, choice: Choice, labels: Sequence[str]) -> tuple[LabelCo
 
 def _rows(pile: _Pile, choice: Choice, labels: Sequence[str]) -> Iterator[SelectionRow]:
     """Yield the table: the taken images in their order, then the others by label and rank."""
-    others = np.flatnonzero(np.array([status != TAKEN for status in choice.status], bool))
+    others = np.flatnonzero(~choice.are(np.s_[:], TAKEN))
     others = others[np.lexsort((choice.rank[others], pile.labels[others]))]
-    for place in [*choice.order.tolist(), *others.tolist()]:
+    for place in itertools.chain(choice.order, others):
         same = int(choice.duplicate_of[place])
         yield SelectionRow(
             image_path=pile.items.keys[place],
             label=labels[pile.labels[place]],
             score=float(pile.scores[place]),
             rank=int(choice.rank[place]),
-            status=choice.status[place],
+            status=STATUSES[choice.codes[place]],
             duplicate_of="" if same < 0 else pile.items.keys[same],
         )
 
@@ -296,12 +355,11 @@ def _rows(pile: _Pile, choice: Choice, labels: Sequence[str]) -> Iterator[Select
 def _draw_sheets(out: Path, pile: _Pile, choice: Choice, labels: Sequence[str]) -> None:
     order = np.lexsort((choice.rank, pile.labels))
     bounds = np.searchsorted(pile.labels[order], np.arange(len(labels) + 1))
-    status = np.array(choice.status, dtype=object)
     with track("sheets", len(labels), "labels") as step:
         for number, label in enumerate(labels):
             mine = order[bounds[number] : bounds[number + 1]]
-            sections, missing = _sections(pile, choice, mine, status[mine])
-            taken = int((status[mine] == TAKEN).sum())
+            sections, missing = _sections(pile, choice, mine)
+            taken = int(choice.are(mine, TAKEN).sum())
             of = many(len(mine), "image")
             subtitle = f"{taken} taken of {of} that are most similar to this label"
             save_sheet(sheet_path(out, number + 1, label), draw_sheet(label, subtitle, sections))
@@ -310,13 +368,11 @@ def _draw_sheets(out: Path, pile: _Pile, choice: Choice, labels: Sequence[str]) 
             step()
 
 
-def _sections(
-    pile: _Pile, choice: Choice, mine: NDArray[np.int64], status: NDArray[np.object_]
-) -> tuple[list[Section], int]:
+def _sections(pile: _Pile, choice: Choice, mine: NDArray[np.int64]) -> tuple[list[Section], int]:
     """A label's sections and the number of unreadable images in them; `mine` is ordered by rank."""
-    taken = mine[status == TAKEN].tolist()
-    below = mine[np.isin(status, [BELOW_THRESHOLD, OVER_COUNT, OVER_MAX])].tolist()
-    repeats = mine[status == NEAR_DUPLICATE].tolist()
+    taken = mine[choice.are(mine, TAKEN)].tolist()
+    below = mine[choice.are(mine, BELOW_THRESHOLD, OVER_COUNT, OVER_MAX)].tolist()
+    repeats = mine[choice.are(mine, NEAR_DUPLICATE)].tolist()
     best, last = taken[:BEST], taken[BEST:][-LAST:]
     skipped = len(taken) - len(best) - len(last)
     parts = [

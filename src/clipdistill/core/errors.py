@@ -20,12 +20,25 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class ClipDistillError(Exception):
     """Base of every error that clipdistill raises on purpose."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep message and attributes on the way to another process, whatever `__init__` takes."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(
+    kind: type[ClipDistillError], arguments: tuple[Any, ...], attributes: dict[str, Any]
+) -> ClipDistillError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(attributes)
+    return error
 
 
 class InputError(ClipDistillError):

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import tempfile
 import tokenize
 import zipfile
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import FormatError, InputError, OutputError
+from .node_cache import at_hand
+from .storage import RemotePath, check_writable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,6 +60,9 @@ def ensure_folder(folder: Path) -> Path:
     Raises:
         OutputError: it cannot be made or written to, or a file is in the way.
     """
+    if isinstance(folder, RemotePath):
+        check_writable(folder)
+        return folder
     with writing(folder):
         if folder.exists() and not folder.is_dir():
             raise OutputError(
@@ -94,12 +100,12 @@ def _remove_dead(folder: Path) -> None:
     mine = re.compile(re.escape(f"{TEMPORARY_PREFIX}{_host()}-") + r"(\d{1,10})-\d+\D")
     for path in folder.glob(f"{TEMPORARY_PREFIX}{_host()}-*"):
         found = mine.match(f"{path.name}.")
-        if found and not _alive(int(found[1])):
+        if found and not alive(int(found[1])):
             with contextlib.suppress(OSError):
                 path.unlink()
 
 
-def _alive(process: int) -> bool:
+def alive(process: int) -> bool:
     """Whether a process of this machine runs; True where that cannot be found out."""
     if os.name != "posix":  # elsewhere `os.kill` ends it
         return True
@@ -126,11 +132,19 @@ def sync_folder(folder: Path) -> None:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; on success it is flushed and renamed to `path`.
 
-    When the body raises, the temporary file is deleted and `path` stays unchanged.
+    When the body raises, the temporary file is deleted and `path` stays unchanged.  What goes to
+    object storage is uploaded instead, from a temporary file of this machine.
 
     Raises:
         OutputError: the folder cannot be written to, or the disk is full.
     """
+    if isinstance(path, RemotePath):
+        with tempfile.TemporaryDirectory(prefix="clipdistill-") as folder:
+            local = Path(folder) / f"upload{path.suffix}"
+            with writing(local):
+                yield local
+            path.upload(local)
+        return
     temporary = _temporary(path)
     try:
         with writing(path):
@@ -240,7 +254,8 @@ def read_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
     import numpy as np
 
     try:
-        value = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        local = at_hand(path)
+        value = np.load(local, mmap_mode="r" if mapped else None, allow_pickle=False)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file.") from error
     except (

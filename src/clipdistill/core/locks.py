@@ -15,24 +15,30 @@ import hashlib
 import os
 import platform
 import re
+import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
 from .errors import OutputError
 from .files import ensure_folder, writing
+from .progress import message
+from .storage import RemotePath
+from .storage_locks import locked_in_store
 
 LOCK = ".clipdistill-lock"
 """Name of the lock of a folder; that of a file has a digest of the file's name behind it."""
 MOST_BYTES = 500
 """Bytes of a lock that are read."""
+POLL_SECONDS = 0.2
+"""Between two attempts of a process that waits."""
 
 _held: ContextVar[frozenset[str]] = ContextVar("clipdistill_locks", default=frozenset())
 """Locks that this call of a verb has already: the verbs that it calls need not take them again."""
 
 
 @contextlib.contextmanager
-def locked(folder: Path, verb: str) -> Iterator[None]:
+def locked(folder: Path, verb: str, patience: float = 0.0) -> Iterator[None]:
     """Make `folder`, and keep other processes from writing to it as long as the block runs.
 
     What was made and is still empty afterwards is removed again.
@@ -40,14 +46,19 @@ def locked(folder: Path, verb: str) -> Iterator[None]:
     Args:
         folder: the output.
         verb: shown to the process that is refused.
+        patience: seconds to wait for a process that has the lock.
 
     Raises:
         OutputError: it cannot be made or written to, or another process has the lock.
     """
+    if isinstance(folder, RemotePath):
+        with locked_in_store(ensure_folder(folder) / LOCK, folder, verb, patience):
+            yield
+        return
     missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     try:
         ensure_folder(folder)
-        with _lock(folder / LOCK, folder, verb):
+        with _lock(folder / LOCK, folder, verb, patience):
             yield
     finally:
         for path in missing:
@@ -75,9 +86,9 @@ def locked_files(verb: str, *files: Path | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lock(lock: Path, output: Path, verb: str) -> Iterator[None]:
+def _lock(lock: Path, output: Path, verb: str, patience: float = 0.0) -> Iterator[None]:
     name = os.path.realpath(lock)
-    handle = None if name in _held.get() else _take(lock, output)
+    handle = None if name in _held.get() else _take(lock, output, patience)
     if handle is None:
         yield
         return
@@ -94,7 +105,7 @@ def _lock(lock: Path, output: Path, verb: str) -> Iterator[None]:
         _release(handle)
 
 
-def _take(lock: Path, output: Path) -> int | None:
+def _take(lock: Path, output: Path, patience: float) -> int | None:
     """Make and lock the file `lock`, and return its descriptor; None: there are no locks here.
 
     Raises:
@@ -104,6 +115,7 @@ def _take(lock: Path, output: Path) -> int | None:
         import fcntl
     except ImportError:
         return None
+    give_up, waits = time.monotonic() + patience, False
     while True:
         with writing(output):
             handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -112,6 +124,12 @@ def _take(lock: Path, output: Path) -> int | None:
         except BlockingIOError as error:
             holder = _holder(handle)
             os.close(handle)
+            if time.monotonic() < give_up:
+                if not waits:
+                    message(f"{output}: waiting for {holder}, which is writing it.")
+                waits = True
+                time.sleep(POLL_SECONDS)
+                continue
             raise OutputError(
                 f"{output}: {holder} is writing it now. Wait until it has finished, or choose "
                 "another output."

@@ -21,6 +21,7 @@ EXTRA_PACKAGES = {
     "pyarrow": ("pyarrow", "web"),
     "ray": ("ray", "ray"),
     "requests": ("requests", "compress"),
+    "s3fs": ("s3fs", "storage"),
     "safetensors": ("safetensors", "train"),
     "starlette": ("starlette", "web"),
     "tensorboard": ("tensorboard", "train"),
@@ -44,6 +45,7 @@ EXTRAS = {
     "plots": "charts (benchmark --plot)",
     "report": "the report of a run and its model card",
     "ray": "embed many images on several machines",
+    "storage": "images and embeddings in object storage (s3://)",
     "demo": "cameras and videos (demo), and the page of demo --web",
 }
 """Extra -> what it is for."""

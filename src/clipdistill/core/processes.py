@@ -29,11 +29,13 @@ class Outcome:
         task: the task.
         value: what the function returned; None where it failed.
         reason: why it failed; empty where it did not.
+        died: whether its process ended with it.
     """
 
     task: str
     value: Any = None
     reason: str = ""
+    died: bool = False
 
 
 @dataclass
@@ -69,7 +71,7 @@ def run_processes(
             ready = wait([one.pipe for one in started])
             for worker in [one for one in started if one.pipe in ready]:
                 outcome = _answer(worker)
-                ended = outcome.reason and not worker.process.is_alive()
+                ended = outcome.died
                 if ended:
                     started.remove(worker)
                 yield outcome
@@ -105,7 +107,8 @@ def _answer(worker: _Worker) -> Outcome:
     except (EOFError, OSError):
         worker.process.join()
         code = worker.process.exitcode
-        return Outcome(task, reason=f"its process ended without a word (exit code {code})")
+        reason = f"its process ended without a word (exit code {code})"
+        return Outcome(task, reason=reason, died=True)
     if isinstance(error, ClipDistillError):
         raise error
     return Outcome(task, value, error or "")

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from .errors import OptionError, did_you_mean
 from .ranges import check_numbers
+from .storage import location
 
 EMPTY = inspect.Parameter.empty
 POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -35,6 +36,14 @@ class OrPath:
 
 NameOrPath = Annotated[str, OrPath()]
 """A text that names a model, a file or a folder; Python callers may pass a `Path`."""
+
+
+class OrUrl:
+    """Marks a path that may lie in object storage; see `PathOrUrl`."""
+
+
+PathOrUrl = Annotated[Path, OrUrl()]
+"""A path of this machine or a URL of object storage; other paths refuse URLs."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +195,9 @@ def command(
             bound.arguments.pop(option.name, None)
         for name, value in bound.arguments.items():
             keyword = signature.parameters[name].kind is KEYWORD
+            if isinstance(value, Path) and _takes_url(signature.parameters[name].annotation):
+                bound.arguments[name] = location(value)
+                continue
             for one in value if isinstance(value, tuple) else (value,):
                 if isinstance(one, Path):
                     title = f"--{name.replace('_', '-')}" if keyword else name.upper()
@@ -302,11 +314,13 @@ def converted(name: str, value: Any, hint: Any) -> Any:
     if origin is tuple or origin is Sequence:
         return _several(name, value, get_args(kind)[0])
     if isinstance(value, os.PathLike) and kind in (str, Path):
-        value = os.fspath(value)
+        value = str(value) if isinstance(value, Path) else os.fspath(value)
+    if kind is Path and _takes_url(hint) and isinstance(value, str) and value:
+        return location(value)
     return _plain(name, value, kind)
 
 
-URL = re.compile(r"(https?|ftp|s3|gs|hf|az|hdfs|file):/+", re.IGNORECASE)
+URL = re.compile(r"(https?|ftp|s3a?|gc?s|hf|az|abfss?|hdfs|memory|file):/+", re.IGNORECASE)
 
 
 def check_no_url(name: str, text: str) -> None:
@@ -318,8 +332,9 @@ def check_no_url(name: str, text: str) -> None:
     if URL.match(text):
         url = URL.sub(r"\1://", text, count=1)
         raise OptionError(
-            f"{name} {url}: expected a file or folder of this machine, found a URL. Fetch it first "
-            "(lists of image URLs with: clipdistill download)."
+            f"{name} {url}: expected a file or folder of this machine, found a URL. Give a path, "
+            "and copy from or to object storage with its own tools (the images of a list of URLs: "
+            "clipdistill download)."
         )
 
 
@@ -346,6 +361,14 @@ _KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
     str: ("a text", (str,)),
     Path: ("a path", (str,)),
 }
+
+
+def _takes_url(hint: Any) -> bool:
+    if get_origin(hint) is Annotated:
+        return any(isinstance(mark, OrUrl) for mark in hint.__metadata__) or _takes_url(
+            get_args(hint)[0]
+        )
+    return any(_takes_url(one) for one in get_args(hint))
 
 
 def _takes_none(hint: Any) -> bool:

@@ -6,11 +6,45 @@ import hashlib
 import math
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..images.sources import ImageItem
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's share of one batch.
+
+    Attributes:
+        step: number of the batch in its epoch.
+        rows: int (B,), the images.
+        mirrored: bool (B,), which are drawn to be mirrored.
+        shown: int (B,), 0 for the image itself, 1 to K for a view.
+        size: images of the whole batch.
+        items: the images themselves, where their bytes have been read; else None.
+    """
+
+    step: int
+    rows: NDArray[np.intp]
+    mirrored: NDArray[np.bool_]
+    shown: NDArray[np.intp]
+    size: int
+    items: list[ImageItem] | None = None
+
+
+class Order(Protocol):
+    """The order of the images to learn from: a function of seed, epoch and step."""
+
+    def steps(self, processes: int) -> int:
+        """How many batches an epoch has."""
+
+    def shares(self, epoch: int, rank: int, processes: int, step: int = 0) -> Iterator[Share]:
+        """What process `rank` learns from in each step of an epoch, from `step` on."""
 
 
 def split_rows(
@@ -22,7 +56,7 @@ def split_rows(
     """
     digests = (hashlib.blake2b(f"{seed}\t{name}".encode(), digest_size=8) for name in names)
     # Numbers of 8 bytes, the first the most significant, are in the order of the digests.
-    keys = np.frombuffer(b"".join(one.digest() for one in digests), ">u8")
+    keys = np.fromiter((int.from_bytes(one.digest(), "big") for one in digests), np.uint64)
     order = np.argsort(keys, kind="stable")
     count = min(round(fraction * len(order)), len(order) // 2)
     return np.sort(order[count:]), np.sort(order[:count])
@@ -67,6 +101,40 @@ def view_numbers(
     return np.array_split(random.integers(0, views + 1, rows), count)
 
 
+class ShuffledOrder:
+    """All images shuffled, for every epoch: any image may follow any other.
+
+    Args:
+        rows: int (N,), the images to learn from.
+        batch_size: images per step, over all processes.
+        seed: of every draw.
+        views: views per image that can be shown.
+    """
+
+    def __init__(
+        self, rows: NDArray[np.intp], *, batch_size: int, seed: int, views: int = 0
+    ) -> None:
+        self.rows, self.batch_size, self.seed, self.views = rows, batch_size, seed, views
+
+    def steps(self, processes: int) -> int:
+        """How many batches an epoch has."""
+        return batch_count(len(self.rows), self.batch_size, processes)
+
+    def shares(self, epoch: int, rank: int, processes: int, step: int = 0) -> Iterator[Share]:
+        """What process `rank` learns from in each step of an epoch, from `step` on."""
+        rows, batch_size, seed = self.rows, self.batch_size, self.seed
+        batches, mirrors = epoch_batches(rows, batch_size, seed, epoch, processes)
+        shown = view_numbers(len(rows), self.views, seed, epoch, len(batches))
+        for now in range(step, len(batches)):
+            yield Share(
+                now,
+                np.array_split(batches[now], processes)[rank],
+                np.array_split(mirrors[now], processes)[rank],
+                np.array_split(shown[now], processes)[rank],
+                len(batches[now]),
+            )
+
+
 _VIEWS = 1
 """Sets the choice of views apart from the order of images."""
 
@@ -76,7 +144,7 @@ def _step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
 
-def _ahead(load: Any, steps: Sequence[int], depth: int = 2) -> Iterator[Any]:
+def _ahead(load: Any, steps: Iterable[Any], depth: int = 2) -> Iterator[Any]:
     """Call `load` on each step in one thread, at most `depth` results ahead of the caller."""
     ready: queue.Queue[Any] = queue.Queue(depth)
     stop = threading.Event()

@@ -21,9 +21,19 @@ from ..core.locks import locked
 from ..core.metrics import lost_nothing
 from ..core.progress import message
 from ..core.results import Result, Table, list_some
+from ..core.signatures import PathOrUrl
+from ..core.storage import location
+from ..core.vectors import Vectors
 from ..core.wording import many, percent
 from ..formats.cards import Compression, Quantization, StudentCard, TeacherCard, shipped_training
-from ..formats.embeddings import CACHE, Embeddings, Failure, find_rows, load_embeddings
+from ..formats.embeddings import (
+    CACHE,
+    Embeddings,
+    Failure,
+    embeddings_at_hand,
+    find_rows,
+    load_embeddings,
+)
 from ..formats.rows import Contents
 from ..formats.selection import load_selection
 from ..formats.student import (
@@ -50,10 +60,13 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
+    from .batches import Order
     from .trainer import TrainingState
     from .validation import TrainingData
 
 BYTES_PER_GB = 1e9
+DAY = 86400.0
+"""Seconds that processes wait for the one that decodes the images."""
 
 
 @dataclass(frozen=True)
@@ -255,11 +268,15 @@ class _Pairs:
 
     items: Listing
     contents: Contents
-    targets: NDArray[np.floating]
+    targets: Vectors
     teacher: TeacherCard
     not_embedded: int
     gone: int
     views: Views | None = None
+
+    def streamed(self, options: DistillOptions) -> bool:
+        """Whether the images are read tar by tar: the buffer does not hold all of them."""
+        return self.items.in_tars() is not None and len(self.items) > options.shuffle_buffer
 
     def fingerprint(self) -> str:
         """Fingerprint of the images and of the teacher of their embeddings."""
@@ -276,8 +293,8 @@ class _Pairs:
 
 def distill(
     arch: str,
-    images: Path,
-    embeddings: Path,
+    images: PathOrUrl,
+    embeddings: PathOrUrl,
     out: Path,
     options: DistillOptions = DistillOptions(),
 ) -> DistillResult:
@@ -285,18 +302,18 @@ def distill(
 
     Can be stopped and run again at any time; it resumes from the last saved state and ends with
     exactly the same weights (on a CPU: bit for bit).  `accelerate launch` and `torchrun` over
-    several processes work.
+    several processes and machines work, and a training may be resumed with another number of them.
 
     Args:
         arch: timm's name of the student, such as resnet18 or mobilenetv3_small_100.
-        images: folder of images (or WebDataset tars), the one that was embedded.
-        embeddings: what `embed` wrote (or a folder of .npy files of the older scripts).
+        images: folder of images (or WebDataset tars), the one that was embedded, or its URL.
+        embeddings: what `embed` wrote (or a folder of .npy files of the older scripts), or its URL.
         out: folder for the student.
         options: how to distil.
 
     Raises:
-        InputError: images or embeddings are missing or empty, nothing matches, or the student
-            cannot be exported.
+        InputError: images or embeddings are missing or empty, nothing matches, the student
+            cannot be exported, or there are more processes than the batches can serve.
         MismatchError: dimensions, teachers, or the initial checkpoint do not fit.
         ModelNotFoundError: the student is unknown or its weights cannot be fetched.
         OutputError: `out` cannot be written, holds a student made with other settings, or another
@@ -307,10 +324,11 @@ def distill(
     from ..models.tracing import check_exportable
     from .fine_tuning import check_start, start_card
 
-    images, embeddings, out = Path(images), Path(embeddings), Path(out)
+    images, embeddings, out = location(images), location(embeddings), Path(out)
     start = time.monotonic()
     check_arch(arch)
     options.check()
+    embeddings = embeddings_at_hand(embeddings)
     pairs = _load_pairs(images, embeddings, options)
     text = None
     if options.prompts is not None:
@@ -339,6 +357,7 @@ def distill(
         if accelerator.is_main_process:
             save_samples(out, cache.gather(data.train[:SAMPLE_IMAGES])[0])
             save_card(out, card)
+        _agree(cache)
         accelerator.end_training()
         return _result(
             out, card, pairs, cache.failures, earlier is not None, time.monotonic() - start
@@ -405,7 +424,7 @@ def _pair(items: Listing, embeddings: Embeddings) -> _Pairs:
     return _Pairs(
         items=kept,
         contents=embeddings.rows.contents.take(order),
-        targets=embeddings.vectors if in_order else embeddings.vectors[order],
+        targets=embeddings.mapped if in_order else embeddings.mapped.take(order),
         views=None if views is None else views.of(order),
         teacher=embeddings.teacher,
         not_embedded=len(items) - len(kept),
@@ -453,12 +472,15 @@ def _new_card(
         )
     compression = None if parent is None else parent.compression
     merged = compression is not None and compression.merged
+    settings = _identity(options)
+    if pairs.items.in_tars() is not None:
+        settings["shuffle_buffer"] = options.shuffle_buffer
     return StudentCard(
         arch=arch,
         dim=pairs.teacher.dim,
         preprocess=preprocess,
         teacher=pairs.teacher if known else None,
-        training={"options": _identity(options), "data": pairs.fingerprint()},
+        training={"options": settings, "data": pairs.fingerprint()},
         compression=Compression(merged=True) if merged else None,
     )
 
@@ -550,7 +572,7 @@ def _accelerator(options: DistillOptions) -> Accelerator:
         AcceleratorState._reset_state(reset_partial_state=True)
     precision = resolve_precision(options.precision, device, training=True)
     # Decoding the images for the first time may take the first process hours.
-    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
+    patience = InitProcessGroupKwargs(timeout=timedelta(seconds=DAY))
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
@@ -611,22 +633,36 @@ def _pixel_cache(
         pairs.contents,
         card.preprocess,
         workers=workers,
-        views=None if pairs.views is None else pairs.views.parameters(np.arange(len(pairs.items))),
+        views=None if pairs.views is None else pairs.views.shown,
         limit_bytes=int(options.cache_gb * BYTES_PER_GB),
+        partial=not pairs.streamed(options),
     )
 
 
 def _decode(cache: PixelCache, accelerator: Accelerator) -> None:
-    """Fill the cache: the first process decodes, the others then read what it wrote."""
-    from accelerate.utils import broadcast_object_list
+    """Fill the cache: one process per machine decodes, the others then read what it wrote.
 
-    # The free disk decides how much fits: all processes use the first one's answer.
-    cache.cached = broadcast_object_list([cache.cached])[0]
-    if accelerator.is_main_process:
-        cache.build()
+    Machines that share the folder take turns, and the second one finds everything done.
+    """
+    from accelerate.utils import gather_object
+
+    # The free disk decides how much fits: all processes use what fits on every machine.
+    cache.cached = min(gather_object([cache.cached]))
+    if accelerator.is_local_main_process:
+        with locked(cache.folder, "distill", DAY) if cache.cached else contextlib.nullcontext():
+            cache.build()
     accelerator.wait_for_everyone()
-    if not accelerator.is_main_process:
+    if not accelerator.is_local_main_process:
         cache.build()
+    _agree(cache)
+
+
+def _agree(cache: PixelCache) -> None:
+    """Give every process the failures of all, so that all leave out the same images."""
+    from accelerate.utils import gather_object
+
+    for found in gather_object([cache.failures]):
+        cache.failures |= found
 
 
 def _split(
@@ -655,7 +691,33 @@ def _split(
                 ]
             )
         )
-    return TrainingData(cache, pairs.targets, train, val, text, pairs.views)
+    order = _order(pairs, cache, train, options)
+    order.steps(processes)
+    return TrainingData(cache, pairs.targets, train, val, order, text, pairs.views)
+
+
+def _order(
+    pairs: _Pairs, cache: PixelCache, train: NDArray[np.intp], options: DistillOptions
+) -> Order:
+    """The order of the images to learn from: tar by tar where `options` say so, else shuffled."""
+    from .batches import ShuffledOrder
+    from .streams import StreamedOrder
+
+    views = 0 if pairs.views is None else pairs.views.spec.count
+    size, seed = options.batch_size, options.seed
+    stored = pairs.items.in_tars()
+    if stored is None or not pairs.streamed(options):
+        return ShuffledOrder(train, batch_size=size, seed=seed, views=views)
+    return StreamedOrder(
+        train,
+        stored[0][train],
+        stored[1][train],
+        None if cache.cached == len(pairs.items) else pairs.items,
+        batch_size=size,
+        buffer=options.shuffle_buffer,
+        seed=seed,
+        views=views,
+    )
 
 
 def _train(

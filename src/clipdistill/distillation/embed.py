@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +21,9 @@ from ..core.locks import locked
 from ..core.processes import Outcome, run_processes
 from ..core.progress import message, track
 from ..core.results import Result, Table, list_some
+from ..core.signatures import PathOrUrl
 from ..core.stopping import postponed
+from ..core.storage import RemotePath, absolute_name, location
 from ..core.texts import Index
 from ..core.wording import many
 from ..formats.embeddings import (
@@ -33,6 +36,7 @@ from ..formats.embeddings import (
     write_shard_rows,
     write_vectors,
 )
+from ..formats.img2dataset import failed_downloads
 from ..formats.parts import (
     Plan,
     ShardStats,
@@ -41,17 +45,19 @@ from ..formats.parts import (
     end_plan,
     fail_part,
     finish_part,
+    is_done,
     next_number,
     part_path,
     read_part,
     read_plan,
     read_stats,
     running_parts,
+    write_part,
     write_plan,
 )
 from ..formats.rows import Row
 from ..images.loading import Loaded, batched, default_workers, load_pixels, stack
-from ..images.sources import ImageItem, Listing, content_id, list_images
+from ..images.sources import ImageItem, Listing, content_id, images_folder, list_images
 from ..images.views import MOST_VIEWS, ViewSpec
 from ..models.teachers import DEFAULT_MODEL_NAME, DEFAULT_PRETRAINED, license_note
 
@@ -122,8 +128,8 @@ class _Plan:
 
 
 def embed(
-    images: Path,
-    out: Path,
+    images: PathOrUrl,
+    out: PathOrUrl,
     *,
     model_name: str = DEFAULT_MODEL_NAME,
     pretrained: str = DEFAULT_PRETRAINED,
@@ -149,8 +155,9 @@ def embed(
     changed ones are embedded anew, renamed ones are recognised by their content.
 
     Args:
-        images: folder of images (searched recursively), or WebDataset tars.
-        out: folder for the embeddings.
+        images: folder of images (searched recursively), or WebDataset tars; also a glob, braces
+            as in shards/{00000..00123}.tar, or a URL such as s3://bucket/shards.
+        out: folder for the embeddings, or its URL.
         model_name: open_clip's name of the teacher, hf-hub:ORG/REPO or local-dir:FOLDER.
         pretrained: open_clip's weights tag or a weights file (not for hf-hub and local-dir).
         batch_size: images a forward pass.
@@ -179,8 +186,15 @@ def embed(
         MismatchError: `out` holds embeddings of another teacher.
         OutputError: `out` cannot be written to, or another process is writing to it.
     """
-    images, out = Path(images), Path(out)
+    images, out = location(images), location(out)
     spec = _view_spec(views, view_seed, layout)
+    if layout == "npy" and isinstance(out, RemotePath):
+        raise OptionError(
+            f"--layout npy writes to folders of this machine only, not to {out}. Use "
+            "--layout clip-retrieval."
+        )
+    if isinstance(out, RemotePath):
+        ensure_folder(out)  # says at once what is wrong with it
     shared = workers > 1 or ray is not None or shard_count is not None
     _check_sharing(workers, shard_index, shard_count, layout if shared else "", shard_size)
     items = list_images(images)
@@ -212,6 +226,8 @@ def embed(
             *_embed_all(teacher, store, plan.todo, batch_size, decoders, shard_size),
         ]
         seconds = time.monotonic() - start
+        embedded = len(plan.todo) - len(failures) + len(plan.failures)
+        failures += _failed_downloads(images, items)
         _check_any(images, items, store, failures)
         store.finish(failures)
         gone = _gone(items, store)
@@ -220,13 +236,18 @@ def embed(
         teacher=str(teacher.card),
         license=teacher.card.license,
         images=len(items),
-        embedded=len(plan.todo) - len(failures) + len(plan.failures),
+        embedded=embedded,
         kept=plan.kept,
         moved=len(plan.moved),
         gone=gone,
         failures=tuple(failures),
         seconds=seconds,
     )
+
+
+def _failed_downloads(images: Path, items: Listing) -> list[Failure]:
+    """What img2dataset could not download, if the images are its output."""
+    return failed_downloads(images if images.is_dir() else None, items.tars())
 
 
 def _view_spec(views: int, seed: int, layout: str) -> ViewSpec | None:
@@ -346,7 +367,7 @@ def _append_moved(store: EmbeddingStore, moved: Sequence[tuple[Row, str]]) -> No
     places = find_rows(before, [known for _, known in moved])
     views = before.views()
     seen = None if views is None else (views.embeddings(places), views.parameters(places))
-    store.append([row for row, _ in moved], before.vectors[places], seen)
+    store.append([row for row, _ in moved], before.mapped[places], seen)
 
 
 def _embed_all(
@@ -464,6 +485,7 @@ def embed_shard(
     *,
     batch_size: int = 64,
     workers: int = 1,
+    below: str = "",
 ) -> ShardStats:
     """Embed the images of one part into one shard.
 
@@ -478,13 +500,14 @@ def embed_shard(
         header: of the folder.
         batch_size: images per forward pass.
         workers: threads that decode.
+        below: folder, or the start of a URL, that has all images: the part may be a stranger's.
 
     Raises:
         InputError: there is no such part.
-        FormatError: the part is damaged.
+        FormatError: the part is damaged, or names files elsewhere.
         OutputError: the shard cannot be written.
     """
-    items = read_part(part)
+    items = read_part(part, below)
     begin_part(out, number)
     start = time.monotonic()
     shard, failures = _Shard(), list[Failure]()
@@ -618,7 +641,7 @@ def _divided(request: _Request, header: Header) -> tuple[Plan | None, _Plan]:
         found = _plan(request.items, store, request.recheck)
         _append_moved(store, found.moved)
         if not len(found.todo):
-            store.finish([])
+            store.finish(_failed_downloads(request.images, request.items))
             return None, found
         parts = -(-len(found.todo) // request.shard_size)
         first = next_number(out, store.shards)
@@ -658,17 +681,25 @@ def _embed_parts(
         OutputError: some could not be embedded; the others are kept.
     """
     out, done = request.out, list[ShardStats]()
+    below = absolute_name(images_folder(request.images))
     failed: dict[int, str] = {}
     total = sum(min(plan.size, plan.images - (n - plan.first) * plan.size) for n in numbers)
     with track("embed", total, "images") as step:
-        for outcome in _outcomes(numbers, out.absolute(), plan, teacher, model, crew):
-            number = int(outcome.task)
-            if outcome.reason:
+        left = numbers
+        while left:
+            died: list[int] = []
+            for outcome in _outcomes(left, out.absolute(), plan, teacher, model, crew, below):
+                number = int(outcome.task)
+                if not outcome.reason or number in done_parts(out):  # by another job
+                    done.append(read_stats(out, number))
+                    step(done[-1].images)
+                    continue
                 failed[number] = outcome.reason
                 fail_part(out, number, outcome.reason)
-                continue
-            done.append(read_stats(out, number))
-            step(done[-1].images)
+                if outcome.died:
+                    died.append(number)
+            left = [number for number in died if _marked_deadly(out, number, plan.header, below)]
+            failed = {number: why for number, why in failed.items() if number not in left}
     if failed:
         reasons = [f"shard {number}: {why}" for number, why in sorted(failed.items())]
         raise OutputError(
@@ -683,19 +714,63 @@ def _embed_parts(
     return done
 
 
+def _marked_deadly(out: Path, number: int, header: Header, below: str) -> bool:
+    """Find the images of a part whose decoding ends the process, and note it in the part.
+
+    Returns:
+        Whether there is one: without it the part can be embedded.
+    """
+    message(f"Shard {number}: looking for an image whose decoding ends the process.")
+    items = list(read_part(part_path(out, number), below))
+    arguments = (str(out), number, header, below)
+    found = [place for place, item in enumerate(items) if not item.problem]
+    reasons: dict[int, str] = {}
+    for _ in range(2):  # an image is left out when it does so twice
+        outcomes = run_processes(decode_worker, arguments, map(str, found), 1)
+        reasons = {int(one.task): one.reason for one in outcomes if one.died}
+        found = sorted(reasons)
+    for place, why in reasons.items():
+        items[place] = replace(items[place], problem=f"decoding it failed: {why}")
+    if reasons:
+        write_part(out, number, items)
+    return bool(reasons)
+
+
+def decode_worker(out: str, number: int, header: Header, below: str) -> Callable[[str], None]:
+    """Return the function that decodes one image of a part, and nothing else.
+
+    Raises:
+        InputError: there is no such part.
+    """
+    items = read_part(part_path(location(out), number), below)
+    preprocess = header.teacher.preprocess
+
+    def decode(task: str) -> None:
+        one = [items[int(task)]]
+        collections.deque(load_pixels(one, preprocess, workers=0, views=header.views), maxlen=0)
+
+    return decode
+
+
 def _outcomes(
-    numbers: Sequence[int], out: Path, plan: Plan, teacher: Teacher, model: _Model, crew: _Crew
+    numbers: Sequence[int],
+    out: Path,
+    plan: Plan,
+    teacher: Teacher,
+    model: _Model,
+    crew: _Crew,
+    below: str,
 ) -> Iterator[Outcome]:
     decoders = crew.threads if crew.decoders is None else crew.decoders
     if crew.ray is None and crew.workers == 1:
         if crew.decoders is None:
             decoders = default_workers()
         for number in numbers:
-            _embed_unless_done(out, number, teacher, plan, decoders)
+            _embed_unless_done(out, number, teacher, plan, decoders, below)
             yield Outcome(str(number))
         return
     tasks = [str(number) for number in numbers]
-    arguments = (str(out), model, crew.threads, decoders)
+    arguments = (str(out), model, crew.threads, decoders, below)
     if crew.ray is None:
         yield from run_processes(shard_worker, arguments, tasks, crew.workers)
     else:
@@ -707,8 +782,12 @@ def _outcomes(
         )
 
 
-def _embed_unless_done(out: Path, number: int, teacher: Teacher, plan: Plan, decoders: int) -> None:
-    if number not in done_parts(out):  # another job may have been here
+def _embed_unless_done(
+    out: Path, number: int, teacher: Teacher, plan: Plan, decoders: int, below: str
+) -> None:
+    if is_done(out, number):  # another job has been here
+        return
+    try:
         embed_shard(
             part_path(out, number),
             out,
@@ -717,14 +796,19 @@ def _embed_unless_done(out: Path, number: int, teacher: Teacher, plan: Plan, dec
             plan.header,
             batch_size=plan.batch_size,
             workers=decoders,
+            below=below,
         )
+    except InputError:
+        if not is_done(out, number):  # or it has been here since, and finished the folder
+            raise
 
 
-def shard_worker(out: str, model: _Model, threads: int, decoders: int) -> Callable[[str], None]:
+def shard_worker(
+    out: str, model: _Model, threads: int, decoders: int, below: str
+) -> Callable[[str], None]:
     """Load the teacher in a process of its own; returns the function that embeds a numbered part.
 
     Raises:
-        InputError: there is no plan any more.
         MismatchError: the teacher is not the plan's.
     """
     import torch
@@ -732,16 +816,16 @@ def shard_worker(out: str, model: _Model, threads: int, decoders: int) -> Callab
     from ..models.teacher import load_teacher
 
     torch.set_num_threads(threads)
-    folder = Path(out)
+    folder = location(out)
     found = read_plan(folder)
     if found is None:
-        raise InputError(f"{folder}: there are no shards to embed: another job finished them.")
+        return lambda _: None  # another job has finished the folder
     plan = found
     teacher = load_teacher(
         model.model_name, model.pretrained, device=model.device, precision=model.precision
     )
     teacher.card.check_same(plan.header.teacher, "This process", folder)
-    return lambda task: _embed_unless_done(folder, int(task), teacher, plan, decoders)
+    return lambda task: _embed_unless_done(folder, int(task), teacher, plan, decoders, below)
 
 
 def _finish(request: _Request, header: Header, plan: Plan) -> None:
@@ -753,6 +837,7 @@ def _finish(request: _Request, header: Header, plan: Plan) -> None:
         store = EmbeddingStore(out, header)
         stats = [read_stats(out, number) for number in plan.numbers]
         failures = [failure for one in stats for failure in one.failures]
+        failures += _failed_downloads(request.images, request.items)
         _check_any(request.images, request.items, store, failures)
         store.finish(failures)
         end_plan(out)

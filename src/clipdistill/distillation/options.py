@@ -21,13 +21,15 @@ NOT_IDENTITY = (
     "cache_dir",
     "cache_gb",
     "checkpoint_seconds",
+    "shuffle_buffer",
     "output_dim",
     "image_size",
     "only",
     "check_export",
 )
 """Settings that may change when a training is resumed: they do not change what is learnt.
-(`output_dim` only checks; image size and images are compared as preprocessing and as data.)"""
+(`output_dim` only checks; image size and images are compared as preprocessing and as data; the
+buffer counts where the images are in tars.)"""
 COMPRESSING = ("sparse", "sparse_from", "qat", "calibration_images", "calibration")
 """Settings that are part of the identity of compressed students alone."""
 INT8_EPOCHS = "int8_epochs"
@@ -178,6 +180,9 @@ class DistillOptions(TrainingOptions):
         qat: INT8 quantisation-aware training. Needs --init-checkpoint, a student in floating
             point, and the extra `compress`. With --sparse it follows the 2:4 training, with a fifth
             of its epochs (one or more).
+        shuffle_buffer: images of tars that are shuffled together, over all processes. Tars with
+            more images are read from the beginning to the end, in an order that is drawn anew in
+            every epoch; docs/scale.md describes it. Files are always shuffled as a whole.
         prompts: prompts file, or text embeddings of `embed-text`: report in every epoch how often
             student and teacher choose the same label.
     """
@@ -188,6 +193,7 @@ class DistillOptions(TrainingOptions):
     sparse: bool = False
     sparse_from: Literal["magnitude"] = "magnitude"
     qat: bool = False
+    shuffle_buffer: int = 4096
     prompts: Path | None = None
 
     def check(self) -> None:
@@ -197,6 +203,7 @@ class DistillOptions(TrainingOptions):
             InputError: one of them is out of range, or a student to start from is missing.
         """
         super().check()
+        check_ranges(self, {"shuffle_buffer": (self.shuffle_buffer >= 1, "1 or more")})
         if self.compresses and self.init_checkpoint is None:
             flags = [flag for flag, on in (("--sparse", self.sparse), ("--qat", self.qat)) if on]
             raise OptionError(

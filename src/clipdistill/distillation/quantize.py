@@ -366,7 +366,7 @@ def _references(
             f"None of the {len(keys)} held-out images has an embedding in {embeddings}. Give the "
             "embeddings of that folder, or run `clipdistill embed`."
         )
-    vectors = np.asarray(stored.vectors[[found[keys[row]] for row in rows]])
+    vectors = stored.mapped[[found[keys[row]] for row in rows]]
     return _References(vectors, rows, classes)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from ..core.errors import InputError
 from ..core.files import read_json
 from ..core.results import Result, Table, list_some
+from ..core.signatures import PathOrUrl
+from ..core.storage import location
 from ..core.wording import duration, many
 from ..formats.embeddings import META, open_parquet, shard_files
 from ..formats.parts import (
@@ -134,19 +136,19 @@ class StatusResult(Result):
         return lines
 
 
-def status(out: Path) -> StatusResult:
+def status(out: PathOrUrl) -> StatusResult:
     """Show how far the embedding of a folder is, from its files alone.
 
     It may run on any machine that can read the folder, while jobs write to it.
 
     Args:
-        out: folder that `clipdistill embed` writes.
+        out: folder that `clipdistill embed` writes, or its URL.
 
     Raises:
         InputError: there are no embeddings in the folder and none are under way.
         FormatError: one of the files is damaged.
     """
-    out = Path(out)
+    out = location(out)
     if not out.is_dir():
         raise InputError(f"{out}: there is no such folder of embeddings.")
     plan = read_plan(out)
@@ -206,8 +208,8 @@ def _without_plan(out: Path) -> StatusResult:
             f"{out}: no embeddings in it, and none are under way. Make them with: clipdistill embed"
         )
     images, unusable = 0, 0
-    for _, rows in files:
-        with open_parquet(rows) as file:
+    for shard in files:
+        with open_parquet(shard.rows) as file:
             images += int(file.metadata.num_rows)
     if complete:
         about = read_json(out / META, "the embeddings' card")

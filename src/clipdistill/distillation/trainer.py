@@ -21,10 +21,11 @@ from accelerate import Accelerator
 from timm.utils.model_ema import ModelEmaV3
 from torch.utils.tensorboard import SummaryWriter
 
-from ..core.errors import TrainingError
+from ..core.errors import OutputError, TrainingError
 from ..core.files import writing
 from ..core.progress import track
 from ..core.stopping import Stop, postponed
+from ..core.wording import many
 from ..formats.cards import StudentCard
 from ..formats.student import (
     CHECKPOINT,
@@ -36,7 +37,7 @@ from ..formats.student import (
 )
 from ..models.compression.sparsity import Masks, hold, hold_gradients
 from ..models.torch_embedder import memory_layout, to_input
-from .batches import _ahead, _step_seed, batch_count, epoch_batches, view_numbers
+from .batches import Share, _ahead, _step_seed
 from .losses import LossContext, distillation_loss
 from .optimizer import learning_rate, make_optimizer
 from .options import DistillOptions
@@ -166,7 +167,7 @@ class Trainer:
         self.ema = self._make_ema(network)
         optimizer = make_optimizer(network, options)
         self.network, self.optimizer = accelerator.prepare(network, optimizer)
-        self.steps = batch_count(len(data.train), options.batch_size, accelerator.num_processes)
+        self.steps = data.order.steps(accelerator.num_processes)
         self.anchors = self._anchors() if options.criterion == "anchors" else None
         self.writer: SummaryWriter | None = None
         self._saved = time.monotonic()
@@ -295,20 +296,13 @@ class Trainer:
         """This process's share of the epoch's remaining batches, loaded ahead in a thread."""
         options, state = self.options, self.state
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        batches, mirrors = epoch_batches(
-            self.data.train, options.batch_size, options.seed, state.epoch, world
-        )
-
         views = self.data.views
-        count = 0 if views is None else views.spec.count
-        shown = view_numbers(len(self.data.train), count, options.seed, state.epoch, len(batches))
 
-        def load(step: int) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor, int]:
-            rows = np.array_split(batches[step], world)[rank]
-            numbers = np.array_split(shown[step], world)[rank]
+        def load(share: Share) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor, int]:
+            rows, numbers = share.rows, share.shown
             # Views have been mirrored before the teacher embedded them.
-            mirror = np.array_split(mirrors[step], world)[rank] & options.flip & (numbers == 0)
-            pixels, fine = self.data.pixels.gather(rows, numbers)
+            mirror = share.mirrored & options.flip & (numbers == 0)
+            pixels, fine = self.data.pixels.gather(rows, numbers, share.items)
             pixels[mirror] = pixels[mirror, :, ::-1]
             targets = np.asarray(self.data.targets[rows], dtype=np.float32)
             if views is not None:
@@ -319,9 +313,10 @@ class Trainer:
             tensors = [torch.from_numpy(array) for array in arrays]
             if self.device.type == "cuda":
                 tensors = [tensor.pin_memory() for tensor in tensors]
-            return step, tensors[0], tensors[1], tensors[2], len(batches[step])
+            return share.step, tensors[0], tensors[1], tensors[2], share.size
 
-        for step, *tensors, size in _ahead(load, range(state.step, len(batches))):
+        shares = self.data.order.shares(state.epoch, rank, world, state.step)
+        for step, *tensors, size in _ahead(load, shares):
             pixels, targets, fine = (t.to(self.device, non_blocking=True) for t in tensors)
             ready = to_input(pixels, self.card.preprocess).contiguous(memory_format=self.layout)
             yield step, ready, targets, fine, size
@@ -455,6 +450,7 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "epoch": state.epoch - 1,  # the older scripts': the last finished epoch, from 0
                 "step": state.step,
+                "steps": self.steps,
                 "loss_sum": state.loss_sum,
                 "seen": state.seen,
                 "pending": state.pending,
@@ -474,6 +470,13 @@ class Trainer:
         if not path.is_file():
             return
         saved = load_checkpoint(path)
+        if saved.get("steps", self.steps) != self.steps:
+            raise OutputError(
+                f"{path} was saved in epochs of {saved['steps']} steps; with "
+                f"{many(self.accelerator.num_processes, 'process')} and --batch-size "
+                f"{self.options.batch_size} an epoch has {self.steps}, because each process needs "
+                "two images per step. Start as many processes as before."
+            )
         self.accelerator.unwrap_model(self.network).load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.ema is not None and saved["ema"] is not None:

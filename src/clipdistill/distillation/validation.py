@@ -12,11 +12,13 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from numpy.typing import NDArray
 
+from ..core.vectors import Vectors
 from ..formats.text import TextEmbeddings
 from ..formats.views import Views
 from ..images.pixels import PixelCache
 from ..images.preprocess import Preprocess
 from ..models.torch_embedder import memory_layout, to_input
+from .batches import Order
 
 
 @dataclass(frozen=True)
@@ -25,17 +27,19 @@ class TrainingData:
 
     Attributes:
         pixels: the images, by row.
-        targets: float (N, D), the teacher's embeddings of the same rows, as stored.
+        targets: float (N, D), the teacher's embeddings of the same rows, on the disk.
         train: int, rows to learn from.
         val: int, rows held out (may be empty).
+        order: of the rows to learn from, in every epoch.
         text: class list for the agreement with the teacher; None: not measured.
         views: of the images, with the teacher's embedding of each; None: none are replayed.
     """
 
     pixels: PixelCache
-    targets: NDArray[np.floating]
+    targets: Vectors
     train: NDArray[np.intp]
     val: NDArray[np.intp]
+    order: Order
     text: TextEmbeddings | None
     views: Views | None = None
 
@@ -76,7 +80,9 @@ class Validator:
             for buffer in network.buffers():
                 broadcast(buffer)
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        mine = self.data.val[self.accelerator.process_index :: self.accelerator.num_processes]
+        # Neighbours lie in the same tar, so each process reads its own part.
+        parts = np.array_split(self.data.val, self.accelerator.num_processes)
+        mine = parts[self.accelerator.process_index]
         size = max(1, self.batch_size)
         for start in range(0, len(mine), size):
             between()

@@ -18,7 +18,9 @@ Files of clip-retrieval, with padded numbers ("img_emb_00.npy") and whole paths,
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -39,12 +41,17 @@ from ..core.files import (
     write_bytes,
     write_json,
 )
+from ..core.node_cache import at_hand, copy_ahead, folder_at_hand
+from ..core.storage import RemotePath
 from ..core.texts import Index, Texts
+from ..core.vectors import Mapped, Vectors
 from ..core.wording import many
 from ..core.zeroshot import LogitScale, normalized
 from ..images.preprocess import Preprocess
 from ..images.views import ViewSpec
 from .cards import TeacherCard
+from .merged import ENTRY, MergedFolder, change_of, read_merged
+from .merged import VERSION as MERGED_VERSION
 from .parquet import TypeMismatch, arrow, write_rows
 from .rows import COLUMNS, Row, Rows, texts_of
 from .views import VIEWS, Views, read_views, write_views
@@ -135,7 +142,7 @@ class Header:
         Raises:
             FormatError: it is of another kind or a newer version, or a field is wrong.
         """
-        check_format(path, value, FORMAT, VERSION)
+        check_format(path, value, FORMAT, MERGED_VERSION)
         layout, dtype = value.get("layout"), value.get("dtype")
         if layout not in ("clip-retrieval", "npy") or dtype not in ("float16", "float32"):
             raise FormatError(
@@ -159,6 +166,51 @@ def _view_spec(value: Any) -> ViewSpec | None:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """The files of one shard.
+
+    Attributes:
+        folder: store that it belongs to.
+        number: of the shard in that store.
+        vectors: `.npy` of its vectors.
+        rows: parquet of its rows.
+        count: number of its rows; -1: not counted yet.
+        prefix: what a merged pool puts before the names of its images; may be empty.
+    """
+
+    folder: Path
+    number: int
+    vectors: Path
+    rows: Path
+    count: int = -1
+    prefix: str = ""
+
+    def named(self, key: str) -> str:
+        """The name of one of its images in the pool."""
+        return f"{self.prefix}/{key}" if self.prefix and key else key
+
+    def open(self, dim: int | None) -> NDArray[np.floating]:
+        """Map the vectors (count, dim) without reading them.
+
+        Raises:
+            FormatError: the file is missing, truncated, of another shape, or not of floats.
+        """
+        remedy = f"Delete it and {self.rows}, then run `clipdistill embed` again."
+        try:
+            # numpy cannot map an array of no rows.
+            vectors: NDArray[np.floating] = read_array(self.vectors, mapped=self.count > 0)
+        except (FormatError, InputError) as error:
+            raise FormatError(f"{error} {remedy}") from error
+        fine = vectors.ndim == 2 and len(vectors) == self.count and vectors.dtype.kind == "f"
+        if not fine or (dim is not None and vectors.shape[1] != dim):
+            raise FormatError(
+                f"{self.vectors}: expected floats ({self.count}, {dim or 'dimension'}), found "
+                f"{vectors.dtype} {vectors.shape}. {remedy}"
+            )
+        return vectors
+
+
+@dataclass(frozen=True)
 class Embeddings:
     """Embeddings that were read.
 
@@ -166,22 +218,27 @@ class Embeddings:
         root: folder of the store.
         header: teacher and layout.
         rows: one per image, no image twice; in columns, each is made when it is read.
-        vectors: float16 or float32 (N, D); memory-mapped where a store has one shard.
-        shards: (number, rows) of each shard; empty for a folder without a card.
+        mapped: float16 or float32 (N, D) on the disk; `mapped[rows]` reads those of some rows.
+        shards: the shards; empty for a folder without a card.
         order: int (N,), row of each image in the concatenated shards.
     """
 
     root: Path
     header: Header
     rows: Rows
-    vectors: NDArray[np.floating]
-    shards: tuple[tuple[int, int], ...] = ()
+    mapped: Vectors
+    shards: tuple[Shard, ...] = ()
     order: NDArray[np.intp] | None = None
 
     @property
     def teacher(self) -> TeacherCard:
         """The teacher that made the vectors."""
         return self.header.teacher
+
+    @functools.cached_property
+    def vectors(self) -> NDArray[np.floating]:
+        """All vectors, float16 or float32 (N, D); where a store has several shards, in memory."""
+        return self.mapped.whole()
 
     def by_image(self) -> dict[str, int]:
         """Return the row number of each image key: a dictionary, for small sets."""
@@ -195,8 +252,8 @@ class Embeddings:
         """
         if self.header.views is None or self.order is None:
             return None
-        dim = self.teacher.dim
-        return read_views(self.root, self.header.views, list(self.shards), dim, self.order)
+        places = [(shard.folder, shard.number, shard.count) for shard in self.shards]
+        return read_views(places, self.header.views, self.teacher.dim, self.order)
 
 
 class EmbeddingStore:
@@ -214,6 +271,11 @@ class EmbeddingStore:
     def __init__(self, root: Path, header: Header) -> None:
         self.root = ensure_folder(root)
         self.header = header
+        if read_merged(root / META) is not None:
+            raise MismatchError(
+                f"{root} is a pool that was merged of other folders; no images are embedded into "
+                "it. Choose another output folder, and merge that one, too."
+            )
         found = read_header(root)
         if found is not None:
             header.check_same(found, root)
@@ -223,7 +285,9 @@ class EmbeddingStore:
                 "output folder."
             )
         self.shards = shard_numbers(root)
-        self._rows = [_read_rows(root, shard) for shard in self.shards]
+        stored = own_shards(root)
+        copy_ahead([shard.rows for shard in stored])
+        self._rows = [_read_rows(shard, header) for shard in stored]
 
     def all_rows(self) -> Rows:
         """Return every stored row in order of writing; an image that changed has two."""
@@ -313,7 +377,10 @@ def read_header(root: Path) -> Header | None:
         FormatError: the card cannot be read.
     """
     if (root / META).is_file():
-        return Header.from_json(root / META, read_json(root / META, "the embeddings' card"))
+        value = read_json(root / META, "the embeddings' card")
+        if ENTRY in value and value.get("teacher") is None:
+            return None  # merged of folders without a card
+        return Header.from_json(root / META, value)
     numbers = shard_numbers(root)
     if not numbers:
         return None
@@ -346,8 +413,8 @@ def load_embeddings(root: Path) -> Embeddings:
         FormatError: a shard is truncated, does not fit its rows or the teacher's dimension, or
             holds values that are not finite.
     """
-    found = _load_any(root)
-    wrong = _first_not_finite(found.vectors)
+    found = _load_any(embeddings_at_hand(root))
+    wrong = _first_not_finite(found.mapped)
     if wrong is not None:
         raise FormatError(
             f"{root}: the embedding of {found.rows[wrong].image_path!r} is not finite (NaN or "
@@ -356,35 +423,69 @@ def load_embeddings(root: Path) -> Embeddings:
     return found
 
 
+def embeddings_at_hand(root: Path) -> Path:
+    """Return `root`, or a copy on this machine of embeddings in object storage.
+
+    Raises:
+        InputError: the store cannot be read, or has no such folder.
+        OutputError: the copy cannot be written.
+    """
+    if isinstance(root, RemotePath) and not root.is_dir():
+        raise InputError(
+            f"{root}: there is no such folder of embeddings. Make it with: clipdistill embed"
+        )
+    copy = folder_at_hand(root, skip=CACHE)
+    if copy is not root and read_merged(copy / META) is not None:
+        raise FormatError(
+            f"{root}: a pool merged of several folders cannot be read from object storage: its "
+            "manifest names folders of a machine. Give one of its folders."
+        )
+    return copy
+
+
 def _load_any(root: Path) -> Embeddings:
     if not root.is_dir():
         raise InputError(
             f"{root}: there is no such folder of embeddings. Make it with: clipdistill embed"
         )
     header = read_header(root)
-    numbers = shard_numbers(root)
-    if not numbers:
+    files = shard_files(root)
+    if not files:
         return _load_bare(root)
-    rows = [_read_rows(root, number) for number in numbers]
-    if not any(rows):
+    parts = [_read_rows(shard, header) for shard in files]
+    if not any(parts):
         raise InputError(
             f"{root}: there are no embeddings in it yet. Run the same `clipdistill embed` command "
             "again to resume."
         )
+    shards = tuple(
+        replace(shard, count=len(rows)) for shard, rows in zip(files, parts, strict=True)
+    )
     if header is None:
-        header = _foreign_header(_load_shard(root, numbers[0], len(rows[0]), None))
-    dim = header.teacher.dim
-    sizes = tuple((n, len(shard)) for n, shard in zip(numbers, rows, strict=True))
-    every = Rows.joined(rows)
+        header = _foreign_header(shards[0].open(None))
+    every = Rows.joined(parts)
+    parts.clear()
     keep = Index(every.keys).latest()
     kept = every if len(keep) == len(every) else every.take(keep)
+    dim = header.teacher.dim
     if header.layout == "npy":
-        return Embeddings(root, header, kept, _stack(root, kept.keys, dim))
-    shards = [_load_shard(root, number, count, dim) for number, count in sizes]
-    vectors = shards[0] if len(shards) == 1 else np.concatenate(shards)
-    if len(keep) < len(every):  # indexing would load a memory-mapped shard
-        vectors = vectors[keep]
-    return Embeddings(root, header, kept, vectors, sizes, keep)
+        return Embeddings(root, header, kept, Vectors.of(_stack(root, kept.keys, dim)))
+    mapped = map_vectors(shards, dim)
+    if len(keep) < len(every):
+        mapped = mapped.take(keep)
+    return Embeddings(root, header, kept, mapped, shards, keep)
+
+
+def map_vectors(shards: Sequence[Shard], dim: int) -> Vectors:
+    """Check the vectors of every shard, and map them when they are used.
+
+    Raises:
+        FormatError: a file is missing, truncated, of another shape, or not of floats.
+    """
+    kinds = {shard.open(dim).dtype for shard in shards}
+    counts = [shard.count for shard in shards]
+    opened = Mapped(lambda place: shards[place].open(dim))
+    return Vectors(opened, counts, (dim,), np.result_type(*kinds))
 
 
 def shard_numbers(root: Path) -> list[int]:
@@ -392,12 +493,61 @@ def shard_numbers(root: Path) -> list[int]:
     return sorted(_numbered(root / ROWS, ROWS_NAME))
 
 
-def shard_files(root: Path) -> list[tuple[Path, Path]]:
-    """Return (`.npy`, `.parquet`) of the complete shards; the `.npy` may be missing."""
+def shard_files(root: Path) -> list[Shard]:
+    """Return the complete shards, by number, or those of the folders of a merged pool.
+
+    The `.npy` of one may be missing.
+
+    Raises:
+        InputError: a folder of a merged pool is not there.
+        MismatchError: a folder of a merged pool has changed since.
+        FormatError: in a folder of others, vectors have no rows: it is half-written.
+    """
+    merged = read_merged(root / META)
+    if merged is None:
+        return own_shards(root)
+    return [shard for one in merged for shard in _merged_shards(root, one)]
+
+
+def _merged_shards(root: Path, known: MergedFolder) -> list[Shard]:
+    folder = Path(os.path.normpath(root / known.folder))
+    if not folder.is_dir():
+        raise InputError(
+            f"{root} is a pool merged of several folders, and {folder} is not there. Move it back, "
+            "or run `clipdistill pool merge` again without it."
+        )
+    found = own_shards(folder)
+    change = change_of(known, [(shard.number, shard.rows) for shard in found])
+    if change:
+        raise MismatchError(
+            f"{root} is a pool merged of several folders, and {folder} has changed since: "
+            f"{change}. Run the same `clipdistill pool merge` command again."
+        )
+    return [
+        replace(shard, count=known.shards[shard.number][0], prefix=known.prefix) for shard in found
+    ]
+
+
+def own_shards(root: Path) -> list[Shard]:
+    """Return the complete shards in a folder, by number; the `.npy` of one may be missing.
+
+    Raises:
+        FormatError: in a folder of others, vectors have no rows: it is half-written.
+    """
     vectors = _numbered(root / VECTORS, VECTORS_NAME)
     rows = _numbered(root / ROWS, ROWS_NAME)
     missing = root / VECTORS
-    return [(vectors.get(n, missing / f"img_emb_{n}.npy"), rows[n]) for n in sorted(rows)]
+    alone = sorted(vectors.keys() - rows.keys())
+    # Our own vectors without rows are those of a shard that was being written; it is done again.
+    if rows and alone and read_header(root) is None:
+        raise FormatError(
+            f"{vectors[alone[0]]}: its rows are missing (metadata_{alone[0]}.parquet in "
+            f"{root / ROWS}), so this shard is half-written. Write or download it again, or delete "
+            "it."
+        )
+    return [
+        Shard(root, n, vectors.get(n, missing / f"img_emb_{n}.npy"), rows[n]) for n in sorted(rows)
+    ]
 
 
 def _numbered(folder: Path, pattern: str) -> dict[int, Path]:
@@ -432,7 +582,7 @@ def _vectors_path(root: Path, number: int) -> Path:
 def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
     """Open a shard's parquet without reading its rows; read from it inside `reading_parquet`."""
     with reading_parquet(path):
-        return arrow(PURPOSE).parquet.ParquetFile(path)
+        return arrow(PURPOSE).parquet.ParquetFile(at_hand(path))
 
 
 @contextlib.contextmanager
@@ -451,9 +601,60 @@ def _parquet(path: Path) -> pyarrow.Table:
         return file.read()
 
 
-def _read_rows(root: Path, number: int) -> Rows:
-    path = _rows_path(root, number)
+def check_card(path: Path, schema: pyarrow.Schema, header: Header | None, root: Path) -> None:
+    """Check that a shard was made by the teacher of its folder.
+
+    Args:
+        path: the shard's parquet.
+        schema: its schema.
+        header: of the folder; None: it has no card.
+        root: the folder.
+
+    Raises:
+        MismatchError: it is of another teacher.
+    """
+    stored = _stored_header(path, schema)
+    if stored is None and header is None:
+        return
+    remedy = f"Shards of different teachers are mixed in {root}: take out those that do not belong."
+    if stored is None or header is None:
+        which = "has no card that names its teacher" if stored is None else "has one"
+        raise MismatchError(
+            f"{path} {which}, but other shards {'have one' if stored is None else 'have none'}. "
+            f"{remedy}"
+        )
+    try:
+        header.teacher.check_same(stored.teacher, root, path)
+    except MismatchError as error:
+        raise MismatchError(
+            f"{path} was made with teacher {stored.teacher}, but other shards with "
+            f"{header.teacher}. {remedy}"
+        ) from error
+
+
+def _read_rows(shard: Shard, header: Header | None) -> Rows:
+    path = shard.rows
     table = _parquet(path)
+    check_card(path, table.schema, header, shard.folder)
+    return _named(shard, _parse_rows(path, table))
+
+
+def read_shard_rows(shard: Shard) -> Rows:
+    """Read the rows of one shard.
+
+    Raises:
+        FormatError: its table is damaged.
+    """
+    return _named(shard, _parse_rows(shard.rows, _parquet(shard.rows)))
+
+
+def _named(shard: Shard, rows: Rows) -> Rows:
+    if not shard.prefix:
+        return rows
+    return Rows(Texts.of(map(shard.named, rows.keys)), rows.contents, rows.sizes, rows.times)
+
+
+def _parse_rows(path: Path, table: pyarrow.Table) -> Rows:
     if "image_path" not in table.column_names:
         raise FormatError(
             f"{path}: expected a column image_path, found {table.column_names}. {REMEDY}"
@@ -491,22 +692,6 @@ def write_shard_rows(root: Path, number: int, rows: Sequence[Row], header: Heade
         write_rows(temporary, Row, rows, PURPOSE, {b"clipdistill": card})
 
 
-def _load_shard(root: Path, number: int, count: int, dim: int | None) -> NDArray[np.floating]:
-    path = _vectors_path(root, number)
-    remedy = f"Delete it and {_rows_path(root, number)}, then run `clipdistill embed` again."
-    try:
-        vectors: NDArray[np.floating] = read_array(path, mapped=count > 0)
-    except (FormatError, InputError) as error:
-        raise FormatError(f"{error} {remedy}") from error
-    fine = vectors.ndim == 2 and len(vectors) == count and vectors.dtype.kind == "f"
-    if not fine or (dim is not None and vectors.shape[1] != dim):
-        raise FormatError(
-            f"{path}: expected floats ({count}, {dim or 'dimension'}), found {vectors.dtype} "
-            f"{vectors.shape}. {remedy}"
-        )
-    return vectors
-
-
 def _stack(root: Path, keys: Sequence[str], dim: int | None) -> NDArray[np.float32]:
     """Read per-image vectors to (N, dim); None: the dimension of the first vector."""
     vectors: list[NDArray[np.float32]] = []
@@ -529,12 +714,12 @@ def _stack(root: Path, keys: Sequence[str], dim: int | None) -> NDArray[np.float
     return np.stack(vectors)
 
 
-def _first_not_finite(vectors: NDArray[np.floating], block: int = 65536) -> int | None:
+def _first_not_finite(vectors: Vectors, block: int = 8192) -> int | None:
     """Find the first row of (N, D) with a NaN or infinite value, in blocks of rows."""
-    for start in range(0, len(vectors), block):
-        wrong = np.flatnonzero(~np.isfinite(vectors[start : start + block]).all(axis=1))
+    for number, rows in enumerate(vectors.blocks(block)):
+        wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if len(wrong):
-            return start + int(wrong[0])
+            return number * block + int(wrong[0])
     return None
 
 
@@ -555,7 +740,7 @@ def _load_bare(root: Path) -> Embeddings:
     keys = [path.relative_to(root).as_posix() for path in paths]
     vectors = _stack(root, keys, None)
     header = replace(_foreign_header(vectors), layout="npy")
-    return Embeddings(root, header, Rows.named(keys), vectors)
+    return Embeddings(root, header, Rows.named(keys), Vectors.of(vectors))
 
 
 def find_rows(embeddings: Embeddings, keys: Sequence[str]) -> NDArray[np.intp]:

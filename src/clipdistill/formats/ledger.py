@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from ..core.errors import FormatError
 from ..core.files import atomic_path, writing
+from ..core.node_cache import at_hand
 from ..core.results import from_json
 from .parquet import TypeMismatch, arrow, typed_rows, write_rows
 
@@ -38,7 +39,8 @@ class LedgerRow:
 
     Attributes:
         url: the URL as it was given.
-        file: name of the image in the folder; of a duplicate, the file that has its bytes.
+        file: name of the image in the folder, or TAR/NAME of one in a tar (see `webdataset`); of a
+            duplicate, the file that has its bytes.
         status: ok, duplicate, failed or refused.
         reason: why there is no image, as "kind: detail"; empty when ok.
         http_status: status of the last answer; 0 when there was none.
@@ -93,7 +95,11 @@ def read_ledger(folder: Path) -> list[LedgerRow]:
     """
     newest = {row.url: row for row in read_journal(folder)}
     rows = [newest.pop(row.url, row) for row in read_index(folder)]
-    rows += newest.values()
+    return with_owners([*rows, *newest.values()])
+
+
+def with_owners(rows: Sequence[LedgerRow]) -> list[LedgerRow]:
+    """Return the rows; each duplicate names the file of the URL that has its bytes."""
     owners = {row.sha256: row.file for row in rows if row.status == OK}
     return [
         replace(row, file=owners.get(row.sha256, row.file)) if row.status == DUPLICATE else row
@@ -151,10 +157,19 @@ class Ledger:
             OutputError: the index cannot be written (the journal stays).
         """
         self.close()
-        rows = sorted(read_ledger(self.folder), key=lambda row: stem_of(row.url))
-        with atomic_path(self.folder / INDEX) as temporary:
-            write_rows(temporary, LedgerRow, rows, PURPOSE)
+        write_index(self.folder, read_ledger(self.folder))
         (self.folder / JOURNAL).unlink()
+
+
+def write_index(folder: Path, rows: Iterable[LedgerRow]) -> None:
+    """Write `index.parquet`, sorted by file name.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    ordered = sorted(rows, key=lambda row: stem_of(row.url))
+    with atomic_path(folder / INDEX) as temporary:
+        write_rows(temporary, LedgerRow, ordered, PURPOSE)
 
 
 def read_journal(folder: Path) -> Iterator[LedgerRow]:
@@ -191,7 +206,7 @@ def read_index(folder: Path) -> Iterator[LedgerRow]:
         return
     pyarrow = arrow(PURPOSE)
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        file = pyarrow.parquet.ParquetFile(at_hand(path))
         names = [f.name for f in fields(LedgerRow) if f.name in file.schema_arrow.names]
         if "url" not in names or "status" not in names:
             raise TypeMismatch(

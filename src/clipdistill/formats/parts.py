@@ -16,16 +16,16 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import FormatError, InputError
-from ..core.files import atomic_path, check_format, read_json, write_json
+from ..core.files import alive, atomic_path, check_format, read_json, write_json
 from ..core.results import Versioned, from_json, to_json
+from ..core.storage import absolute_name, location, remove_tree
 from ..images.sources import ImageItem, Listing
 from .embeddings import PURPOSE, Failure, Header, open_parquet, reading_parquet
 from .parquet import typed_rows, write_rows
@@ -110,17 +110,21 @@ def write_plan(out: Path, plan: Plan, items: Listing) -> None:
     The files are found again from any working folder: their paths are stored absolute.
     """
     for place, number in enumerate(plan.numbers):
-        part = items[place * plan.size : (place + 1) * plan.size]
-        with atomic_path(part_path(out, number)) as temporary:
-            write_rows(temporary, _PartRow, map(_part_row, part), PURPOSE)
+        write_part(out, number, items[place * plan.size : (place + 1) * plan.size])
     about = {"first": plan.first, "parts": plan.parts, "images": plan.images}
     more = {"size": plan.size, "batch_size": plan.batch_size, "header": plan.header.to_json()}
     write_json(out / PARTS / PLAN, {"format": FORMAT, "version": VERSION, **about, **more})
 
 
+def write_part(out: Path, number: int, items: Iterable[ImageItem]) -> None:
+    """Write the images of one part."""
+    with atomic_path(part_path(out, number)) as temporary:
+        write_rows(temporary, _PartRow, map(_part_row, items), PURPOSE)
+
+
 def _part_row(item: ImageItem) -> _PartRow:
     # A name need not be UTF-8; latin-1 keeps each byte.
-    path = os.fsencode(os.path.abspath(item.path)).decode("latin-1")
+    path = os.fsencode(absolute_name(item.path)).decode("latin-1")
     offset = -1 if item.offset is None else item.offset
     return _PartRow(item.key, path, item.size, item.mtime_ns, offset, item.problem)
 
@@ -150,11 +154,16 @@ def read_plan(out: Path) -> Plan | None:
     return Plan(header, first, parts, images, max(1, size), max(1, batch_size))
 
 
-def read_part(path: Path) -> Listing:
+def read_part(path: Path, below: str = "") -> Listing:
     """Return the images of a part.
 
+    Args:
+        path: the file.
+        below: absolute folder or start of a URL that has all images of the part: whoever can write
+            the part must not choose what is read.
+
     Raises:
-        FormatError: the file is damaged.
+        FormatError: the file is damaged, or names files elsewhere.
         InputError: it does not exist.
     """
     if not path.is_file():
@@ -162,12 +171,18 @@ def read_part(path: Path) -> Listing:
     names = {name: name for name in _PartRow.__dataclass_fields__}
     with open_parquet(path) as file, reading_parquet(path):
         rows = list(typed_rows(file.read(), _PartRow, names))
-    items = (_item(_PartRow(**row)) for row in rows)
+    items = [_item(_PartRow(**row)) for row in rows]
+    for item in items if below else ():
+        if not f"{absolute_name(item.path)}/".startswith(f"{below.rstrip('/')}/"):
+            raise FormatError(
+                f"{path}: {item.path} does not lie in {below}. Give the images that the first job "
+                f"got, or delete {path.parent} and run `clipdistill embed` again."
+            )
     return Listing.of(path.parent, items)
 
 
 def _item(row: _PartRow) -> ImageItem:
-    path = Path(os.fsdecode(row.path.encode("latin-1")))
+    path = location(os.fsdecode(row.path.encode("latin-1")))
     offset = None if row.offset < 0 else row.offset
     return ImageItem(row.key, path, row.size, row.mtime_ns, offset, row.problem)
 
@@ -189,6 +204,11 @@ def finish_part(out: Path, stats: ShardStats) -> None:
     write_json(out / STATS / f"shard_{stats.number}.json", to_json(stats))
     for ending in ("running", "failed.json"):
         (out / PARTS / f"part_{stats.number}.{ending}").unlink(missing_ok=True)
+
+
+def is_done(out: Path, number: int) -> bool:
+    """Whether a part is done."""
+    return (out / STATS / f"shard_{number}.json").is_file()
 
 
 def done_parts(out: Path) -> set[int]:
@@ -225,19 +245,11 @@ def running_parts(out: Path) -> dict[int, dict[str, Any]]:
 
 
 def _runs(process: Any) -> bool:
-    if os.name != "posix" or not isinstance(process, int) or process < 1:
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    return not isinstance(process, int) or process < 1 or alive(process)
 
 
 def _named(folder: Path, pattern: str) -> list[re.Match[str]]:
-    names: Sequence[str] = sorted(os.listdir(folder)) if folder.is_dir() else ()
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ()
     matches = (re.fullmatch(pattern, name) for name in names)
     return [match for match in matches if match]
 
@@ -263,7 +275,7 @@ def read_stats(out: Path, number: int) -> ShardStats:
 def end_plan(out: Path) -> None:
     """Delete the plan, then its parts; the statistics stay."""
     (out / PARTS / PLAN).unlink(missing_ok=True)
-    shutil.rmtree(out / PARTS, ignore_errors=True)
+    remove_tree(out / PARTS)
 
 
 def next_number(out: Path, shards: Sequence[int]) -> int:

@@ -8,6 +8,7 @@ Both are written before the shard's rows (see `embeddings`), so a complete shard
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import FormatError, InputError
 from ..core.files import atomic_path, read_array
+from ..core.vectors import Mapped, Vectors
 from ..images.views import PARAMETERS, ViewSpec, check_parameters
 
 VIEWS = "views"
@@ -23,46 +25,34 @@ VIEWS = "views"
 
 @dataclass(frozen=True)
 class Views:
-    """The stored views of some images, memory-mapped.
+    """The stored views of N images, on the disk.
 
     Attributes:
         spec: number of views per image, and their seed.
-        shards: (embeddings (n, K, D), parameters (n, K, 8)) of each shard.
-        starts: int (shards + 1,), the first row of each shard, and the number of rows.
-        order: int (N,), row of each image in the concatenated shards.
+        seen: float32 (N, K, D), the embeddings of the views.
+        shown: float32 (N, K, 8), the parameters of the views.
     """
 
     spec: ViewSpec
-    shards: list[tuple[NDArray[np.floating], NDArray[np.float32]]]
-    starts: NDArray[np.intp]
-    order: NDArray[np.intp]
+    seen: Vectors
+    shown: Vectors
 
     def of(self, rows: NDArray[np.intp]) -> Views:
         """Return the views of some images, given their rows in this object."""
-        return Views(self.spec, self.shards, self.starts, self.order[rows])
+        return Views(self.spec, self.seen.take(rows), self.shown.take(rows))
 
     def first(self, count: int) -> Views:
         """Return the first `count` views of each image."""
-        shards = [(seen[:, :count], shown[:, :count]) for seen, shown in self.shards]
-        return replace(self, spec=replace(self.spec, count=count), shards=shards)
+        spec = replace(self.spec, count=count)
+        return Views(spec, self.seen.leading(count), self.shown.leading(count))
 
     def embeddings(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Return float32 (B, K, D), the embeddings of the views of some images."""
-        return self._gather(rows, 0)
+        return self.seen[rows].astype(np.float32, copy=False)
 
     def parameters(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Return float32 (B, K, 8), the parameters of the views of some images."""
-        return self._gather(rows, 1)
-
-    def _gather(self, rows: NDArray[np.intp], which: int) -> NDArray[np.float32]:
-        places = self.order[rows]
-        numbers = np.searchsorted(self.starts, places, side="right") - 1
-        shape = self.shards[0][which].shape[1:]
-        found = np.empty((len(rows), *shape), dtype=np.float32)
-        for number in np.unique(numbers):
-            here = numbers == number
-            found[here] = self.shards[number][which][places[here] - self.starts[number]]
-        return found
+        return self.shown[rows].astype(np.float32, copy=False)
 
 
 def write_views(
@@ -78,41 +68,55 @@ def write_views(
 
 
 def read_views(
-    root: Path,
+    shards: Sequence[tuple[Path, int, int]],
     spec: ViewSpec,
-    shards: list[tuple[int, int]],
     dim: int,
     order: NDArray[np.intp],
 ) -> Views:
     """Open the views of a store.
 
     Args:
-        root: folder of the embeddings.
+        shards: (folder of the store, number, rows) of each shard.
         spec: the views that its header names.
-        shards: (number, rows) of each shard.
         dim: dimension D of an embedding.
-        order: see `Views`.
+        order: int (N,), row of each image in the concatenated shards.
 
     Raises:
         FormatError: a file is missing, damaged, or does not fit its shard.
     """
-    found = []
+    for shard in shards:
+        _open(shard, "views", (spec.count, dim))
+        shown = _open(shard, "params", (spec.count, len(PARAMETERS)))
+        check_parameters(shown, _path(shard, "params"))
+    seen, parameters = (
+        _mapped(shards, name, (spec.count, last)).take(order)
+        for name, last in (("views", dim), ("params", len(PARAMETERS)))
+    )
+    return Views(spec, seen, parameters)
+
+
+def _mapped(shards: Sequence[tuple[Path, int, int]], name: str, shape: tuple[int, int]) -> Vectors:
+    opened = Mapped(lambda place: _open(shards[place], name, shape))
+    counts = [rows for _, _, rows in shards]
+    return Vectors(opened, counts, shape, np.dtype(np.float32))
+
+
+def _path(shard: tuple[Path, int, int], name: str) -> Path:
+    root, number, _ = shard
+    return root / VIEWS / f"{name}_{number}.npy"
+
+
+def _open(shard: tuple[Path, int, int], name: str, shape: tuple[int, int]) -> NDArray[np.floating]:
+    """Map the values (rows, *shape) of a shard."""
+    path, (root, _, rows) = _path(shard, name), shard
     remedy = f"Delete {root} and run `clipdistill embed --views` again."
-    for number, rows in shards:
-        arrays = []
-        for name, last in (("views", dim), ("params", len(PARAMETERS))):
-            path = root / VIEWS / f"{name}_{number}.npy"
-            try:
-                values = read_array(path, mapped=rows > 0)
-            except InputError as error:
-                raise FormatError(f"{error} {remedy}") from error
-            if values.shape != (rows, spec.count, last) or values.dtype.kind != "f":
-                raise FormatError(
-                    f"{path}: expected floats ({rows}, {spec.count}, {last}), found "
-                    f"{values.dtype} {values.shape}. {remedy}"
-                )
-            arrays.append(values)
-        check_parameters(arrays[1], root / VIEWS / f"params_{number}.npy")
-        found.append((arrays[0], arrays[1]))
-    starts = np.concatenate([[0], np.cumsum([rows for _, rows in shards])]).astype(np.intp)
-    return Views(spec, found, starts, order)
+    try:
+        values: NDArray[np.floating] = read_array(path, mapped=rows > 0)
+    except InputError as error:
+        raise FormatError(f"{error} {remedy}") from error
+    if values.shape != (rows, *shape) or values.dtype.kind != "f":
+        raise FormatError(
+            f"{path}: expected floats {(rows, *shape)}, found {values.dtype} {values.shape}. "
+            f"{remedy}"
+        )
+    return values

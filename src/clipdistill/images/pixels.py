@@ -4,7 +4,7 @@ A folder holds chunks, `<hash>.npy` uint8 (n, S, S, 3), or (n, 1 + K, S, S, 3) w
 image after the image itself, with `<hash>.json` written after it.  The name is a hash of which
 images are in the chunk and how they were resized.  So another training with the same size reuses
 the chunks, added images only need new chunks, and a killed build resumes where it stopped.  Images
-beyond the limit are decoded again in every epoch.
+beyond the limit are decoded again in every epoch.  One process at a time writes to a folder.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ..core.files import (
     write_json,
 )
 from ..core.progress import Step, message, track
+from ..core.vectors import Vectors
 from ..core.wording import many, size
 from .loading import Loaded, load_pixels
 from .preprocess import Preprocess
@@ -59,6 +60,7 @@ class PixelCache:
         preprocess: how they are resized; mean and std have no effect.
         workers: number of decoding threads.
         limit_bytes: most bytes on disk.
+        partial: whether to keep some images where the limit leaves no room for all.
         views: float32 (N, K, 8), parameters of each image's views (see `images.views`).
     """
 
@@ -71,7 +73,8 @@ class PixelCache:
         *,
         workers: int,
         limit_bytes: int,
-        views: NDArray[np.float32] | None = None,
+        partial: bool = True,
+        views: NDArray[np.float32] | Vectors | None = None,
     ) -> None:
         self.views = views
         shown = "" if views is None else f"-{views.shape[1]}-views"
@@ -87,6 +90,7 @@ class PixelCache:
         self._row_bytes = math.prod(self._row_shape)
         self._chunk_rows = max(1, min(8192, CHUNK_BYTES // self._row_bytes))
         self._arrays: list[NDArray[np.uint8]] = []
+        self.partial = partial
         self.cached = self._rows_within(limit_bytes)
 
     def build(self) -> None:
@@ -95,7 +99,8 @@ class PixelCache:
         Raises:
             OutputError: the folder cannot be written to.
         """
-        ensure_folder(self.folder)
+        if self.cached:
+            ensure_folder(self.folder)
         chunks = self._chunks()
         missing = [chunk for chunk in chunks if not self._complete(chunk)]
         self._make_room(chunks, missing)
@@ -109,20 +114,30 @@ class PixelCache:
             for chunk in missing:
                 self._build_chunk(chunk, step)
         self._open(chunks)
-        if self.cached < len(self.items):
+        if self.cached < len(self.items) and not self.partial:
+            message(
+                f"The decoded pixels of {many(len(self.items), 'image')} take "
+                f"{size(len(self.items) * self._row_bytes)} and are not kept: the images are read "
+                "in every epoch. To keep them, raise --cache-gb, and have more free disk than that."
+            )
+        elif self.cached < len(self.items):
             message(
                 f"The pixel cache holds {self.cached} of {many(len(self.items), 'image')}; the "
                 "others are decoded in every epoch. To cache them too, raise --cache-gb."
             )
 
     def gather(
-        self, rows: NDArray[np.intp], numbers: NDArray[np.intp] | None = None
+        self,
+        rows: NDArray[np.intp],
+        numbers: NDArray[np.intp] | None = None,
+        read: Sequence[ImageItem] | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Return the pixels of some rows.
 
         Args:
             rows: int (B,), any order, repeats allowed.
             numbers: int (B,), 0 for the image itself, 1 to K for a view; None: all 0.
+            read: the images of these rows, where they have been read ahead.
 
         Returns:
             uint8 (B, S, S, 3), and bool (B,), the valid mask: False where an image could not be
@@ -139,7 +154,8 @@ class PixelCache:
             places = rows[here] % self._chunk_rows
             array = self._arrays[chunk]
             pixels[here] = array[places] if self.views is None else array[places, shown[here]]
-        self._decode(rows, shown, np.flatnonzero(~cached), pixels)
+        items = self.items if read is None else dict(zip(rows.tolist(), read, strict=True))
+        self._decode(rows, shown, np.flatnonzero(~cached), pixels, items)
         if self.failures:
             fine = np.array([int(row) not in self.failures for row in rows])
         return pixels, fine
@@ -150,10 +166,10 @@ class PixelCache:
         numbers: NDArray[np.intp],
         where: NDArray[np.intp],
         pixels: NDArray[np.uint8],
+        items: Sequence[ImageItem] | dict[int, ImageItem],
     ) -> None:
         """Decode the rows at positions `where` into `pixels`."""
-        items = [self.items[int(rows[position])] for position in where]
-        loaded = self._load(items, rows[where])
+        loaded = self._load([items[int(rows[position])] for position in where], rows[where])
         for position, one in zip(where, loaded, strict=True):
             row = int(rows[position])
             reason = one.reason or self._changed(row, one.content)
@@ -183,6 +199,8 @@ class PixelCache:
         rows = room // self._row_bytes
         if rows >= len(self.items):
             return len(self.items)
+        if not self.partial:
+            return 0
         return rows // self._chunk_rows * self._chunk_rows
 
     def _chunks(self) -> list[_Chunk]:

@@ -1,4 +1,7 @@
-"""Finding images: a folder (searched recursively), WebDataset tars, files, globs."""
+"""Finding images: a folder (searched recursively), WebDataset tars, files, globs, braces.
+
+Folders and tars may lie in object storage (`core.storage`).
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ import os
 import stat
 import tarfile
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,14 +22,22 @@ from typing import BinaryIO, NoReturn, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import ImageError, InputError
+from ..core.errors import FormatError, ImageError, InputError
+from ..core.node_cache import unpacked
 from ..core.progress import message
+from ..core.storage import Entry, RemotePath, entry_of, read_member, scan
 from ..core.texts import Texts
 from .decode import AVIF_ENDINGS, HEIF_ENDINGS, endings
+from .patterns import expand_braces, fits, is_pattern, may_fit_below, split_pattern
 from .tars import tar_members
 
 MAX_BYTES = 3 << 29
 """Bytes of an encoded image above which it is not read: 179 megapixels of RGBA with 16 bits."""
+
+COMPRESSED_TARS = (".tar.gz", ".tgz")
+"""Endings of compressed tars; they are unpacked once per machine (`core.node_cache`)."""
+TARS_AT_ONCE = 8
+"""Tars in object storage whose members are listed at the same time."""
 
 LARGEST = (1 << 63) - 1
 """Largest size or position that a listing holds."""
@@ -72,6 +84,8 @@ class ImageItem:
         if self.problem:
             raise ImageError(self.problem)
         try:
+            if isinstance(self.path, RemotePath) and not _is_compressed(self.path.name):
+                return _fetched(self, self.path)
             if self.offset is None:
                 return read_file(self.path)
             if self.size > MAX_BYTES:
@@ -86,6 +100,30 @@ class ImageItem:
         if len(data) != self.size:
             raise ImageError(f"the tar ends after {len(data)} of {self.size} bytes")
         return data
+
+
+def _fetched(item: ImageItem, path: RemotePath) -> bytes:
+    """The bytes of an image in object storage.
+
+    Raises:
+        ImageError: there is no such object (any more), it may not be read, is too large or too
+            short.
+        ServiceError: the store fails.
+    """
+    if item.size > MAX_BYTES:
+        raise ImageError(_over_limit(item.size))
+    try:
+        if item.offset is None:
+            data = path.read_range(0, item.size)
+        else:
+            data = read_member(path, item.offset, item.size, item.mtime_ns)
+    except FileNotFoundError as error:
+        raise ImageError("cannot be read: there is no such object any more") from error
+    except InputError as error:
+        raise ImageError(f"cannot be read: {error}") from error
+    if len(data) != item.size:
+        raise ImageError(f"the object ends after {len(data)} of its {item.size} bytes")
+    return data
 
 
 class Listing(Sequence[ImageItem]):
@@ -139,13 +177,13 @@ class Listing(Sequence[ImageItem]):
         numbers = (array("q"), array("q"), array("q"), array("i"))
         paths: list[Path] = []
         problems: dict[int, str] = {}
-        folder = os.fspath(root / "x")[:-1]
+        folder = str(root / "x")[:-1]
 
         def keys() -> Iterator[str]:
             for item in items:
                 if item.problem:
                     problems[len(numbers[0])] = item.problem
-                own = os.fspath(item.path) == folder + item.key
+                own = str(item.path) == folder + item.key
                 if not own and not (paths and paths[-1] is item.path):
                     paths.append(item.path)
                 offset = -1 if item.offset is None else item.offset
@@ -194,6 +232,19 @@ class Listing(Sequence[ImageItem]):
             None if self._offsets is None else self._offsets[places],
             problems,
         )
+
+    def tars(self) -> list[Path]:
+        """The tars that hold some of the images."""
+        return list(dict.fromkeys(path for path in self._paths if is_tar(path.name)))
+
+    def in_tars(self) -> tuple[NDArray[np.int32], NDArray[np.int64]] | None:
+        """A number for each image's tar, int (N,), and its offset in it; None unless all have one.
+
+        Images of one tar follow one another.
+        """
+        if self._places is None or self._offsets is None or (self._offsets < 0).any():
+            return None
+        return self._places, self._offsets
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -255,10 +306,18 @@ def read_file(path: Path) -> bytes:
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading; devices and pipes, which may hang, are not opened.
 
+    A compressed tar is opened unpacked, an object of a store in blocks.
+
     Raises:
         ImageError: it is not a regular file.
+        FormatError: it is a compressed tar that cannot be unpacked.
         OSError: it cannot be opened.
+        ServiceError: the store fails.
     """
+    if _is_compressed(path.name):
+        path = unpacked(path)
+    if isinstance(path, RemotePath):
+        return path.reader()
     _check_regular(path.stat())
     # Checked again once it is open, when no other can take its place.
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -335,19 +394,28 @@ def _describe(left_out: Counter[str]) -> str:
 def list_images(root: Path) -> Listing:
     """List the images of a folder, of the tars in it, or of one tar, sorted by key.
 
+    Args:
+        root: the folder or tar; also a glob or braces ("shards/{000..012}.tar"), of which the keys
+            are names below the folder before the first special character.  A name that braces
+            stand for and that is missing gets a row with that reason.
+
     Raises:
-        InputError: `root` does not exist or holds no image.
+        InputError: `root` does not exist or holds no image, or its braces are malformed.
+        ServiceError: the store of a URL fails.
     """
-    if not os.path.exists(root):
-        raise InputError(f"{root}: no such folder. Expected a folder of images or WebDataset tars.")
-    single = not root.is_dir()
-    if single and root.suffix.lower() != ".tar":
-        raise InputError(f"{root}: expected a folder of images or a .tar, found a file.")
     left_out: Counter[str] = Counter()
-    if single:
+    if not _exists(root):
+        if not is_pattern(str(root)):
+            raise InputError(
+                f"{root}: no such folder. Expected a folder of images or WebDataset tars."
+            )
+        items = _of_pattern(root, left_out)
+    elif root.is_dir():
+        items = Listing.of(root, _in_folder(root, left_out))
+    elif is_tar(root.name):
         items = Listing.of(root.parent, _in_tar(root, printable(root.name), left_out))
     else:
-        items = Listing.of(root, _in_folder(root, left_out))
+        raise InputError(f"{root}: expected a folder of images or a .tar, found a file.")
     if not items:
         found = f" Found {_describe(left_out)}" if left_out else ""
         raise InputError(
@@ -357,6 +425,70 @@ def list_images(root: Path) -> Listing:
     if left_out:
         _mention(f"{root}: {_describe(left_out)}")
     return items
+
+
+def images_folder(root: Path) -> Path:
+    """Return the folder below which all images of `root` lie: of `list_images`."""
+    if _exists(root):
+        return root
+    names = len(split_pattern(str(root))[1]) if is_pattern(str(root)) else 0
+    return root.parents[names - 1] if names else root
+
+
+def is_tar(name: str) -> bool:
+    """Whether a file name is that of a tar, compressed or not."""
+    return name.lower().endswith((".tar", *COMPRESSED_TARS))
+
+
+def _is_compressed(name: str) -> bool:
+    return name.lower().endswith(COMPRESSED_TARS)
+
+
+def _exists(path: Path) -> bool:
+    return path.exists() if isinstance(path, RemotePath) else os.path.exists(path)
+
+
+class _Chosen:
+    """The files and folders below a folder that a pattern names."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        names = [tuple(pattern.split("/")) for pattern in patterns]
+        self.globs = [one for one in names if is_pattern("/".join(one))]
+        self.missing = dict.fromkeys(one for one in names if not is_pattern("/".join(one)))
+        self._exact = set(self.missing)
+        self._folders = {one[:length] for one in self._exact for length in range(1, len(one))}
+
+    def takes(self, names: tuple[str, ...]) -> bool:
+        """Whether a file, or all of a folder, is named; the named ones are no longer missing."""
+        self.missing.pop(names, None)
+        return names in self._exact or any(fits(names, pattern) for pattern in self.globs)
+
+    def leads_on(self, names: tuple[str, ...]) -> bool:
+        """Whether something in a folder may be named."""
+        return names in self._folders or any(may_fit_below(names, one) for one in self.globs)
+
+
+def _of_pattern(root: Path, left_out: Counter[str]) -> Listing:
+    """List the images of a glob or of braces.
+
+    Raises:
+        InputError: nothing fits, or the braces are malformed.
+    """
+    _, rest = split_pattern(str(root))
+    folder = images_folder(root)
+    chosen = _Chosen(expand_braces("/".join(rest), str(root)))
+    found = Listing.of(folder, _in_folder(folder, left_out, chosen))
+    if not found:
+        raise InputError(f"{root}: it fits no image and no tar in {folder}.")
+    absent = [
+        ImageItem("/".join(names), folder.joinpath(*names), 0, 0, problem="there is no such file")
+        for names in chosen.missing
+    ]
+    return Listing.of(folder, sorted([*found, *absent], key=_key)) if absent else found
+
+
+def _key(item: ImageItem) -> str:
+    return item.key
 
 
 @lru_cache(maxsize=64)
@@ -396,29 +528,92 @@ def _of_file(path: Path, key: str) -> ImageItem:
     return ImageItem(key, path, status.st_size, status.st_mtime_ns, problem=problem)
 
 
-def _in_folder(root: Path, left_out: Counter[str]) -> Iterator[ImageItem]:
+def _in_folder(
+    root: Path, left_out: Counter[str], chosen: _Chosen | None = None
+) -> Iterator[ImageItem]:
     """The images of a folder and the folders below it, mostly in the order of their keys."""
-    folders = [_entries(root)]
+    found = _files(root, chosen)
+    if isinstance(root, RemotePath):
+        yield from _listed_ahead(found, left_out)
+        return
+    for file in found:
+        yield from _items(file, left_out)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file below a folder, with what a store tells of it."""
+
+    path: Path
+    key: str
+    entry: Entry | None
+
+
+def _files(root: Path, chosen: _Chosen | None) -> Iterator[_File]:
+    """The files of a folder and the folders below it; with `chosen` those that it takes."""
+    folders = [(_entries(root), chosen)]
     while folders:
-        found = next(folders[-1], None)
+        entries, choice = folders[-1]
+        found = next(entries, None)
         if found is None:
             folders.pop()
             continue
-        path, name, is_folder = found
-        key = printable(path.relative_to(root).as_posix())
+        path, name, is_folder, entry = found
+        below = path.relative_to(root)
+        taken = choice is None or choice.takes(below.parts)
         if is_folder:
+            inner = None if taken else choice
+            if inner is not None and not inner.leads_on(below.parts):
+                continue
             if not name.startswith(".") and not _loops(path):
-                folders.append(_entries(path))
-        elif name.lower().endswith(".tar"):
-            yield from _in_tar(path, key, left_out)
-        elif is_picture(name):
-            yield _link_safe(path, key)
-        elif ending := _left_out(name):
-            left_out[ending] += 1
+                folders.append((_entries(path), inner))
+        elif taken:
+            yield _File(path, printable(below.as_posix()), entry)
 
 
-def _entries(folder: Path) -> Iterator[tuple[Path, str, bool]]:
-    """Path, name and whether it is a folder, of what is in a folder, in the order of the keys."""
+def _items(file: _File, left_out: Counter[str]) -> list[ImageItem]:
+    """The images of a file: none, one, or those of a tar."""
+    name = file.path.name
+    if is_tar(name):
+        return _in_tar(file.path, file.key, left_out, file.entry)
+    if is_picture(name):
+        if file.entry is None:
+            return [_link_safe(file.path, file.key)]
+        return [ImageItem(file.key, file.path, file.entry.size, file.entry.version)]
+    if ending := _left_out(name):
+        left_out[ending] += 1
+    return []
+
+
+def _listed_ahead(files: Iterator[_File], left_out: Counter[str]) -> Iterator[ImageItem]:
+    """The images of files in object storage; several tars are listed at the same time."""
+
+    def listed(file: _File) -> tuple[list[ImageItem], Counter[str]]:
+        count: Counter[str] = Counter()
+        return _items(file, count), count
+
+    waiting: deque[Future[tuple[list[ImageItem], Counter[str]]]] = deque()
+    pool = ThreadPoolExecutor(TARS_AT_ONCE, thread_name_prefix="tars")
+    try:
+        while True:
+            while len(waiting) < TARS_AT_ONCE and (file := next(files, None)) is not None:
+                waiting.append(pool.submit(listed, file))
+            if not waiting:
+                return
+            items, count = waiting.popleft().result()
+            left_out.update(count)
+            yield from items
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _entries(folder: Path) -> Iterator[tuple[Path, str, bool, Entry | None]]:
+    """Path, name, whether it is a folder, what a store tells: what is in a folder, by key."""
+    if isinstance(folder, RemotePath):
+        stored = [(_order(one.path.name, one.is_folder), one) for one in scan(folder)]
+        for _, one in sorted(stored, key=lambda pair: pair[0]):
+            yield one.path, one.path.name, one.is_folder, one
+        return
     found: list[tuple[str, str, bool]] = []
     try:
         with os.scandir(folder) as entries:
@@ -427,13 +622,16 @@ def _entries(folder: Path) -> Iterator[tuple[Path, str, bool]]:
                     is_folder = entry.is_dir()
                 except OSError:
                     is_folder = False
-                inner = is_folder or entry.name.lower().endswith(".tar")
-                order = printable(entry.name) + ("/" if inner else "")
-                found.append((order, entry.name, is_folder))
+                found.append((_order(entry.name, is_folder), entry.name, is_folder))
     except OSError as error:
         _refuse(error)
     for _, name, is_folder in sorted(found):
-        yield folder / name, name, is_folder
+        yield folder / name, name, is_folder, None
+
+
+def _order(name: str, is_folder: bool) -> str:
+    """What the keys of a file, or of all in a folder or tar, begin with."""
+    return printable(name) + ("/" if is_folder or is_tar(name) else "")
 
 
 def _refuse(error: OSError) -> NoReturn:
@@ -445,6 +643,8 @@ def _refuse(error: OSError) -> NoReturn:
 
 def _loops(path: Path) -> bool:
     """Whether a folder is a link to one of its own parents."""
+    if isinstance(path, RemotePath):
+        return False
     return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
@@ -456,7 +656,9 @@ def _link_safe(path: Path, key: str) -> ImageItem:
         return ImageItem(key, path, 0, 0)
 
 
-def _in_tar(path: Path, key: str, left_out: Counter[str]) -> list[ImageItem]:
+def _in_tar(
+    path: Path, key: str, left_out: Counter[str], entry: Entry | None = None
+) -> list[ImageItem]:
     """List the images of a tar.
 
     A damaged member gives a row of its own, and a tar that is cut short or damaged between its
@@ -466,8 +668,10 @@ def _in_tar(path: Path, key: str, left_out: Counter[str]) -> list[ImageItem]:
     items: dict[str, ImageItem] = {}
     try:
         with open_regular(path) as file:
-            status = os.fstat(file.fileno())
-            for member in tar_members(file, status.st_size):
+            if entry is None and isinstance(path, RemotePath):
+                entry = entry_of(path)
+            time = path.stat().st_mtime_ns if entry is None else entry.version
+            for member in tar_members(file, file.seek(0, os.SEEK_END)):
                 if not member.name:
                     problem = f"cut short or damaged ({member.problem})"
                     items.setdefault(key, ImageItem(key, path, 0, 0, problem=problem))
@@ -475,11 +679,11 @@ def _in_tar(path: Path, key: str, left_out: Counter[str]) -> list[ImageItem]:
                     parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
                     name = printable("/".join([key, *parts]))
                     items[name] = ImageItem(
-                        name, path, member.size, status.st_mtime_ns, member.offset, member.problem
+                        name, path, member.size, time, member.offset, member.problem
                     )
                 elif ending := _left_out(member.name):
                     left_out[ending] += 1
-    except ImageError as error:
+    except (ImageError, FormatError) as error:
         items[key] = ImageItem(key, path, 0, 0, problem=str(error))
     # A damaged header can name any size and any character set.
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:

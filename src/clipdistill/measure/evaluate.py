@@ -209,7 +209,7 @@ def _find_reference(
                 f"them (such as {task.items[0].key}). Embed the same folder with: clipdistill embed"
             )
         rows = [index for index, item in enumerate(task.items) if item.key in found]
-        vectors = stored.vectors[[found[task.items[index].key] for index in rows]]
+        vectors = stored.mapped[[found[task.items[index].key] for index in rows]]
         embedded = Embedded(np.array(rows, dtype=np.intp), vectors.astype(np.float32))
         return Reference(f"the embeddings in {embeddings}", embedded)
     for index, embedder in enumerate(opened):

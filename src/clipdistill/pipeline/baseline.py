@@ -83,8 +83,8 @@ def measure(
 
 def _best(stored: Embeddings, classes: TextEmbeddings) -> _Best:
     labels, shares = [], []
-    for start in range(0, len(stored.vectors), BLOCK):
-        scores = scores_of(stored.vectors[start : start + BLOCK].astype(np.float32), classes)
+    for block in stored.mapped.blocks(BLOCK):
+        scores = scores_of(block.astype(np.float32), classes)
         if scores.shape[1] == 1:  # the only label has no rival
             scores = np.concatenate([scores, np.zeros_like(scores)], axis=1)
         first = top_k(scores, 2)
@@ -102,7 +102,7 @@ def _accuracy(
     stored = load_embeddings(embeddings)
     rows = match_rows(stored, [item.key for item in items])
     read = [index for index, item in enumerate(items) if item.key in rows]
-    vectors = stored.vectors[[rows[items[index].key] for index in read]].astype(np.float32)
+    vectors = stored.mapped[[rows[items[index].key] for index in read]].astype(np.float32)
     predicted = top_k(scores_of(vectors, classes), 1)[:, 0]
     right = truth[read]
     shares = metrics.class_accuracy(metrics.confusion(predicted, right, len(classes.labels)))

@@ -22,6 +22,7 @@ from pathlib import Path
 from ...core.errors import ImageError
 from ...core.files import TEMPORARY_PREFIX, remove_leftovers, writing
 from ...core.progress import Step
+from ...core.storage import RemotePath
 from ...core.wording import size
 from ...formats.ledger import (
     DUPLICATE,
@@ -36,6 +37,7 @@ from ...formats.ledger import (
     stem_of,
 )
 from ...formats.urls import UrlRow, read_urls
+from ...formats.webdataset import Packed, located, pack, packed_images, recall_ledger
 from ...images.intake import ENDINGS, Intake, take_in
 from ...images.loading import default_workers
 from ...images.sources import read_file
@@ -69,6 +71,7 @@ class Download:
         images: the folder; must exist, and be locked by this process.
         options: how to download.
         step: called for every URL that is finished.
+        store: where the tars are, if that is object storage.
 
     After `run` the attributes hold its outcome:
 
@@ -82,15 +85,24 @@ class Download:
         pictures: rows in the whole ledger that are ok.
         received: bytes received in this run.
         stored: bytes of images stored in this run.
+        tars: tars written in this run.
         stopped: why the run ended before the end of the list; empty when it did not.
     """
 
-    def __init__(self, urls: Path, images: Path, options: DownloadOptions, step: Step) -> None:
+    def __init__(
+        self,
+        urls: Path,
+        images: Path,
+        options: DownloadOptions,
+        step: Step,
+        store: RemotePath | None = None,
+    ) -> None:
         self._list = urls
         self._images = images
+        self._tars_at = store
         self._options = options
         self._step = step
-        self.urls = self.kept = self.received = self.stored = 0
+        self.urls = self.kept = self.received = self.stored = self.tars = 0
         self.duplicates = self.pictures = 0
         self.counts: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
@@ -100,6 +112,7 @@ class Download:
         self._owners: dict[str, LedgerRow] = {}
         self._lasting: set[str] = set()
         self._present: dict[str, str] = {}
+        self._packed: dict[str, Packed] = {}
 
     def run(self) -> None:
         """Download every URL that is not finished.
@@ -109,6 +122,9 @@ class Download:
             FormatError: the list, or the ledger, cannot be read.
         """
         remove_leftovers(self._images)
+        if self._tars_at is not None:
+            recall_ledger(self._images, self._tars_at)
+        self._packed = packed_images(self._images, self._tars_at)
         self._recall()
         ledger = Ledger(self._images)
         try:
@@ -117,6 +133,10 @@ class Download:
             ledger.close()
             raise
         ledger.finish()
+        tars = self._options.layout == "webdataset" and not self.stopped
+        if tars or self._packed:
+            shard_size = self._options.shard_size if tars else 0
+            self.tars = pack(self._list, self._images, shard_size, self._tars_at)
         statuses = Counter(row.status for row in read_ledger(self._images))
         self.duplicates, self.pictures = statuses[DUPLICATE], statuses[OK]
 
@@ -124,8 +144,9 @@ class Download:
 
     def _recall(self) -> None:
         """Read from the ledger and the folder which URLs are finished."""
-        self._lasting = {row.file for row in read_index(self._images) if row.status == OK}
-        rows = read_ledger(self._images)
+        earlier = (located(row, self._packed) for row in read_index(self._images))
+        self._lasting = {row.file for row in earlier if row.status == OK}
+        rows = [located(row, self._packed) for row in read_ledger(self._images)]
         for row in rows:
             if row.status == OK and self._is_whole(row):
                 self._recall_owner(row)
@@ -140,6 +161,9 @@ class Download:
                 self._present[path.stem] = path.name
 
     def _is_whole(self, row: LedgerRow) -> bool:
+        packed = self._packed.get(stem_of(row.url))
+        if packed is not None and packed.file == row.file:
+            return packed.bytes == row.bytes
         try:
             return (self._images / row.file).stat().st_size == row.bytes
         except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from cyclopts import Parameter
 
@@ -83,6 +84,20 @@ class DownloadOptions(FetchOptions):
     Attributes:
         retry_failed: try URLs again that failed permanently in an earlier run (404, not an image,
             ...).
+        layout: folder, with a file per image, or webdataset: tars that are written at the end, with
+            the image, its caption (.txt) and what is known of it (.json).
+        shard_size: images per tar.
     """
 
     retry_failed: bool = False
+    layout: Literal["folder", "webdataset"] = "folder"
+    shard_size: int = 10_000
+
+    def check(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            InputError: a value is out of range.
+        """
+        super().check()
+        check_ranges(self, {"shard_size": (self.shard_size >= 1, "1 or more")})
