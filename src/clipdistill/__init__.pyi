@@ -238,6 +238,7 @@ def embed_text(
     model_name: str = 'ViT-B-32-256',
     pretrained: str = 'datacomp_s34b_b86k',
     template: str | Sequence[str] = ...,
+    independent: bool = False,
     device: str = 'auto',
     precision: Literal['auto', 'fp32', 'bf16', 'fp16'] = 'auto',
 ) -> EmbedTextResult: ...
@@ -248,6 +249,8 @@ def adapt(
     *,
     student: str | Path | None = None,
     images: str | Path | None = None,
+    independent: bool = False,
+    keep_text: bool = False,
     batch_size: int = 64,
     num_workers: int | None = None,
     device: str = 'auto',

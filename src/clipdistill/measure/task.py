@@ -17,7 +17,7 @@ from ..core.errors import InputError, OptionError, did_you_mean
 from ..core.model_names import short_names
 from ..core.progress import track
 from ..core.wording import many
-from ..core.zeroshot import LogitScale, normalized, probabilities
+from ..core.zeroshot import Logits, normalized, probabilities
 from ..formats.embeddings import Failure
 from ..formats.text import TextEmbeddings, load_text
 from ..images.loading import batched, load_pixels, stack
@@ -168,16 +168,16 @@ def none_readable(count: int, failures: Sequence[Failure]) -> InputError:
 
 
 def scores_of(
-    vectors: NDArray[np.float32], text: TextEmbeddings, logits: LogitScale | None = None
+    vectors: NDArray[np.float32], text: TextEmbeddings, logits: Logits | None = None
 ) -> NDArray[np.float32]:
     """Return probabilities float32 (N, C) of embeddings (N, D) of any length.
 
     Args:
         vectors: the embeddings.
         text: the classes.
-        logits: logit scale of a calibration; None: the teacher's own.
+        logits: what turns cosines into probabilities; None: the teacher's own.
     """
-    return probabilities(normalized(vectors), text.vectors, logits or text.teacher.logits)
+    return probabilities(normalized(vectors), text.vectors, logits or text.teacher_logits)
 
 
 def against(
