@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from clipdistill import progress
-from clipdistill.core.errors import FormatError, InputError, OutputError
+from clipdistill.core.errors import FormatError, InputError, OptionError, OutputError
 from clipdistill.distillation.embed_text import embed_text, resolve_templates
 from clipdistill.formats.text import load_text
 

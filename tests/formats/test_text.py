@@ -36,8 +36,8 @@ def test_round_trip_under_any_of_its_names(tmp_path, name):
     original = text("cat", "straße", "emoji 🐟")
     path = save_text(tmp_path / name, original)
     assert path.suffix == ".npy"
-    for given in (tmp_path / name, path, path.with_suffix(".json")):
-        check_equal(load_text(given), original)
+    for name_given in (tmp_path / name, path, path.with_suffix(".json")):
+        check_equal(load_text(name_given), original)
 
 
 def test_missing(tmp_path):

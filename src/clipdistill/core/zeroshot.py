@@ -182,6 +182,31 @@ def top_k(scores: Floats, k: int) -> NDArray[np.intp]:
     return np.argsort(-scores, axis=-1, kind="stable")[:, :k]
 
 
+def judged(
+    scores: Floats, labels: Sequence[str], most: int, least: float | Floats
+) -> tuple[tuple[tuple[str, float], ...], tuple[str, ...]]:
+    """Say which labels an image has.
+
+    Args:
+        scores: probabilities of one image, float32 (C,).
+        labels: C labels.
+        most: labels to rank; all that the image has are ranked.
+        least: probability from which the best label is the answer; float32 (C,) for independent
+            classes: probability from which the image has each of them.
+
+    Returns:
+        (label, probability) pairs, those that the image has first, each part by probability; and
+        the labels that it has, which may be none.
+    """
+    if not isinstance(least, np.ndarray):
+        best = ranked(scores, labels, most)
+        return best, () if best[0][1] < least else (best[0][0],)
+    has = scores >= least
+    order = np.lexsort((-scores, ~has))[: max(most, int(has.sum()))]
+    best = tuple((labels[index], float(scores[index])) for index in order)
+    return best, tuple(labels[index] for index in order if has[index])
+
+
 def ranked(scores: Floats, labels: Sequence[str], most: int) -> tuple[tuple[str, float], ...]:
     """Pair the `most` best labels with their scores, float32 (C,), the best first."""
     return tuple((labels[index], float(scores[index])) for index in top_k(scores[None], most)[0])

@@ -61,8 +61,8 @@ def relabel(
     Works on classifiers and on files that were exported without --text.  The network stays the
     same; only its head and its metadata are replaced.  A text file of prompts is embedded with the
     student's teacher where that is on this machine.  If the classes are independent (see `adapt`),
-    those that both lists have stay as they are, and the others get a cautious threshold.  Before the new file is kept, it is run and
-    its probabilities are compared with numpy's.
+    those that both lists have stay as they are, and the others get a cautious threshold.  Before
+    the new file is kept, it is run and its probabilities are compared with numpy's.
 
     Args:
         classifier: .onnx file made by `clipdistill export`.

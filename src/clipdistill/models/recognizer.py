@@ -78,6 +78,17 @@ class Recognizer:
             return None
         return np.array(logits.thresholds, np.float32)
 
+    def least(self, threshold: float | None) -> float | NDArray[np.float32]:
+        """Probability from which an image has a label: what `zeroshot.judged` takes.
+
+        Args:
+            threshold: in place of the model's own; None: those.
+        """
+        own = self.thresholds
+        if own is None:
+            return self.threshold if threshold is None else threshold
+        return own if threshold is None else np.full_like(own, threshold)
+
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify resized and cropped RGB uint8 (N, S, S, 3); returns float32 (N, C)."""
         if self.own and isinstance(self.embedder, Classifier):
