@@ -33,6 +33,15 @@ def top_k_accuracy(scores: Floats, truth: Labels, k: int) -> float:
     return float(np.mean((top_k(scores, k) == truth[:, None]).any(axis=1)))
 
 
+def any_right(scores: Floats, truth: NDArray[np.bool_], k: int) -> float:
+    """Share of the rows with a label of which one is among the `k` largest; (N, C) each."""
+    there = truth.any(axis=1)
+    if not there.any():
+        return float("nan")
+    best = np.take_along_axis(truth, top_k(scores, k), axis=1)
+    return float(np.mean(best[there].max(axis=1)))
+
+
 def confusion(predicted: Labels, truth: Labels, classes: int) -> NDArray[np.int64]:
     """Counts int64 (C, C): row is the true class, column the predicted one."""
     counts = np.bincount(truth * classes + predicted, minlength=classes * classes)
