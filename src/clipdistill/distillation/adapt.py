@@ -111,7 +111,7 @@ def adapt(
     *,
     student: Path | None = None,
     images: Path | None = None,
-    independent: bool = False,
+    independent: bool | None = None,
     keep_text: bool = False,
     batch_size: int = 64,
     num_workers: int | None = None,
@@ -142,7 +142,8 @@ def adapt(
         out: file to write (.npy; a .json is written beside it).
         student: a student, or any model of `predict`, trained on this teacher; needs --images.
         images: folder of the pool's images, for the student.
-        independent: a probability for each class on its own, for images of several things.
+        independent: a probability for each class on its own, for images of several things; default:
+            where the text embeddings have such probabilities.
         keep_text: keep the class vectors of the text.
         batch_size: images per forward pass.
         num_workers: threads for decoding; one per processor unless given.
@@ -175,7 +176,7 @@ def adapt(
             found = replace(found, vectors=vectors, shift=shift)
         adaptation = _provenance(found, classes, stream, student)
         adapted = replace(classes, vectors=found.vectors, adaptation=adaptation)
-        if independent or loaded.independent is not None:
+        if loaded.independent is not None if independent is None else independent:
             adapted = replace(adapted, independent=_independent(adapted, stream))
         path = save_text(out, adapted)
     cosines = np.einsum("cd,cd->c", found.vectors, classes.vectors)
