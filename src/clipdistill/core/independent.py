@@ -130,8 +130,15 @@ def fit_pool(
         seen += (reached & nearest(cosines) if len(vectors) > 1 else reached).sum(axis=0)
         images += len(block)
     least = np.where(seen < SUPPORTED, CAUTIOUS, THRESHOLD)
-    return _independent(
-        (scales, biases), least, seen, method="pool", source=source, images=images, labels=labels
+    return Independent(
+        scales=tuple(scales.tolist()),
+        biases=tuple(biases.tolist()),
+        thresholds=tuple(least.tolist()),
+        method="pool",
+        source=source,
+        images=images,
+        matched=tuple(seen.tolist()),
+        unmatched=tuple(labels[one] for one in np.flatnonzero(seen < SUPPORTED)),
     )
 
 
@@ -195,7 +202,8 @@ def fit_target(
     """Fit a student's probabilities to those of its teacher, or to true labels.
 
     The teacher's logits of the student's cosines are stretched and moved, all classes alike: two
-    numbers, for which 30 images are enough.  Labels also choose the threshold of each class.
+    numbers, for which 30 images are enough.  Labels also choose the threshold of each class that
+    `SUPPORTED` images have; the others keep the teacher's.
 
     Args:
         base: probabilities of the teacher.
@@ -210,41 +218,21 @@ def fit_target(
     slope, offset = logistic(values.ravel(), target.ravel().astype(np.float64))
     has = target >= THRESHOLD
     count = has.sum(axis=0)
-    least = np.array(base.thresholds)
+    least, unmatched = np.array(base.thresholds), base.unmatched
     if method == "labels":
         fitted = best_thresholds(_expit(slope * values + offset), has)
-        least = np.where(count < SUPPORTED, CAUTIOUS, fitted)
-    return _independent(
-        (slope * scales, slope * biases + offset),
-        least,
-        count,
+        least = np.where(count < SUPPORTED, least, fitted)
+        now = {label for label, images in zip(labels, count, strict=True) if images >= SUPPORTED}
+        unmatched = tuple(label for label in unmatched if label not in now)
+    return Independent(
+        scales=tuple((slope * scales).tolist()),
+        biases=tuple((slope * biases + offset).tolist()),
+        thresholds=tuple(least.tolist()),
         method=method,
         source=source,
         images=len(cosines),
-        labels=labels,
-    )
-
-
-def _independent(
-    logistic: tuple[Doubles, Doubles],
-    thresholds: Doubles,
-    matched: NDArray[np.integer],
-    *,
-    method: Literal["pool", "teacher", "labels"],
-    source: str,
-    images: int,
-    labels: tuple[str, ...],
-) -> Independent:
-    scales, biases = logistic
-    return Independent(
-        scales=tuple(scales.tolist()),
-        biases=tuple(biases.tolist()),
-        thresholds=tuple(thresholds.tolist()),
-        method=method,
-        source=source,
-        images=images,
-        matched=tuple(matched.tolist()),
-        unmatched=tuple(labels[one] for one in np.flatnonzero(matched < SUPPORTED)),
+        matched=tuple(count.tolist()),
+        unmatched=unmatched,
     )
 
 

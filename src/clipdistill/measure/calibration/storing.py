@@ -148,7 +148,7 @@ def describe_calibration(found: Calibration, files: Sequence[Path]) -> list[str]
             f"{percent(found.ece_after)} after.",
             f'{percent(1 - found.coverage)} of these images get no label and are "unknown".',
             *list_some(
-                "Hardly any of the images shows these labels; their threshold is cautious:",
+                "Too few images showed these labels; their threshold is cautious:",
                 found.independent.unmatched,
             ),
             f"Stored in: {', '.join(map(str, files))}",
