@@ -245,7 +245,7 @@ VERBS = (
         "Measure teachers, students and ONNX files, with or without labels.",
         (
             "clipdistill evaluate runs/student --labelled photos --text runs/text.npy",
-            "clipdistill evaluate runs/classifier.onnx --labelled labels.csv --images photos",
+            "clipdistill evaluate runs/street.onnx --labelled photos/labels.csv",
         ),
         ("labelled", "images", "embeddings", "text", "calibrate", "predictions", "device"),
         words=TEACHER_IS_MODEL,
