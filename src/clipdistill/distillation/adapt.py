@@ -232,8 +232,8 @@ def _check_arguments(
 ) -> None:
     if keep_text and student is not None:
         raise OptionError(
-            "--keep-text and --student exclude each other: a student's images would move the class "
-            "vectors. Leave one away."
+            "A student's images move the class vectors, and those of the text were asked for. Leave "
+            "--keep-text or --student away."
         )
     if (student is None) != (images is None):
         raise OptionError(
