@@ -232,7 +232,7 @@ def _check_arguments(
 ) -> None:
     if keep_text and student is not None:
         raise OptionError(
-            "A student's images move the class vectors, and those of the text were asked for. Leave "
+            "A student's images move the class vectors, and those of the text shall be kept. Leave "
             "--keep-text or --student away."
         )
     if (student is None) != (images is None):
