@@ -247,6 +247,40 @@ def tiny_text(tmp_path_factory: pytest.TempPathFactory, make_text: MakeText) -> 
 
 
 @pytest.fixture(scope="session")
+def independent_text(tmp_path_factory: pytest.TempPathFactory, tiny_text: Path) -> Path:
+    """Text embeddings of `LABELS`, each with a probability on its own."""
+    from dataclasses import replace
+
+    from clipdistill.core.zeroshot import Independent
+    from clipdistill.formats.text import load_text, save_text
+
+    own = Independent(
+        scales=(4.0, 5.0, 6.0, 7.0),
+        biases=(0.5, -0.5, 0.2, 0.0),
+        thresholds=(0.5, 0.6, 0.4, 0.9),
+        method="pool",
+        source="pool",
+        images=99,
+        matched=(30, 9, 7, 1),
+        unmatched=("yellow stripe",),
+    )
+    path = tmp_path_factory.mktemp("text") / "independent.npy"
+    return save_text(path, replace(load_text(tiny_text), independent=own))
+
+
+@pytest.fixture(scope="session")
+def independent_classifier(
+    tmp_path_factory: pytest.TempPathFactory, tiny_bare_onnx: Path, independent_text: Path
+) -> Path:
+    """The tiny student as a classifier of `independent_text`."""
+    from clipdistill.deploy.relabel import relabel
+
+    out = tmp_path_factory.mktemp("onnx") / "independent.onnx"
+    relabel(tiny_bare_onnx, independent_text, out)
+    return out
+
+
+@pytest.fixture(scope="session")
 def tiny_student(tmp_path_factory: pytest.TempPathFactory, make_student: MakeStudent) -> Path:
     """A student's folder: test_resnet, 32 px."""
     return make_student(tmp_path_factory.mktemp("students") / "tiny")

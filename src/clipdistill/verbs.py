@@ -87,6 +87,7 @@ VERBS = (
             "clipdistill run prompts.txt runs/pets --images photos --time-budget 20m",
             "clipdistill run prompts.txt out --images photos --student auto --max-size 20",
             "clipdistill run prompts.txt runs/pets --images photos --sparse --qat --dry-run",
+            "clipdistill run prompts.txt runs/street --images photos --independent",
             "clipdistill run prompts.txt runs/pets --search commons --contact me@home.org",
             "clipdistill run runs/pets --labelled photos-by-class",
         ),
@@ -97,6 +98,7 @@ VERBS = (
             "contact",
             "teacher",
             "template",
+            "independent",
             "student",
             "pretrained",
             "student_weights",
@@ -172,8 +174,9 @@ VERBS = (
         (
             "clipdistill adapt runs/text.npy runs/embeddings runs/adapted.npy",
             "clipdistill adapt text.npy runs/emb out.npy --student runs/s --images photos",
+            "clipdistill adapt runs/text.npy runs/embeddings runs/text.npy --independent",
         ),
-        ("student", "images", "device"),
+        ("independent", "student", "images", "device"),
         words=(
             *TEACHER_IS_MODEL,
             ("Add --arch, for example: --arch resnet18", "Give a student's folder."),
@@ -249,7 +252,10 @@ VERBS = (
         "evaluate",
         "clipdistill.measure.evaluate:evaluate",
         "Measure teachers, students and ONNX files, with or without labels.",
-        ("clipdistill evaluate runs/student --labelled photos --text runs/text.npy",),
+        (
+            "clipdistill evaluate runs/student --labelled photos --text runs/text.npy",
+            "clipdistill evaluate runs/street.onnx --labelled photos/labels.csv",
+        ),
         ("labelled", "images", "embeddings", "text", "calibrate", "predictions", "device"),
         words=TEACHER_IS_MODEL,
         rows=True,

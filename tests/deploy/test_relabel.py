@@ -23,7 +23,7 @@ from clipdistill.core.errors import (
 from clipdistill.deploy.relabel import relabel
 from clipdistill.distillation.embed_text import embed_text
 from clipdistill.formats.text import load_text
-from clipdistill.models.open import OnnxEmbedder
+from clipdistill.models.open import OnnxEmbedder, open_embedder
 from clipdistill.show.predict import predict
 
 NEW = ["day", "night", "dusk", "dawn", "noon", "midnight"]
@@ -69,6 +69,47 @@ def test_prompts_are_embedded_where_the_teacher_is(
     assert b is not None
     assert a.labels == b.labels
     np.testing.assert_allclose(a.vectors, b.vectors, atol=1e-6)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_independent_classes_are_computed_in_the_graph(
+    independent_classifier: Path, independent_text: Path, draw_pixels, runtime: str
+) -> None:
+    pytest.importorskip(runtime)
+    after = open_embedder(f"{runtime}:{independent_classifier}", device="cpu")
+    classes = load_text(independent_text)
+    assert after.text.independent == classes.independent
+    pixels = draw_pixels(3)
+    expected = zeroshot.probabilities(
+        after.embed_pixels(pixels), classes.vectors, classes.independent
+    )
+    np.testing.assert_allclose(after.classify_pixels(pixels), expected, atol=1e-5)
+    assert not np.allclose(expected.sum(axis=1), 1, atol=0.01)
+
+
+def test_prompts_for_an_independent_classifier_keep_what_was_fitted(
+    independent_classifier: Path, tiny_teacher_name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "prompts.txt").write_text("dusk\nred disc\n")
+    result = relabel(
+        independent_classifier,
+        tmp_path / "prompts.txt",
+        tmp_path / "new.onnx",
+        model_name=tiny_teacher_name,
+    )
+    found = OnnxEmbedder(tmp_path / "new.onnx").text.independent
+    assert (found.scales[1], found.biases[1], found.thresholds) == (4.0, 0.5, (0.9, 0.5))
+    assert found.scales[0] == 5.5
+    assert result.cautious == found.unmatched == ("dusk",)
+    assert "not fitted" in "\n".join(map(str, result.summary()))
+
+
+def test_single_classes_in_place_of_independent_ones_are_mentioned(
+    independent_classifier: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    result = relabel(independent_classifier, tiny_text, tmp_path / "new.onnx")
+    assert result.now_single
+    assert "adapt TEXT EMBEDDINGS TEXT --independent" in "\n".join(map(str, result.summary()))
 
 
 def test_prompts_without_the_teacher_say_what_to_run(

@@ -28,6 +28,7 @@ from clipdistill.images.decode import decode
 from clipdistill.images.preprocess import Preprocess
 from clipdistill.models.open import OnnxEmbedder
 from clipdistill.models.recognizer import Recognizer, open_recognizer
+from clipdistill.show.predict import predict
 from conftest import draw_picture
 
 HOSTILE = "<img src=x onerror='window.hacked = 1'>"
@@ -299,6 +300,28 @@ def test_a_relabelled_file_is_used_at_once(chromium, made: Path, make_text, tmp_
         seen.page.wait_for_selector("#count:text-is('2 classes')")
         assert seen.page.inner_text("#fixed li >> nth=0") == HOSTILE
         assert seen.page.inner_text("#least") == "25.0%"
+
+
+def test_an_image_of_several_things_gets_every_label(
+    chromium, made: Path, independent_classifier: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "page"
+    shutil.copytree(made, folder)
+    shutil.copy(independent_classifier, folder / "classifier.onnx")
+    paths = []
+    for index in range(8):
+        paths.append(tmp_path / f"{index}.png")
+        draw_picture(index).save(paths[-1])
+    found = predict(str(independent_classifier), *map(str, paths)).predictions
+    assert {len(one.labels) for one in found} >= {2, 3}
+    with hosted(folder) as url, visiting(chromium, url) as seen:
+        assert seen.page.inner_text("#least") == "each label’s own"
+        for path, one in zip(paths, found, strict=True):
+            seen.page.set_input_files("#file", path)
+            text = ", ".join(one.labels) or "unknown"
+            seen.page.wait_for_selector(f".best strong:text-is('{text}')")
+        seen.page.fill("#threshold", "1")
+        seen.page.wait_for_selector(".best strong:text-is('unknown')")
 
 
 def test_what_cannot_run_gets_one_sentence(chromium, made: Path, tiny_bare_onnx, tmp_path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipdistill.core.errors import InputError, MismatchError
-from clipdistill.core.zeroshot import LogitScale, normalized
+from clipdistill.core.zeroshot import LogitScale, normalized, probabilities
 from clipdistill.distillation import class_vectors
 from clipdistill.distillation.adapt import adapt
 from clipdistill.distillation.class_vectors import learn
@@ -303,6 +303,40 @@ def test_a_refused_pool_keeps_the_text_and_says_why(tmp_path, world, text):
     assert found.adaptation.rounds == 0
     assert str(result.summary()[0]).startswith("Text embeddings kept as they are: only")
     assert np.allclose(found.beside(world.text), world.text, atol=1e-6)
+
+
+@pytest.mark.parametrize("keep_text", [False, True])
+def test_independent_probabilities_are_fitted_to_the_pool(tmp_path, world, text, pool, keep_text):
+    result = adapt(text, pool, tmp_path / "out.npy", independent=True, keep_text=keep_text)
+    found = load_text(result.out)
+    fitted = found.independent
+    assert (fitted.method, fitted.source, fitted.images) == ("pool", pool.name, 720)
+    assert np.allclose(found.vectors, world.text, atol=1e-6) is keep_text
+    images, truth = world.images(40)
+    given_labels = probabilities(images, found.vectors, found.teacher_logits) >= 0.5
+    right = given_labels[np.arange(len(truth)), truth]
+    assert right.mean() > (0.4 if keep_text else 0.8)
+    assert given_labels.sum() - right.sum() < 0.5 * len(truth)
+    shown = "\n".join(map(str, result.summary()))
+    assert "several labels or none; fitted to 720 images" in shown
+
+
+def test_independent_text_stays_so_and_labels_without_images_are_named(tmp_path, world, text):
+    pool = save_pool(tmp_path / "part", world.images(np.array([60] * 10 + [0] * 2))[0])
+    once = adapt(text, pool, tmp_path / "once.npy", independent=True)
+    assert {"class 10", "class 11"} <= set(load_text(once.out).independent.unmatched)
+    assert "they are given from 90% on" in "\n".join(map(str, once.summary()))
+    whole = save_pool(tmp_path / "whole", world.images(60)[0])
+    twice = load_text(adapt(once.out, whole, tmp_path / "twice.npy").out)
+    assert twice.independent.source == "whole"
+    assert twice.independent.unmatched == ()
+
+
+def test_a_pool_of_few_images_has_no_background(tmp_path, world, text):
+    few = save_pool(tmp_path / "few", world.images(1)[0])
+    with pytest.raises(InputError, match="few: --independent needs 20 images or more"):
+        adapt(text, few, tmp_path / "out.npy", independent=True)
+    assert not (tmp_path / "out.npy").exists()
 
 
 def test_the_students_own_embeddings_take_part(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from clipdistill import progress
-from clipdistill.core.errors import FormatError, InputError, OutputError
+from clipdistill.core.errors import FormatError, InputError, OptionError, OutputError
 from clipdistill.distillation.embed_text import embed_text, resolve_templates
 from clipdistill.formats.text import load_text
 
@@ -166,3 +166,25 @@ def test_any_number_of_texts_is_embedded_as_one_by_one(tiny_teacher):
     together = tiny_teacher.embed_texts(texts, batch_size=3)
     alone = np.concatenate([tiny_teacher.embed_texts([text]) for text in texts])
     assert np.allclose(together, alone, atol=1e-6)
+
+
+def test_a_sigmoid_teacher_has_probabilities_of_its_own(tmp_path, sigmoid_teacher):
+    (tmp_path / "prompts.txt").write_text("cat\ndog\n")
+    name = sigmoid_teacher.card.model_name
+    out = embed_text(
+        tmp_path / "prompts.txt", tmp_path / "t", model_name=name, independent=True
+    ).out
+    found = load_text(out).independent
+    assert (found.method, found.scales[0], found.biases) == ("scale", pytest.approx(10), (-2, -2))
+    assert found.thresholds == (0.5, 0.5)
+
+
+def test_a_softmax_teacher_needs_a_pool(tmp_path, tiny_teacher_name):
+    (tmp_path / "prompts.txt").write_text("cat\ndog\n")
+    with pytest.raises(OptionError, match=r"adapt TEXT\.npy EMBEDDINGS TEXT\.npy --independent"):
+        embed_text(
+            tmp_path / "prompts.txt",
+            tmp_path / "t.npy",
+            model_name=tiny_teacher_name,
+            independent=True,
+        )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from clipdistill.core.errors import FormatError, InputError, OutputError
-from clipdistill.core.zeroshot import LogitScale, normalized
+from clipdistill.core.zeroshot import Independent, LogitScale, normalized
 from clipdistill.formats.cards import Compression, Sparsity, TeacherCard
 from clipdistill.formats.classifier import OnnxCard, check_output
 from clipdistill.formats.text import TextEmbeddings
@@ -157,3 +157,25 @@ def test_output_names_and_places(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         check_output(tmp_path / "file" / "c.onnx")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"biases": [float("nan")] * 3}, {"thresholds": [0.5]}, {"scales": [[1.0]] * 3}, {}],
+)
+def test_independent_probabilities_of_strangers_are_checked(wrong: dict[str, object]) -> None:
+    own = Independent(
+        (9.0, 8.0, 7.0), (0.0, 1.0, 2.0), (0.5, 0.9, 0.5), "pool", "", 9, (3, 0, 4), ("dög",)
+    )
+    plain = card()
+    assert plain.text is not None
+    several = replace(plain, text=replace(plain.text, independent=own))
+    metadata = several.to_metadata()
+    found = OnnxCard.from_metadata(Path("a.onnx"), metadata)
+    assert found.text is not None
+    assert found.text.logits == own
+    labels = json.loads(metadata["clipdistill.labels"])
+    labels["independent"] = {**labels["independent"], **wrong} if wrong else 3
+    damaged = {**metadata, "clipdistill.labels": json.dumps(labels)}
+    with pytest.raises(FormatError, match=r"a\.onnx: its metadata is damaged .*clipdistill export"):
+        OnnxCard.from_metadata(Path("a.onnx"), damaged)

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from clipdistill.core.errors import FormatError, InputError, MismatchError
-from clipdistill.core.zeroshot import LogitScale, normalized
+from clipdistill.core.zeroshot import Calibration, Independent, LogitScale, normalized
 from clipdistill.formats.cards import TeacherCard
 from clipdistill.formats.text import TextEmbeddings, load_matrix, load_text, save_text
 from clipdistill.images.preprocess import Preprocess
@@ -34,8 +36,8 @@ def test_round_trip_under_any_of_its_names(tmp_path, name):
     original = text("cat", "straße", "emoji 🐟")
     path = save_text(tmp_path / name, original)
     assert path.suffix == ".npy"
-    for given in (tmp_path / name, path, path.with_suffix(".json")):
-        check_equal(load_text(given), original)
+    for name_given in (tmp_path / name, path, path.with_suffix(".json")):
+        check_equal(load_text(name_given), original)
 
 
 def test_missing(tmp_path):
@@ -145,3 +147,87 @@ def test_objects_are_never_unpickled(tmp_path):
     (tmp_path / "z.npz").rename(tmp_path / "z.npy")
     with pytest.raises(FormatError, match="archive"):
         load_matrix(tmp_path / "z.npy")
+
+
+shares = st.floats(0, 1)
+scales = st.floats(1e-3, 1e6)
+biases = st.floats(-1e6, 1e6)
+
+
+@st.composite
+def independents(draw, classes: int) -> Independent:
+    def each(values: st.SearchStrategy) -> tuple:
+        return tuple(draw(st.lists(values, min_size=classes, max_size=classes)))
+
+    return Independent(
+        each(scales),
+        each(biases),
+        each(shares),
+        draw(st.sampled_from(["scale", "pool", "teacher", "labels"])),
+        draw(st.sampled_from(["", "pool", "my photos"])),
+        draw(st.integers(0, 10**9)),
+        each(st.integers(0, 10**9)),
+        draw(st.sampled_from([(), ("one",)])),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(1, 5), st.booleans())
+def test_independent_probabilities_come_back_as_they_were(tmp_path_factory, data, classes, fitted):
+    own = data.draw(independents(classes))
+    student = data.draw(independents(classes)) if fitted else None
+    found = Calibration(LogitScale(), 0.5, "labels", "s", 9, 0.1, 0.1, 0.9, student)
+    original = replace(
+        text(*(f"label {one}" for one in range(classes))),
+        independent=own,
+        calibration=found if fitted else None,
+    )
+    folder = tmp_path_factory.mktemp("text")
+    loaded = load_text(save_text(folder / "t.npy", original))
+    check_equal(loaded, original)
+    assert loaded.logits == (student if fitted else own)
+    assert loaded.teacher_logits == own
+
+
+def test_a_calibration_of_single_labels_is_written_as_before(tmp_path):
+    """Versions without independent probabilities read the same bytes as ever."""
+    found = Calibration(LogitScale(), 0.5, "labels", "s", 9, 0.1, 0.1, 0.9)
+    path = save_text(tmp_path / "t.npy", replace(text("a"), calibration=found))
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert "independent" not in card
+    assert "independent" not in card["calibration"]
+
+
+@pytest.mark.parametrize("where", ["independent", "calibration"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"scales": [1.0]},
+        {"scales": [1.0, float("nan")]},
+        {"scales": [1.0, -1.0]},
+        {"biases": [0.0, float("inf")]},
+        {"thresholds": [0.5, 2]},
+        {"thresholds": "high"},
+        {"matched": [1, 2, 3]},
+        {"method": "guess"},
+        {"images": None},
+    ],
+)
+def test_damaged_independent_probabilities(tmp_path, where, wrong):
+    good = Independent((9.0, 9.0), (0.0, 0.0), (0.5, 0.5), "pool", "", 9, (3, 3), ())
+    found = Calibration(LogitScale(), 0.5, "labels", "s", 9, 0.1, 0.1, 0.9, good)
+    path = save_text(
+        tmp_path / "t.npy", replace(text("a", "b"), independent=good, calibration=found)
+    )
+    card = json.loads(path.with_suffix(".json").read_text())
+    (card if where == "independent" else card["calibration"])["independent"].update(wrong)
+    path.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(FormatError, match=r"t\.json"):
+        load_text(path)
+
+
+def test_probabilities_of_other_classes_are_refused(tmp_path):
+    one = Independent((9.0,), (0.0,), (0.5,), "pool", "", 9, (3,), ())
+    path = save_text(tmp_path / "t.npy", replace(text("a", "b"), independent=one))
+    with pytest.raises(FormatError, match="1 classes for 2 labels"):
+        load_text(path)

@@ -156,6 +156,7 @@ CHANGES = {
     ),
     "views": ({"views": 2}, AFTER_DENSE | {"embed", "class vectors", "baseline"}),
     "adapt": ({"adapt": False}, AFTER_TEXT - {"embed-text"}),
+    "independent": ({"independent": True}, AFTER_TEXT - {"embed-text"}),
     "compare": (
         {"compare": True},
         {f"distill {name}" for name in ("sparse", "int8")}

@@ -23,9 +23,15 @@ from clipdistill.core.errors import FormatError, InputError, ModelNotFoundError,
 from clipdistill.core.progress import Silent, reporting
 from clipdistill.core.results import Table
 from clipdistill.formats.embeddings import load_embeddings
-from clipdistill.formats.measurements import Baseline, find_measurement, load_measurement
+from clipdistill.formats.measurements import (
+    Baseline,
+    Evaluation,
+    find_measurement,
+    load_measurement,
+)
 from clipdistill.formats.run import RunFolder, load_run
 from clipdistill.formats.text import load_text
+from clipdistill.models.open import OnnxEmbedder
 from clipdistill.pipeline.options import RunOptions
 from clipdistill.pipeline.result import RunResult, rows_of
 from clipdistill.pipeline.run import run
@@ -271,6 +277,34 @@ def test_class_vectors_are_learnt_from_the_images_and_no_adapt_undoes_it(
     again, _ = told(world, copied, options)
     assert "class vectors" in again.done
     assert np.array_equal(load_text(folder.text).vectors, learnt.vectors)
+
+
+def test_independent_goes_through_all_steps_and_can_be_taken_back(
+    copied: Path, world: Path, options: RunOptions
+) -> None:
+    folder = RunFolder(copied)
+    before = load_text(folder.text)
+    result, _ = told(world, copied, replace(options, independent=True))
+    text = load_text(folder.text)
+    assert text.independent is not None
+    assert text.independent.method == "pool"
+    assert text.calibration is None or text.calibration.independent is not None
+    assert "distill" not in result.done
+    carried = OnnxEmbedder(folder.classifier).text
+    assert carried.independent == text.independent
+    assert carried.calibration == text.calibration
+    found = find_measurement(folder.evaluation, Evaluation)
+    assert all((row.several is not None) == found.labelled for row in found.rows)
+    page = folder.report.read_text(encoding="utf-8")
+    assert "several labels or none" in page
+    told(world, copied, replace(options, independent=True, adapt=False))
+    kept = load_text(folder.text)
+    assert kept.independent is not None
+    assert np.allclose(kept.vectors, before.adaptation.text, atol=1e-6)
+    told(world, copied, options)
+    again = load_text(folder.text)
+    assert again.independent is None
+    assert np.allclose(again.vectors, before.vectors, atol=1e-6)
 
 
 def test_a_student_of_other_settings_is_moved_away_not_deleted(

@@ -95,7 +95,7 @@ def remembered(model: Path, path: Path) -> list:
     frames = Handoff(2)
     reader = Reader(video(str(path), timeout=5), frames)
     Loop(
-        reader, Pipeline(recognizer, frames), recognizer, threshold=0, top_k=4, views=[Remember()]
+        reader, Pipeline(recognizer, frames), recognizer, least=0.0, top_k=4, views=[Remember()]
     ).run()
     return seen_so_far
 

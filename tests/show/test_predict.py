@@ -20,6 +20,7 @@ from clipdistill.core.results import Table, to_json
 from clipdistill.formats.student import load_weights
 from clipdistill.formats.text import load_text
 from clipdistill.show.predict import predict
+from conftest import LABELS
 
 
 def test_student_and_onnx_give_the_same_answer(
@@ -82,6 +83,40 @@ def test_summaries(pictures, tiny_classifier: Path, tmp_path: Path) -> None:
     assert isinstance(many, Table)
     assert len(many.rows) == 3
     assert many.columns == ("image", "label", ">probability", "runner-up")
+
+
+def test_independent_classes_give_an_image_several_labels_or_none(
+    pictures, independent_classifier: Path, tiny_student: Path, independent_text: Path, tmp_path
+) -> None:
+    paths = [str(path) for path in pictures(tmp_path, 12)]
+    result = predict(str(independent_classifier), *paths, top_k=2)
+    limits = dict(zip(LABELS, (0.5, 0.6, 0.4, 0.9), strict=True))
+    assert {len(one.labels) for one in result.predictions} >= {0, 2}
+    for one in result.predictions:
+        shares = dict(one.ranked)
+        assert one.labels == tuple(shares)[: len(one.labels)]
+        assert len(shares) >= 2
+        for label, share in shares.items():
+            assert (label in one.labels) == (share >= limits[label])
+        assert one.unknown is (not one.labels)
+    theirs = predict(str(tiny_student), *paths, text=independent_text, top_k=2)
+    assert [one.labels for one in theirs.predictions] == [one.labels for one in result.predictions]
+    (table,) = result.summary()
+    assert table.columns == ("image", "labels", "next")
+    several = next(row for row in table.rows if row[1].count("(") > 1)
+    assert several[1].count("%") > 1
+    rows = result.records()
+    assert {row["has"] for row in rows} == {True, False}
+    none = predict(str(independent_classifier), *paths, threshold=1.0)
+    assert all(one.unknown and one.labels == () for one in none.predictions)
+    assert none.summary()[0].rows[0][1] == "unknown"
+
+
+def test_the_labels_of_a_single_answer(pictures, tiny_classifier: Path, tmp_path: Path) -> None:
+    (picture,) = pictures(tmp_path, 1)
+    (one,) = predict(str(tiny_classifier), str(picture)).predictions
+    assert one.labels == (one.ranked[0][0],)
+    assert predict(str(tiny_classifier), str(picture), threshold=1.0).predictions[0].labels == ()
 
 
 def test_json_is_plain(pictures, tiny_classifier: Path, tmp_path: Path) -> None:
@@ -223,7 +258,7 @@ def test_csv_has_a_row_per_image_and_label(tiny_classifier, pictures, tmp_path, 
     words = ["predict", str(tiny_classifier), str(tmp_path / "photos")]
     assert cli.main([*words, "--top-k", "2", "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert list(rows[0]) == ["image", "rank", "label", "probability", "unknown", "reason"]
+    assert list(rows[0]) == [*["image", "rank", "label", "probability", "unknown", "reason", "has"]]
     assert sorted((row["image"], row["rank"]) for row in rows if not row["reason"]) == [
         (str(tmp_path / f"photos/picture_{index}.png"), rank)
         for index in range(2)

@@ -5,15 +5,21 @@ from __future__ import annotations
 import itertools
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clipdistill import cli
 from clipdistill.core.errors import FormatError, InputError
 from clipdistill.core.files import read_json, write_json
+from clipdistill.core.zeroshot import Independent
+from clipdistill.formats.measurements import Evaluation, load_measurement, save_measurement
 from clipdistill.formats.run import RunFolder
+from clipdistill.formats.text import load_text, save_text
+from clipdistill.measure.several import several_labels
 from clipdistill.show.report import report
 from run_folders import assemble, make_record, make_student, make_text
 
@@ -268,6 +274,39 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     assert "not calibrated" in page.words
     card = report(tmp_path, format="markdown").out.read_text()
     assert "The models have not been measured." in card
+
+
+def test_labels_of_which_an_image_may_have_several(tmp_path: Path) -> None:
+    hostile = ("<b>dog</b>", "cat", "fish", "bird")
+    folder = assemble(tmp_path / "run", hostile)
+    own = Independent(
+        scales=(9.0,) * 4,
+        biases=(-2.0,) * 4,
+        thresholds=(0.5, 0.35, 0.5, 0.9),
+        method="pool",
+        source="embeddings",
+        images=1234,
+        matched=(40, 30, 20, 1),
+        unmatched=("bird",),
+    )
+    text = load_text(folder.text)
+    fitted = replace(text.calibration, independent=own)
+    save_text(folder.text, replace(text, independent=own, calibration=fitted))
+    page = page_of(folder)
+    assert "An image has several labels or none" in page.words
+    assert "fitted to 1,234 images without labels" in page.words
+    assert "given with caution: bird" in page.words
+    assert "Threshold for" not in page.words
+    found = load_measurement(folder.evaluation, Evaluation)
+    truth = np.eye(4, dtype=bool)
+    scores = several_labels(truth * 0.6, truth * 0.6 >= 0.5, truth, hostile, np.full(4, 0.35))
+    rows = tuple(replace(row, several=scores) for row in found.rows)
+    save_measurement(folder.evaluation, replace(found, rows=rows))
+    page = page_of(folder)
+    assert "the mean F1 of the labels is 100.0%" in page.words
+    assert "Average precision" in page.words
+    card = report(folder.out, format="markdown").out.read_text()
+    assert "gives an image several of these labels or none" in card
 
 
 def test_every_command_that_is_proposed_exists(tmp_path: Path) -> None:

@@ -33,6 +33,15 @@ def top_k_accuracy(scores: Floats, truth: Labels, k: int) -> float:
     return float(np.mean((top_k(scores, k) == truth[:, None]).any(axis=1)))
 
 
+def any_right(scores: Floats, truth: NDArray[np.bool_], k: int) -> float:
+    """Share of the rows with a label of which one is among the `k` largest; (N, C) each."""
+    there = truth.any(axis=1)
+    if not there.any():
+        return float("nan")
+    best = np.take_along_axis(truth, top_k(scores, k), axis=1)
+    return float(np.mean(best[there].max(axis=1)))
+
+
 def confusion(predicted: Labels, truth: Labels, classes: int) -> NDArray[np.int64]:
     """Counts int64 (C, C): row is the true class, column the predicted one."""
     counts = np.bincount(truth * classes + predicted, minlength=classes * classes)
@@ -96,3 +105,40 @@ def calibration_error(confidence: NDArray[np.floating], correct: NDArray[np.bool
     """Expected calibration error: how far confidence is from accuracy, 0 to 1; (N,) each."""
     said, right, images = reliability(confidence, correct)
     return float(np.nansum(np.abs(said - right) * images) / len(confidence))
+
+
+def average_precision(scores: NDArray[np.floating], truth: NDArray[np.bool_]) -> float:
+    """Mean of the precisions at the rank of each image that has the label; (N,) each.
+
+    Images of equal scores count as one rank, so their order does not matter.  NaN where no image
+    has the label.
+    """
+    positives = int(truth.sum())
+    if not positives:
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    right = np.cumsum(truth[order])
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    recalled = np.diff(right[last], prepend=0)
+    return float((recalled * right[last] / (last + 1)).sum() / positives)
+
+
+def label_scores(
+    given: NDArray[np.bool_], truth: NDArray[np.bool_]
+) -> tuple[Doubles, Doubles, Doubles]:
+    """Precision, recall and F1 of each label: float64 (C,) each, 0 to 1.
+
+    Args:
+        given: whether each label was given to each image, (N, C).
+        truth: whether each image has each label, (N, C).
+
+    Returns:
+        NaN where there is nothing to share: precision of a label that was never given, recall and
+        F1 of a label that no image has.
+    """
+    both = (given & truth).sum(axis=0)
+    said, there = given.sum(axis=0), truth.sum(axis=0)
+    precision = np.where(said, both / np.maximum(said, 1), np.nan)
+    recall = np.where(there, both / np.maximum(there, 1), np.nan)
+    f1 = np.where(there, 2 * both / np.maximum(said + there, 1), np.nan)
+    return precision, recall, f1

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from ..core.locks import locked_files
 from ..core.results import Result, Table, list_some
 from ..core.wording import many
 from ..formats.classifier import check_output
+from ..formats.text import TextEmbeddings, is_prompts_file
 from ..models.class_list import load_class_list
 from ..models.open import OnnxEmbedder
+
+NOW_SINGLE = (
+    "Every image now has one label. For several, fit the text embeddings to a pool first: "
+    "clipdistill adapt TEXT EMBEDDINGS TEXT --independent"
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -22,12 +30,16 @@ class RelabelResult(Result):
         before: labels of the old file; empty for a bare embedder.
         labels: labels of the new file.
         teacher: teacher of the student and of the text embeddings.
+        cautious: labels of independent probabilities that were fitted to too few images.
+        now_single: whether an image could have several labels, and now has one.
     """
 
     out: Path
     before: tuple[str, ...]
     labels: tuple[str, ...]
     teacher: str
+    cautious: tuple[str, ...] = ()
+    now_single: bool = False
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
@@ -35,6 +47,8 @@ class RelabelResult(Result):
         return [
             f"{self.out} now has {many(len(self.labels), 'label')}, {had}; teacher {self.teacher}.",
             *list_some("Labels:", self.labels),
+            *list_some("Their probability was not fitted, so the threshold is 0.9:", self.cautious),
+            *([NOW_SINGLE] if self.now_single else []),
             f"Try it: clipdistill predict {self.out} IMAGE",
         ]
 
@@ -46,8 +60,9 @@ def relabel(
 
     Works on classifiers and on files that were exported without --text.  The network stays the
     same; only its head and its metadata are replaced.  A text file of prompts is embedded with the
-    student's teacher where that is on this machine.  Before the new file is kept, it is run and
-    its probabilities are compared with numpy's.
+    student's teacher where that is on this machine.  If the classes are independent (see `adapt`),
+    those that both lists have stay as they are, and the others get a cautious threshold.  Before
+    the new file is kept, it is run and its probabilities are compared with numpy's.
 
     Args:
         classifier: .onnx file made by `clipdistill export`.
@@ -73,6 +88,22 @@ def relabel(
             text, teacher, classifier, device="auto", ask_hub=False, model_name=model_name
         )
         before.spec.check_space(classes.teacher, text)
+        own = before.text
+        single = own is not None and own.independent is not None and classes.independent is None
+        if own is not None and single and is_prompts_file(text):
+            classes, single = _beside(own, classes), False
         change_classes(classifier, classes, out)
-    old = () if before.text is None else before.text.labels
-    return RelabelResult(out, old, classes.labels, str(classes.teacher))
+    old = () if own is None else own.labels
+    cautious = () if classes.independent is None else classes.independent.unmatched
+    return RelabelResult(out, old, classes.labels, str(classes.teacher), cautious, single)
+
+
+def _beside(own: TextEmbeddings, fresh: TextEmbeddings) -> TextEmbeddings:
+    """The classes of prompts, with independent probabilities as the classifier has them.
+
+    Classes that it had stay as they were; the others move as they did.
+    """
+    moved = dict(zip(fresh.labels, own.beside(fresh.vectors), strict=True))
+    vectors = moved | dict(zip(own.labels, own.vectors, strict=True))
+    result = own.for_labels(fresh.labels, np.stack([vectors[one] for one in fresh.labels]))
+    return replace(result, templates=fresh.templates)

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from ..collect.pool import Pool, open_pool
 from ..core.errors import InputError, OptionError
+from ..core.independent import LEAST_IMAGES, fit_pool
 from ..core.locks import locked_files
 from ..core.progress import Step, track
 from ..core.results import Result, Table, list_some
 from ..core.wording import many, percent
-from ..core.zeroshot import Floats
+from ..core.zeroshot import CAUTIOUS, Floats, Independent
 from ..formats.embeddings import Failure
 from ..formats.text import Adaptation, TextEmbeddings, load_text, save_text, text_path
 from ..images.loading import batched, default_workers, load_pixels, stack
@@ -50,6 +51,7 @@ class AdaptResult(Result):
         student: whose own embeddings took part; empty: none.
         student_images: images that it embedded.
         failures: images that the student could not be shown, each with its reason.
+        independent: the probabilities of each class on its own; None: every image has one label.
     """
 
     out: Path
@@ -65,6 +67,7 @@ class AdaptResult(Result):
     student: str = ""
     student_images: int = 0
     failures: tuple[Failure, ...] = ()
+    independent: Independent | None = None
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
@@ -86,6 +89,8 @@ class AdaptResult(Result):
         if self.left_out:
             lines.append(f"Left out: {many(self.left_out, 'row')} of the pool, NaN or zero.")
         lines += list_some("Not used:", [f"{f.image_path}: {f.reason}" for f in self.failures])
+        if self.independent is not None:
+            lines += _describe(self.independent)
         lines.append(f"Text embeddings: {self.out}")
         return lines
 
@@ -106,6 +111,8 @@ def adapt(
     *,
     student: Path | None = None,
     images: Path | None = None,
+    independent: bool | None = None,
+    keep_text: bool = False,
     batch_size: int = 64,
     num_workers: int | None = None,
     device: str = "auto",
@@ -120,6 +127,11 @@ def adapt(
     With --student and --images, the means of the student's own embeddings take the place of the
     teacher's; the labels remain the teacher's.
 
+    With --independent an image may have several labels or none: every class gets a probability on
+    its own, fitted to the pool without labels.  An image has a label where its cosine stands out of
+    the cosines of the images of other classes.  A class that fewer than 3 images show is named, and
+    gets a cautious threshold.  Embeddings that have such probabilities get new ones.
+
     A calibration that the text embeddings have does not fit the new vectors and is left out: run
     `clipdistill evaluate --calibrate` again.  Embeddings that were adapted already are adapted anew
     from the text.
@@ -130,20 +142,24 @@ def adapt(
         out: file to write (.npy; a .json is written beside it).
         student: a student, or any model of `predict`, trained on this teacher; needs --images.
         images: folder of the pool's images, for the student.
+        independent: a probability for each class on its own, for images of several things; default:
+            where the text embeddings have such probabilities.
+        keep_text: keep the class vectors of the text.
         batch_size: images per forward pass.
         num_workers: threads for decoding; one per processor unless given.
         device: of the student: auto, cpu, cuda, cuda:1.
 
     Raises:
-        InputError: duplicate labels, an empty pool, --student without --images or the reverse, or
-            none of the images is in the pool.
+        InputError: duplicate labels, an empty pool, --student without --images or the reverse, none
+            of the images is in the pool, or --independent with fewer than 20 images.
         MismatchError: text, pool and student are not of one teacher.
         OutputError: `out` cannot be written, or another process is writing it.
     """
     text, embeddings, out = Path(text), Path(embeddings), Path(out)
-    _check_arguments(student, images, batch_size)
+    _check_arguments(student, images, keep_text, batch_size)
     with locked_files("adapt", text_path(out)):
-        classes = _from_text(load_text(text), text)
+        loaded = load_text(text)
+        classes = _from_text(loaded, text)
         pool = open_pool(embeddings)
         classes.teacher.check_same(pool.teacher, text, embeddings)
         learner = None
@@ -153,13 +169,16 @@ def adapt(
             learner = _StudentMeans(embedder, len(classes.labels), batch_size, num_workers)
         stream = _Stream(pool, len(classes.labels))
         with stream.reported():
-            found = learn(classes.vectors, stream.blocks)
+            found = learn(classes.vectors, stream.blocks, keep_text=keep_text)
         if learner is not None and images is not None and not found.kept_text:
             learner.add(_chosen_items(pool, stream.rows, found, Path(images)))
             vectors, shift = moved(classes.vectors, learner.sums, learner.counts)
             found = replace(found, vectors=vectors, shift=shift)
         adaptation = _provenance(found, classes, stream, student)
-        path = save_text(out, replace(classes, vectors=found.vectors, adaptation=adaptation))
+        adapted = replace(classes, vectors=found.vectors, adaptation=adaptation)
+        if loaded.independent is not None if independent is None else independent:
+            adapted = replace(adapted, independent=_independent(adapted, stream))
+        path = save_text(out, adapted)
     cosines = np.einsum("cd,cd->c", found.vectors, classes.vectors)
     return AdaptResult(
         out=path,
@@ -175,10 +194,47 @@ def adapt(
         student=adaptation.student,
         student_images=0 if learner is None else int(learner.counts.sum()),
         failures=() if learner is None else tuple(learner.failures),
+        independent=adapted.independent,
     )
 
 
-def _check_arguments(student: Path | None, images: Path | None, batch_size: int) -> None:
+def _describe(found: Independent) -> list[str]:
+    """Describe probabilities that were fitted to a pool."""
+    return [
+        "Every class has a probability on its own, so that an image may have several labels or "
+        f"none; fitted to {many(found.images, 'image')}.",
+        *list_some(
+            f"Hardly any image shows these labels; they are given from {percent(CAUTIOUS, 0)} on:",
+            found.unmatched,
+        ),
+    ]
+
+
+def _independent(classes: TextEmbeddings, stream: _Stream) -> Independent:
+    """Fit probabilities to the pool.
+
+    Raises:
+        InputError: it has too few images.
+    """
+    root = stream.pool.root
+    with track("fitting probabilities", 2 * len(stream.pool), "rows") as stream.step:
+        found = fit_pool(classes.vectors, stream.blocks, classes.labels, str(root))
+    if found is None:
+        raise InputError(
+            f"{root}: --independent needs {LEAST_IMAGES} images or more. Embed more: clipdistill "
+            "embed"
+        )
+    return found
+
+
+def _check_arguments(
+    student: Path | None, images: Path | None, keep_text: bool, batch_size: int
+) -> None:
+    if keep_text and student is not None:
+        raise OptionError(
+            "A student's images move the class vectors, and those of the text shall be kept. Leave "
+            "--keep-text or --student away."
+        )
     if (student is None) != (images is None):
         raise OptionError(
             "--student and --images belong together: the student embeds the pool's images. Give "
@@ -202,7 +258,7 @@ def _from_text(classes: TextEmbeddings, path: Path) -> TextEmbeddings:
             "gives a label several prompts), and run again: clipdistill embed-text"
         )
     before = classes.vectors if classes.adaptation is None else classes.adaptation.text
-    return replace(classes, vectors=before, calibration=None, adaptation=None)
+    return replace(classes, vectors=before, calibration=None, adaptation=None, independent=None)
 
 
 class _Stream:
@@ -212,12 +268,13 @@ class _Stream:
         pool: the pool.
         rows: row numbers of the vectors, from the first pass.
         left_out: rows that are NaN, infinite or zero.
+        step: what is to be called with the rows of each block; None: nothing.
     """
 
     def __init__(self, pool: Pool, classes: int) -> None:
         self.pool = pool
         self._block = max(64, min(4096, COSINES_AT_ONCE // classes))
-        self._step: Step | None = None
+        self.step: Step | None = None
         self.rows: NDArray[np.int64] = np.empty(0, np.int64)
         self.left_out = 0
 
@@ -225,7 +282,7 @@ class _Stream:
     def reported(self) -> Iterator[None]:
         """Show progress, counting rows of all passes."""
         passes = 2 * ROUNDS + 1
-        with track("learning class vectors", passes * len(self.pool), "rows") as self._step:
+        with track("learning class vectors", passes * len(self.pool), "rows") as self.step:
             yield
 
     def blocks(self) -> Iterator[Floats]:
@@ -240,8 +297,8 @@ class _Stream:
             rows.append(numbers[there])
             if there.any():
                 yield vectors[there]
-            if self._step is not None:
-                self._step(len(numbers))
+            if self.step is not None:
+                self.step(len(numbers))
         self.rows = np.concatenate(rows)
         self.left_out = len(self.pool) - len(self.rows)
         if not len(self.rows):

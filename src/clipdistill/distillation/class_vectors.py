@@ -16,16 +16,13 @@ others in `benchmarks/adapt.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.independent import Blocks
 from ..core.zeroshot import Floats, halfway, normalized
-
-Blocks = Callable[[], Iterable[Floats]]
-"""Streams a pool: float32 (n, D) of unit length, the same rows in the same order at each call."""
 
 METHOD = "best share"
 SHARE = 0.3
@@ -86,7 +83,7 @@ class ClassVectors:
     kept_text: str = ""
 
 
-def learn(text: Floats, blocks: Blocks) -> ClassVectors:
+def learn(text: Floats, blocks: Blocks, *, keep_text: bool = False) -> ClassVectors:
     """Learn class vectors from a pool.
 
     Memory is that of one block's cosines (n, C), some tens of bytes per image, and a few (C, D).
@@ -95,8 +92,11 @@ def learn(text: Floats, blocks: Blocks) -> ClassVectors:
     Args:
         text: float32 (C, D) of unit length.
         blocks: the pool, at least one image.
+        keep_text: keep the class vectors of the text.
     """
     assigned = first = assign(text, blocks)
+    if keep_text:
+        return _keeping(text, first, "--keep-text")
     if reason := unsupported(first.counts(len(text))):
         return _keeping(text, first, reason)
     alike = []

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from ..core.errors import OptionError
+from ..core.independent import THRESHOLD
 from ..core.locks import locked_files
 from ..core.results import Result, Table, list_some
 from ..core.wording import many
+from ..core.zeroshot import Independent
 from ..formats.prompts import load_prompts
-from ..formats.text import MOST_PAIRS, save_text, text_path
+from ..formats.text import MOST_PAIRS, TextEmbeddings, save_text, text_path
 from ..models.teachers import DEFAULT_MODEL_NAME, DEFAULT_PRETRAINED
 
 NO_TEMPLATE = ("{}",)
@@ -58,6 +60,7 @@ def embed_text(
     model_name: str = DEFAULT_MODEL_NAME,
     pretrained: str = DEFAULT_PRETRAINED,
     template: Sequence[str] = (),
+    independent: bool = False,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
 ) -> EmbedTextResult:
@@ -73,11 +76,14 @@ def embed_text(
         pretrained: open_clip's weights tag or a weights file (not for hf-hub and local-dir).
         template: text with {} for the prompt, such as "a photo of {}"; repeatable; or the name of
             one of OpenAI's sets: openai (80 templates) or simple (7).
+        independent: a probability for each class on its own, for images of several things, as the
+            teacher was trained (SigLIP); other teachers need images: see `adapt --independent`.
         device: auto, cpu, cuda, cuda:1, mps.
         precision: of the forward pass; auto is fp16 on CUDA, fp32 elsewhere.
 
     Raises:
-        InputError: no prompts, or a template without {}.
+        InputError: no prompts, a template without {}, or --independent with a teacher that was not
+            trained so.
         FormatError: the prompts file is not text in UTF-8, or has NUL bytes.
         ModelNotFoundError: the teacher is unknown or cannot be fetched.
         OutputError: `out` cannot be written, or another process is writing it.
@@ -90,6 +96,8 @@ def embed_text(
 
         teacher = load_teacher(model_name, pretrained, device=device, precision=precision)
         text = embed_classes(teacher, classes, templates)
+        if independent:
+            text = replace(text, independent=_own_probabilities(text))
         path = save_text(out, text)
     return EmbedTextResult(
         out=path,
@@ -98,6 +106,31 @@ def embed_text(
         prompts=sum(len(some) for some in classes.prompts),
         templates=len(templates),
         overlapping=text.overlapping(),
+    )
+
+
+def _own_probabilities(text: TextEmbeddings) -> Independent:
+    """The teacher's own probabilities of each class.
+
+    Raises:
+        OptionError: it was trained to choose one of several texts.
+    """
+    scale, bias, count = text.teacher.logits.scale, text.teacher.logits.bias, len(text.labels)
+    if bias is None:
+        raise OptionError(
+            f"--independent: the teacher {text.teacher} compares texts and has no probability for "
+            "one alone. Leave --independent away, and fit the probabilities to images: clipdistill "
+            "adapt TEXT.npy EMBEDDINGS TEXT.npy --independent"
+        )
+    return Independent(
+        scales=(scale,) * count,
+        biases=(bias,) * count,
+        thresholds=(THRESHOLD,) * count,
+        method="scale",
+        source="",
+        images=0,
+        matched=(0,) * count,
+        unmatched=(),
     )
 
 

@@ -11,7 +11,8 @@
     clipdistill.labels           json, of classifiers only: labels, prompts, templates, teacher,
                                  and the calibration if there is one
     clipdistill.text_embeddings  base64 of float32 little-endian (C, D), unit length
-    clipdistill.temperature      logit = temperature * cosine + logit_bias
+    clipdistill.temperature      logit = temperature * cosine + logit_bias, unless the labels have
+                                 independent probabilities with scales and biases of their own
     clipdistill.logit_bias       only where the teacher is a sigmoid model (SigLIP)
 
 Reading does not need the onnx package: ONNX Runtime gives the metadata as a dictionary.
@@ -108,7 +109,7 @@ class OnnxCard:
         values = {"format": FORMAT, "version": str(VERSION), "card": _dump(card)}
         if self.text is not None:
             vectors = np.ascontiguousarray(self.text.vectors, dtype="<f4")
-            logits = self.text.logits
+            logits = self.text.single_logits
             values["labels"] = _dump(self.text.to_json())
             values["text_embeddings"] = base64.b64encode(vectors.tobytes()).decode("ascii")
             values["temperature"] = repr(logits.scale)
@@ -225,7 +226,7 @@ def _text(path: Path, values: Mapping[str, str]) -> TextEmbeddings:
         raise _damaged(path, f"{len(text.labels)} labels, {len(text.prompts)} lists of prompts")
     bias = values.get("logit_bias")
     found = LogitScale(float(values["temperature"]), None if bias is None else float(bias))
-    if found != text.logits or not math.isfinite(found.scale):
+    if found != text.single_logits or not math.isfinite(found.scale):
         raise _damaged(
             path, f"temperature {found.scale} and bias {found.bias} differ from those of its labels"
         )

@@ -27,6 +27,56 @@ AGAIN = "Delete it and run the same `clipdistill run` command again."
 
 
 @dataclass(frozen=True)
+class LabelScores:
+    """How one label is given, where an image may have several.
+
+    Measures of nothing are None: precision of a label that was never given, the others of a label
+    that no image has.
+
+    Attributes:
+        images: number of images that have it.
+        given: number of images that it was given.
+        threshold: probability from which it is given; None where only the best label is.
+        precision: share of the images that it was given that have it, 0 to 1.
+        recall: share of the images that have it that it was given, 0 to 1.
+        f1: harmonic mean of both, 0 to 1.
+        average_precision: area under precision over recall of all thresholds, 0 to 1.
+    """
+
+    images: int
+    given: int
+    threshold: float | None
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    average_precision: float | None
+
+
+@dataclass(frozen=True)
+class SeveralLabels:
+    """Result of `evaluate` where an image may have several labels or none.
+
+    Attributes:
+        mean_average_precision: mean over the labels that an image has, 0 to 1.
+        precision: mean over the labels that were given, 0 to 1.
+        recall: mean over the labels that an image has, 0 to 1.
+        f1: mean over the same, 0 to 1.
+        exact: share of the images that were given exactly their labels, 0 to 1.
+        none: share of the images without a label that were given none, 0 to 1; None: there are no
+            such images.
+        per_label: label -> its scores.
+    """
+
+    mean_average_precision: float | None
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    exact: float
+    none: float | None
+    per_label: dict[str, LabelScores]
+
+
+@dataclass(frozen=True)
 class ModelEvaluation:
     """Result of `evaluate` for one model.
 
@@ -37,8 +87,9 @@ class ModelEvaluation:
         model: name of the model.
         runtime: "torch", "onnxruntime", "openvino" or "tensorrt".
         role: "teacher" or "student".
-        accuracy: zero-shot top-1 accuracy, 0 to 1.
-        top5: zero-shot top-5 accuracy, 0 to 1.
+        accuracy: zero-shot top-1 accuracy, 0 to 1; where an image may have several labels, the
+            share of the images with labels whose best one is among them.
+        top5: zero-shot top-5 accuracy, 0 to 1; likewise one of the best five.
         agreement: share of images whose best label is the reference's, 0 to 1.
         cosine: mean cosine with the reference's embeddings.
         confidence: mean probability of the best label.
@@ -47,10 +98,12 @@ class ModelEvaluation:
             pixels, without decoding and without the choice of a label.
         images: number of images that were measured.
         per_class: label -> accuracy; None for classes without images.
-        counts: label -> number of images with this best label.
+        counts: label -> number of images with this best label, or of independent classes, that
+            were given it.
         confusion: images by true class (row) and predicted class (column), in label order; empty
-            without labels.
+            without labels, and where an image may have several.
         labels: all labels, in order.
+        several: scores of the labels, where an image may have several; else None.
 
     Raises:
         ValueError: the confusion is not a square over the labels.
@@ -71,6 +124,7 @@ class ModelEvaluation:
     counts: dict[str, int]
     confusion: list[list[int]]
     labels: list[str]
+    several: SeveralLabels | None = None
 
     def __post_init__(self) -> None:
         sides = {len(self.confusion), *map(len, self.confusion)}

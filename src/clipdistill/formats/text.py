@@ -23,7 +23,7 @@ from ..core.files import (
 )
 from ..core.results import from_json
 from ..core.wording import many
-from ..core.zeroshot import Calibration, LogitScale, moved_along, normalized
+from ..core.zeroshot import Calibration, Independent, Logits, LogitScale, moved_along, normalized
 from ..images.preprocess import Preprocess
 from .cards import TeacherCard, last_name, shipped_name
 
@@ -136,6 +136,8 @@ class TextEmbeddings:
         calibration: calibration of a student, from `evaluate --calibrate`; None: the teacher's own
             logit scale.
         adaptation: record of `adapt`, which fitted the vectors to a pool; None: the text's own.
+        independent: probabilities of the teacher for each class on its own; None: every image has
+            one label.
     """
 
     vectors: NDArray[np.float32]
@@ -145,11 +147,25 @@ class TextEmbeddings:
     teacher: TeacherCard
     calibration: Calibration | None = None
     adaptation: Adaptation | None = None
+    independent: Independent | None = None
 
     @property
-    def logits(self) -> LogitScale:
-        """The logit scale for a student's cosines."""
+    def logits(self) -> Logits:
+        """What turns a student's cosines into probabilities."""
+        if self.independent is None:
+            return self.single_logits
+        own = None if self.calibration is None else self.calibration.independent
+        return self.independent if own is None else own
+
+    @property
+    def single_logits(self) -> LogitScale:
+        """The logit scale for a student's cosines where every image has one label."""
         return self.teacher.logits if self.calibration is None else self.calibration.logits
+
+    @property
+    def teacher_logits(self) -> Logits:
+        """What turns the teacher's cosines into probabilities."""
+        return self.teacher.logits if self.independent is None else self.independent
 
     @property
     def threshold(self) -> float:
@@ -197,6 +213,29 @@ class TextEmbeddings:
             return text
         return moved_along(text, self.adaptation.shift)
 
+    def for_labels(self, labels: tuple[str, ...], vectors: NDArray[np.float32]) -> TextEmbeddings:
+        """Return text embeddings of other labels with `vectors` (n, D), made to fit these.
+
+        Labels that are in both keep prompts and probabilities; `Independent.for_labels` has the
+        probabilities of the others.
+        """
+        prompts = dict(zip(self.labels, self.prompts, strict=True))
+        own, calibration = self.independent, self.calibration
+        if own is not None:
+            own = own.for_labels(self.labels, labels)
+        if calibration is not None and calibration.independent is not None:
+            student = calibration.independent.for_labels(self.labels, labels)
+            calibration = replace(calibration, independent=student)
+        return replace(
+            self,
+            vectors=vectors,
+            labels=labels,
+            prompts=tuple(prompts.get(label, (label,)) for label in labels),
+            calibration=calibration,
+            adaptation=None,
+            independent=own,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return everything but the vectors, as plain JSON values for a file that is passed on.
 
@@ -209,8 +248,9 @@ class TextEmbeddings:
             "teacher": self.teacher.shipped().to_json(),
         }
         if self.calibration is not None:
-            model = last_name(self.calibration.model)
-            values["calibration"] = asdict(replace(self.calibration, model=model))
+            values["calibration"] = _shipped_calibration(self.calibration)
+        if self.independent is not None:
+            values["independent"] = _shipped_independent(self.independent)
         if self.adaptation is not None:
             values["adaptation"] = self.adaptation.to_json()
         return values
@@ -231,7 +271,9 @@ class TextEmbeddings:
                 teacher=TeacherCard.from_json(value["teacher"]),
                 calibration=_calibration(value.get("calibration")),
                 adaptation=Adaptation.from_json(value.get("adaptation"), vectors.shape),
+                independent=_independent(value.get("independent")),
             )
+            _check_counts(result)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise FormatError(f"text embeddings cannot be read: {error!r}") from error
         if vectors.shape != (len(result.labels), result.teacher.dim):
@@ -240,6 +282,39 @@ class TextEmbeddings:
                 f"dimensions, found an array of shape {vectors.shape}"
             )
         return result
+
+
+def _shipped_calibration(found: Calibration) -> dict[str, Any]:
+    """A calibration as plain values; "independent" only where there is one."""
+    values = asdict(replace(found, model=last_name(found.model), independent=None))
+    del values["independent"]
+    if found.independent is not None:
+        values["independent"] = _shipped_independent(found.independent)
+    return values
+
+
+def _shipped_independent(found: Independent) -> dict[str, Any]:
+    values: dict[str, Any] = asdict(replace(found, source=last_name(found.source)))
+    return values
+
+
+def _independent(value: Any) -> Independent | None:
+    return None if value is None else from_json(Independent, value)
+
+
+def _check_counts(text: TextEmbeddings) -> None:
+    """Check that there is a probability for each label.
+
+    Raises:
+        ValueError: there are more or fewer.
+    """
+    student = None if text.calibration is None else text.calibration.independent
+    for found in (text.independent, student):
+        if found is not None and len(found.scales) != len(text.labels):
+            raise ValueError(
+                f"independent probabilities of {len(found.scales)} classes for "
+                f"{len(text.labels)} labels"
+            )
 
 
 def _calibration(value: Any) -> Calibration | None:

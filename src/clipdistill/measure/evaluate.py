@@ -18,8 +18,9 @@ from ..core.model_names import short_names
 from ..core.results import Result, Table, list_some, scalars
 from ..core.signatures import NameOrPath
 from ..core.wording import many, percent, shown_labels
-from ..core.zeroshot import top_k
+from ..core.zeroshot import Independent, top_k
 from ..formats.embeddings import load_embeddings, match_rows
+from ..formats.label_table import is_label_table
 from ..formats.measurements import Evaluation, ModelEvaluation
 from ..formats.predictions import (
     MOST_RANKED,
@@ -28,12 +29,14 @@ from ..formats.predictions import (
     Predictions,
     save_predictions,
 )
+from ..formats.text import TextEmbeddings
 from ..images.loading import default_workers, load_one, stack
 from ..images.sources import list_images
 from ..models.embedder import Embedder, carried_text
 from ..models.open import open_embedder
 from ..models.recognizer import logits_for
 from .calibration import calibrated, describe_calibration, store, where_to_store
+from .several import several_labels, several_tables
 from .task import (
     Embedded,
     Reference,
@@ -43,7 +46,7 @@ from .task import (
     embed,
     latency_ms,
     scores_of,
-    true_classes,
+    true_labels,
 )
 
 TABLE_MODELS, TABLE_CLASSES = 4, 40
@@ -63,6 +66,7 @@ class EvaluateResult(Result, Evaluation):
         lines: list[str | Table] = [_models_table(self)]
         if self.reference is not None:
             lines.append(f"Agreement and cosine compare with {self.reference}.")
+        lines += several_tables(self.rows, TABLE_CLASSES)
         if self.labelled and len(self.rows) <= TABLE_MODELS:
             lines += _class_table(self.rows)
         elif not self.labelled:
@@ -95,10 +99,17 @@ def evaluate(
     label.  Agreement (share of images with the same best label) and cosine compare with the
     teacher: with its stored --embeddings, or with a teacher among MODELS.
 
+    An image may have several labels or none: --labelled then is a table (.csv, .tsv: the columns
+    image_path and labels, separated by ";"; .jsonl: lists), whose images are beside it or in
+    --images.  The result has precision, recall, F1 and average precision of each label, and so it
+    has for independent classes (see `adapt`).
+
     With --calibrate it fits the temperature of the student among MODELS to the labels, or without
     labels to the teacher's probabilities.  It also fits the threshold below which the answer is
-    "unknown", so that 95% of the correct answers stay above it.  Both are stored in --text, and in
-    the student's file when that is an .onnx classifier; predict and demo use them.
+    "unknown", so that 95% of the correct answers stay above it.  Of independent classes it fits
+    the probability of each, and with labels also the threshold of each, for the best F1.  Both are
+    stored in --text, and in the student's file when that is an .onnx classifier; predict and demo
+    use them.
 
     Latency is the median time of one embedding at batch size 1, from resized pixels, without
     decoding.
@@ -107,8 +118,9 @@ def evaluate(
         models: .onnx or .engine files, students' folders or checkpoints (.pth), teachers
             (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER); "openvino:FILE.onnx" runs a file
             in OpenVINO.
-        labelled: folder with one folder of images per class, each named like its label.
-        images: folder of images without labels.
+        labelled: folder with one folder of images per class, each named like its label, or a table
+            of labels (.csv, .tsv, .jsonl).
+        images: folder of images without labels, or of the images of a table.
         embeddings: the teacher's embeddings of the same folder, from `clipdistill embed`.
         text: text embeddings from `clipdistill embed-text`; not needed when a MODEL contains its
             own.
@@ -129,20 +141,16 @@ def evaluate(
         OutputError: predictions or the calibration cannot be written, or another process is writing
             them.
     """
-    folder = _check_arguments(models, labelled, images, batch_size)
+    _check_arguments(models, labelled, images, batch_size)
+    labelled = None if labelled is None else Path(labelled)
     text = None if text is None else Path(text)
     predictions = None if predictions is None else Path(predictions)
     opened = [
         open_embedder(model, arch=arch, image_size=image_size, device=device) for model in models
     ]
     classes = choose_text([(one.spec, carried_text(one)) for one in opened], text)
-    items = list_images(folder)
-    truth: NDArray[np.intp] | None = None
-    empty: tuple[str, ...] = ()
-    if labelled is not None:
-        truth, empty = true_classes(labelled, items, classes.labels)
     workers = default_workers() if num_workers is None else num_workers
-    task = Task(items, truth, classes, batch_size, workers)
+    task, empty = _task(labelled, images, classes, batch_size, workers)
     done: dict[int, Embedded] = {}
     reference = _find_reference(opened, embeddings, task, done)
     files = where_to_store(opened, classes, text, labelled, reference) if calibrate else ()
@@ -166,7 +174,7 @@ def evaluate(
         tuple(rows),
         None if reference is None else reference.name,
         labelled is not None,
-        len(items),
+        len(task.items),
         empty,
         tuple(failures.values()),
         task.text.calibration if calibrate else None,
@@ -174,22 +182,38 @@ def evaluate(
     )
 
 
+def _task(
+    labelled: Path | None,
+    images: Path | None,
+    classes: TextEmbeddings,
+    batch_size: int,
+    workers: int,
+) -> tuple[Task, tuple[str, ...]]:
+    """Return what is to be measured on, and the class folders without images."""
+    if labelled is not None:
+        found = true_labels(labelled, images, classes.labels)
+        task = Task(found.items, found.truth, classes, batch_size, workers, found.truths)
+        return task, found.empty
+    assert images is not None
+    return Task(list_images(images), None, classes, batch_size, workers), ()
+
+
 def _check_arguments(
     models: Sequence[str], labelled: Path | None, images: Path | None, batch_size: int
-) -> Path:
-    """Return the folder of the images."""
+) -> None:
     if not models:
         raise OptionError("No models given. Run: clipdistill evaluate MODEL ... --labelled FOLDER")
-    if labelled is not None and images is not None:
-        raise OptionError("--labelled and --images exclude each other. Give one of them.")
-    folder = labelled or images
-    if folder is None:
+    if labelled is not None and images is not None and not is_label_table(Path(labelled)):
+        raise OptionError(
+            "--labelled FOLDER and --images exclude each other. Give one of them. (Of a table, "
+            "--images gives the folder of its images.)"
+        )
+    if labelled is None and images is None:
         raise OptionError(
             "No images given. Add --labelled FOLDER (one folder per class) or --images FOLDER."
         )
     if batch_size < 1:
         raise OptionError(f"--batch-size {batch_size}: expected 1 or more.")
-    return folder
 
 
 def _find_reference(
@@ -223,19 +247,29 @@ def _measure(
     embedder: Embedder, embedded: Embedded, reference: Reference | None, task: Task
 ) -> ModelEvaluation:
     labels = task.text.labels
-    scores = scores_of(embedded.vectors, task.text, logits_for(embedder, task.text))
+    logits = logits_for(embedder, task.text)
+    scores = scores_of(embedded.vectors, task.text, logits)
     predicted = top_k(scores, 1)[:, 0]
     truth = None if task.truth is None else task.truth[embedded.rows]
+    truths = None if task.truths is None else task.truths[embedded.rows]
+    best = predicted[:, None] == np.arange(len(labels))
+    least = np.array(logits.thresholds) if isinstance(logits, Independent) else None
+    # Of classes of which an image has one, the best label is given where it reaches the threshold.
+    own = task.text.threshold if embedder.spec.role == "student" else 0.0
+    has = best & (scores >= own) if least is None else scores >= least
+    several = None
+    if truths is not None and (least is not None or truth is None):
+        several = several_labels(scores, has, truths, labels, least)
     counts = None if truth is None else metrics.confusion(predicted, truth, len(labels))
     agreement, cosine = against(embedded, scores, reference, task.text)
     sample = load_one(task.items[embedded.rows[0]], embedder.spec.preprocess)
-    given = np.bincount(predicted, minlength=len(labels)).tolist()
+    given = (best if least is None else has).sum(axis=0).tolist()
     return ModelEvaluation(
         model=embedder.spec.name,
         runtime=embedder.spec.runtime,
         role=embedder.spec.role,
-        accuracy=None if truth is None else metrics.accuracy(predicted, truth),
-        top5=None if truth is None else metrics.top_k_accuracy(scores, truth, 5),
+        accuracy=None if truths is None else metrics.any_right(scores, truths, 1),
+        top5=None if truths is None else metrics.any_right(scores, truths, 5),
         agreement=agreement,
         cosine=cosine,
         confidence=float(scores.max(axis=1).mean(dtype=np.float64)),
@@ -246,6 +280,7 @@ def _measure(
         counts=dict(zip(labels, given, strict=True)),
         confusion=[] if counts is None else counts.tolist(),
         labels=list(labels),
+        several=several,
     )
 
 
@@ -286,10 +321,19 @@ def _per_class(counts: NDArray[np.int64], labels: Sequence[str]) -> dict[str, fl
 
 def _models_table(result: EvaluateResult) -> Table:
     first = (">accuracy", ">top-5") if result.labelled else (">confidence",)
+    if any(row.several for row in result.rows):
+        first = (*first, ">mAP", ">F1")
     columns = ("model", "runtime", *first, ">agreement", ">cosine", ">MB", ">ms", ">images")
     rows = []
     for name, row in zip(_short_names(result.rows), result.rows, strict=True):
         shares = (row.accuracy, row.top5) if result.labelled else (row.confidence,)
+        if len(first) > len(shares):
+            found = row.several
+            shares = (
+                *shares,
+                None if found is None else found.mean_average_precision,
+                None if found is None else found.f1,
+            )
         cosine = "-" if row.cosine is None else f"{row.cosine:.4f}"
         rows.append(
             (
@@ -310,6 +354,8 @@ def _models_table(result: EvaluateResult) -> Table:
 
 def _class_table(rows: Sequence[ModelEvaluation]) -> list[Table]:
     labels = [label for label in rows[0].labels if rows[0].per_class.get(label) is not None]
+    if any(row.several for row in rows):  # they have a table of their own
+        return []
     if not 0 < len(labels) <= TABLE_CLASSES:
         return []
     labels.sort(key=lambda label: rows[0].per_class[label] or 0.0)

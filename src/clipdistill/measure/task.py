@@ -17,11 +17,12 @@ from ..core.errors import InputError, OptionError, did_you_mean
 from ..core.model_names import short_names
 from ..core.progress import track
 from ..core.wording import many
-from ..core.zeroshot import LogitScale, normalized, probabilities
+from ..core.zeroshot import Logits, normalized, probabilities
 from ..formats.embeddings import Failure
+from ..formats.label_table import is_label_table, load_label_table
 from ..formats.text import TextEmbeddings, load_text
 from ..images.loading import batched, load_pixels, stack
-from ..images.sources import ImageItem
+from ..images.sources import ImageItem, list_images
 from ..models.embedder import Embedder, EmbedderSpec
 
 WARM_UP_RUNS, TIMED_RUNS = 3, 20
@@ -34,7 +35,9 @@ class Task:
 
     Attributes:
         items: the images.
-        truth: int (N,), index of the true class of each image; None without labels.
+        truth: int (N,), index of the true class of each image; None without labels, or where an
+            image has several or none.
+        truths: bool (N, C), whether each image has each label; None without labels.
         text: the classes.
         batch_size: images per batch.
         workers: threads that decode images.
@@ -45,6 +48,24 @@ class Task:
     text: TextEmbeddings
     batch_size: int
     workers: int
+    truths: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of images.
+
+    Attributes:
+        items: the images.
+        truths: bool (N, C), whether each image has each label.
+        truth: int (N,), where every image has one; else None.
+        empty: class folders without images.
+    """
+
+    items: Sequence[ImageItem]
+    truths: NDArray[np.bool_]
+    truth: NDArray[np.intp] | None
+    empty: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,6 +151,47 @@ def true_classes(
     return np.array([index_of[name] for name in used], dtype=np.intp), empty
 
 
+def true_labels(labelled: Path, images: Path | None, labels: Sequence[str]) -> Labels:
+    """Read the labels of images: folders named like their class, or a table.
+
+    Args:
+        labelled: folder with one folder per class, or a table of labels.
+        images: folder that the table's names are below; None: the table's own.
+        labels: the classes.
+
+    Raises:
+        InputError: no such images, or a name is no label.
+        FormatError: the table cannot be read.
+    """
+    if not is_label_table(labelled):
+        listed = list_images(labelled)
+        truth, empty = true_classes(labelled, listed, labels)
+        return Labels(listed, truth[:, None] == np.arange(len(labels)), truth, empty)
+    table = load_label_table(labelled)
+    root = labelled.parent if images is None else images
+    items = [item for item in list_images(root) if item.key in table]
+    missing = sorted(table.keys() - {item.key for item in items})
+    if missing:
+        raise InputError(
+            f"{labelled}: {missing[0]} is no image below {root} ({len(missing)} of "
+            f"{many(len(table), 'image')} missing). Give the folder of the images with --images."
+        )
+    known = {_plain(label): index for index, label in reversed(list(enumerate(labels)))}
+    truths = np.zeros((len(items), len(labels)), bool)
+    for row, item in enumerate(items):
+        for name in table[item.key]:
+            index = known.get(_plain(name))
+            if index is None:
+                raise InputError(
+                    f"{labelled}: {name!r} (of {item.key}) is none of the "
+                    f"{many(len(labels), 'label')}.{did_you_mean(name, labels)} Change the table, "
+                    "or use text embeddings that have this label."
+                )
+            truths[row, index] = True
+    single = bool((truths.sum(axis=1) == 1).all())
+    return Labels(items, truths, truths.argmax(axis=1) if single else None)
+
+
 def _plain(name: str) -> str:
     """Normalise a label for comparison: case, `_`, `-`, spaces and Unicode forms do not count."""
     plain = unicodedata.normalize("NFC", name)  # macOS writes names of folders in NFD
@@ -168,16 +230,16 @@ def none_readable(count: int, failures: Sequence[Failure]) -> InputError:
 
 
 def scores_of(
-    vectors: NDArray[np.float32], text: TextEmbeddings, logits: LogitScale | None = None
+    vectors: NDArray[np.float32], text: TextEmbeddings, logits: Logits | None = None
 ) -> NDArray[np.float32]:
     """Return probabilities float32 (N, C) of embeddings (N, D) of any length.
 
     Args:
         vectors: the embeddings.
         text: the classes.
-        logits: logit scale of a calibration; None: the teacher's own.
+        logits: what turns cosines into probabilities; None: the teacher's own.
     """
-    return probabilities(normalized(vectors), text.vectors, logits or text.teacher.logits)
+    return probabilities(normalized(vectors), text.vectors, logits or text.teacher_logits)
 
 
 def against(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import OptionError
-from ..core.zeroshot import LogitScale, probabilities
+from ..core.zeroshot import Independent, Logits, probabilities
 from ..formats.prompts import load_prompts
 from ..formats.text import TextEmbeddings, load_text
 from ..images.preprocess import Preprocess
@@ -55,8 +55,8 @@ class Recognizer:
         return self.embedder.spec.preprocess
 
     @property
-    def logits(self) -> LogitScale:
-        """Logit scale: the calibrated one for a student, its own for a teacher."""
+    def logits(self) -> Logits:
+        """What gives probabilities: calibrated for a student, its own for a teacher."""
         return logits_for(self.embedder, self.text)
 
     @property
@@ -66,6 +66,28 @@ class Recognizer:
         Calibration applies to the student, so a teacher's threshold is 0.
         """
         return 0.0 if self.embedder.spec.role == "teacher" else self.text.threshold
+
+    @property
+    def thresholds(self) -> NDArray[np.float32] | None:
+        """Probability of each class (C,) from which an image has the label.
+
+        None: every image has one label.
+        """
+        logits = self.logits
+        if not isinstance(logits, Independent):
+            return None
+        return np.array(logits.thresholds, np.float32)
+
+    def least(self, threshold: float | None) -> float | NDArray[np.float32]:
+        """Probability from which an image has a label: what `zeroshot.judged` takes.
+
+        Args:
+            threshold: in place of the model's own; None: those.
+        """
+        own = self.thresholds
+        if own is None:
+            return self.threshold if threshold is None else threshold
+        return own if threshold is None else np.full_like(own, threshold)
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify resized and cropped RGB uint8 (N, S, S, 3); returns float32 (N, C)."""
@@ -83,9 +105,9 @@ class Recognizer:
         return replace(self, text=text, own=False)
 
 
-def logits_for(embedder: Embedder, text: TextEmbeddings) -> LogitScale:
-    """Choose the logit scale that turns this model's cosines with `text` into logits."""
-    return text.teacher.logits if embedder.spec.role == "teacher" else text.logits
+def logits_for(embedder: Embedder, text: TextEmbeddings) -> Logits:
+    """Choose what turns this model's cosines with `text` into probabilities."""
+    return text.teacher_logits if embedder.spec.role == "teacher" else text.logits
 
 
 def open_recognizer(

@@ -57,6 +57,8 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
             simple, for a set.
         adapt: learn class vectors from the images before training (see the verb adapt);
             --no-adapt keeps those of the text.
+        independent: a probability for each class on its own, fitted to the images without labels:
+            an image may have several labels or none.
         student: timm's name of the network to train; auto: the most accurate one of a list that
             keeps to --max-latency and --max-size.
         max_latency: with --student auto: milliseconds per image, in ONNX Runtime on this machine's
@@ -96,6 +98,7 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
     teacher: str = DEFAULT_TEACHER
     template: tuple[str, ...] = ()
     adapt: bool = True
+    independent: bool = False
     student: str = DEFAULT_STUDENT
     max_latency: float | None = None
     max_size: float | None = None

@@ -315,7 +315,7 @@ def _assemble(
         reader,
         Pipeline(recognizer, frames),
         recognizer,
-        threshold=recognizer.threshold if options.threshold is None else options.threshold,
+        least=recognizer.least(options.threshold),
         top_k=options.top_k,
         views=views,
     )

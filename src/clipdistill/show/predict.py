@@ -12,7 +12,7 @@ from ..core.progress import track
 from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
 from ..core.wording import many, percent
-from ..core.zeroshot import ranked
+from ..core.zeroshot import judged
 from ..images.loading import batched, default_workers, load_pixels, stack
 from ..images.sources import ImageItem, match_images
 from ..models.recognizer import UNKNOWN, open_recognizer
@@ -25,14 +25,17 @@ class Prediction:
     Attributes:
         image: file, or place in a tar.
         ranked: (label, probability) pairs, the best first; empty when the image could not be read.
-        unknown: whether the best probability is below the threshold.
+        unknown: whether it has no label.
         reason: why the image could not be read; empty when it could.
+        labels: labels that it has: the best one if its probability reaches the threshold; of
+            independent classes all that reach theirs, which are also the first of `ranked`.
     """
 
     image: str
     ranked: tuple[tuple[str, float], ...]
     unknown: bool = False
     reason: str = ""
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,11 +46,13 @@ class PredictResult(Result):
         model: MODEL as given.
         classes: number of labels to choose from.
         predictions: one prediction per image, in the order given.
+        independent: whether an image may have several labels or none.
     """
 
     model: str
     classes: int
     predictions: tuple[Prediction, ...]
+    independent: bool = False
 
     @property
     def failures(self) -> tuple[Prediction, ...]:
@@ -60,14 +65,19 @@ class PredictResult(Result):
         for one in self.predictions:
             about = {"image": one.image, "unknown": one.unknown, "reason": one.reason}
             for rank, (label, share) in enumerate(one.ranked or (("", None),), 1):
-                rows.append({**about, "rank": rank, "label": label, "probability": share})
-        columns = ("image", "rank", "label", "probability", "unknown", "reason")
+                has = label in one.labels
+                row = {**about, "rank": rank, "label": label, "probability": share, "has": has}
+                rows.append(row)
+        columns = ("image", "rank", "label", "probability", "unknown", "reason", "has")
         return [{name: row[name] for name in columns} for row in rows]
 
     def summary(self) -> list[str | Table]:
         """See `Result.summary`."""
         good = [one for one in self.predictions if not one.reason]
-        shown = _one_image(good[0]) if len(good) == 1 else _many_images(good, self.classes)
+        if self.independent:
+            shown = _several_labels(good, self.classes)
+        else:
+            shown = _one_image(good[0]) if len(good) == 1 else _many_images(good, self.classes)
         return [shown, *list_some("Not read:", [f"{f.image}: {f.reason}" for f in self.failures])]
 
 
@@ -95,9 +105,11 @@ def predict(
         text: text embeddings from `clipdistill embed-text`; they override those in a classifier's
             file.
         prompts: prompts file with the labels of a bare .npy (made by the older scripts).
-        top_k: number of labels to show per image.
+        top_k: number of labels to show per image; of independent classes, those that it has are
+            shown even if they are more.
         threshold: probability from 0 to 1 below which the answer is "unknown"; 0: never. Default:
-            the threshold that `evaluate --calibrate` stored.
+            the threshold that `evaluate --calibrate` stored. Of independent classes (see `adapt`):
+            the probability from which an image has a label, in place of each label's own.
         batch_size: number of images per forward pass.
         num_workers: number of threads for decoding; one per processor unless given.
         device: device to run on: auto, cpu, cuda, cuda:1 ...; tensorrt for ONNX Runtime's TensorRT.
@@ -114,7 +126,7 @@ def predict(
         model, text=text, prompts=prompts, device=device, arch=arch, image_size=image_size
     )
     labels = recognizer.labels
-    least = recognizer.threshold if threshold is None else threshold
+    least = recognizer.least(threshold)
     items = match_images([str(image) for image in images])
     workers = default_workers() if num_workers is None else num_workers
     found: dict[tuple[Path, str], Prediction] = {}
@@ -126,13 +138,14 @@ def predict(
             if good:
                 scores = recognizer.probabilities(stack(good))
                 for one, row in zip(good, scores, strict=True):
-                    best = ranked(row, labels, top_k)
-                    unknown = best[0][1] < least
-                    found[_identity(one.item)] = Prediction(_name(one.item), best, unknown)
+                    best, has = judged(row, labels, top_k, least)
+                    found[_identity(one.item)] = Prediction(
+                        _name(one.item), best, unknown=not has, labels=has
+                    )
             step(len(good) + len(failed))
     predictions = tuple(found[_identity(item)] for item in items)
     _check_any(predictions)
-    return PredictResult(model, len(labels), predictions)
+    return PredictResult(model, len(labels), predictions, recognizer.thresholds is not None)
 
 
 def _check_any(predictions: Sequence[Prediction]) -> None:
@@ -154,6 +167,18 @@ def _one_image(one: Prediction) -> Table:
     rows = tuple((label, percent(share)) for label, share in one.ranked)
     title = f"{one.image}: {UNKNOWN} (no label is likely enough)" if one.unknown else one.image
     return Table(title, ("label", ">probability"), rows)
+
+
+def _several_labels(good: Sequence[Prediction], classes: int) -> Table:
+    """The labels of each image, and the best one that it does not have."""
+    rows = []
+    for one in good:
+        pairs = [f"{label} ({percent(share)})" for label, share in one.ranked]
+        count = len(one.labels)
+        rest = pairs[count] if len(pairs) > count else ""
+        rows.append((one.image, ", ".join(pairs[:count]) or UNKNOWN, rest))
+    title = f"{many(len(good), 'image')}, {many(classes, 'label')} independent of one another"
+    return Table(title, ("image", "labels", "next"), tuple(rows))
 
 
 def _many_images(good: Sequence[Prediction], classes: int) -> Table:

@@ -152,6 +152,17 @@ def test_below_the_threshold_the_answer_is_unknown() -> None:
     assert len(decide(scores, "abc", 99, 0.0).ranked) == 3
 
 
+def test_a_frame_may_show_several_things() -> None:
+    scores = np.array([0.7, 0.45, 0.6, 0.1], np.float32)
+    least = np.array([0.5, 0.4, 0.9, 0.9], np.float32)
+    found = decide(scores, "abcd", 1, least)
+    assert found.labels == ("a", "b")
+    assert found.headline == "a 70%, b 45%"
+    nothing = decide(scores, "abcd", 2, np.full(4, 0.8, np.float32))
+    assert nothing.labels == ("unknown",)
+    assert nothing.headline == "unknown (a 70%)"
+
+
 # The window
 
 

@@ -27,6 +27,7 @@ from PIL import Image
 from browser import PHONE, launched, opened
 from clipdistill.core.errors import InputError
 from clipdistill.core.model_names import short_name
+from clipdistill.core.zeroshot import Independent, judged
 from clipdistill.formats.text import TextEmbeddings, save_text
 from clipdistill.models.embedder import Embedder
 from clipdistill.models.open import open_embedder
@@ -145,6 +146,14 @@ def upload(page, path: Path) -> None:
 def chosen(page) -> list[str]:
     page.wait_for_selector("#cards .card")
     return page.locator(".best strong").all_inner_texts()
+
+
+def predict_one(recognizer: Recognizer, path: Path) -> tuple[str, ...]:
+    """The labels that an image has."""
+    with Image.open(path) as image:
+        pixels = recognizer.preprocess.to_pixels(image.convert("RGB"))
+    shares = recognizer.probabilities(pixels[None])[0]
+    return judged(shares, recognizer.labels, 5, recognizer.least(None))[1]
 
 
 def use_classes(page, names) -> None:
@@ -321,6 +330,35 @@ class TestInChromium:
             assert chosen(seen.page) == ["unknown", "house"]  # the teacher has no threshold
             said = seen.page.locator("#agreement").inner_text()
             assert "its likeliest class is the teacher’s" in said
+
+    def test_an_image_of_several_things_gets_every_label(self, chromium, model, encode, drawn):
+        own = encode(KINDS)
+        cosines = np.sort((own.vectors @ own.vectors.T)[KINDS.index("house")])
+        fitted = Independent(
+            scales=(20.0,) * 5,
+            biases=(-20.0 * float(cosines[2]),) * 5,
+            thresholds=(0.05, 0.05, 0.05, 0.05, 1.0),
+            method="pool",
+            source="",
+            images=9,
+            matched=(9,) * 5,
+            unmatched=(),
+        )
+        several = Recognizer(model, replace(own, independent=fitted), own=False)
+        shown = predict_one(several, drawn["house"])
+        with (
+            running_page(several, teacher=several, encode=encode) as url,
+            visiting(chromium, url) as seen,
+        ):
+            assert seen.page.locator("#least").inner_text() == "each label’s own"
+            upload(seen.page, drawn["house"])
+            assert chosen(seen.page) == [", ".join(shown) or "unknown"] * 2
+            assert "star" not in shown
+            seen.page.get_by_label("Threshold").press("Home")
+            seen.page.wait_for_selector(".best strong:has-text('star')")
+            assert len(chosen(seen.page)[0].split(", ")) == 5
+            use_classes(seen.page, ["house", "a tree"])  # new classes get a cautious threshold
+            in_use(seen.page, 2)
 
     def test_disagreement(self, chromium, recognizer, encode, model, drawn):
         other = encode(KINDS)

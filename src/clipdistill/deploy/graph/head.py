@@ -4,6 +4,8 @@ The head is plain ONNX after the output "embeddings".  `export` and `relabel` sh
 gets other classes without torch:
 
     embeddings (N, D) -> MatMul text (D, C) -> Mul scale [-> Add bias] -> Softmax | Sigmoid
+
+Scale and bias are scalars, or (C,) where every class has a probability on its own.
 """
 
 from __future__ import annotations
@@ -47,19 +49,27 @@ def set_head(model: Any, text: TextEmbeddings | None) -> None:
     keep(graph.output, lambda output: output.name == EMBEDDINGS)
     if text is None:
         return
-    logits = text.logits
+    scale, bias = _scale_and_bias(text)
     _constant(graph, "text", np.ascontiguousarray(text.vectors.T))
-    _constant(graph, "scale", np.float32(logits.scale))
+    _constant(graph, "scale", scale)
     _node(graph, "MatMul", (EMBEDDINGS, HEAD + "text"), HEAD + "cosine")
     _node(graph, "Mul", (HEAD + "cosine", HEAD + "scale"), HEAD + "scaled")
-    if logits.bias is None:
+    if bias is None:
         _node(graph, "Softmax", (HEAD + "scaled",), PROBABILITIES, axis=-1)
     else:
-        _constant(graph, "bias", np.float32(logits.bias))
+        _constant(graph, "bias", bias)
         _node(graph, "Add", (HEAD + "scaled", HEAD + "bias"), HEAD + "logits")
         _node(graph, "Sigmoid", (HEAD + "logits",), PROBABILITIES)
     # Probabilities first, because most programs use only the first output.
     graph.output.insert(0, _vectors(PROBABILITIES, len(text.labels)))
+
+
+def _scale_and_bias(text: TextEmbeddings) -> tuple[Any, Any]:
+    """Scale and bias of the logits as float32, () or (C,); the bias is None for a softmax."""
+    logits = text.logits
+    if isinstance(logits, zeroshot.Independent):
+        return np.array(logits.scales, np.float32), np.array(logits.biases, np.float32)
+    return np.float32(logits.scale), None if logits.bias is None else np.float32(logits.bias)
 
 
 def change_classes(source: Path, text: TextEmbeddings, out: Path) -> None:

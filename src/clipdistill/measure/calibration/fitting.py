@@ -16,8 +16,18 @@ from numpy.typing import NDArray
 
 from ...core import metrics
 from ...core.errors import InputError
+from ...core.independent import THRESHOLD, fit_target
 from ...core.metrics import Doubles
-from ...core.zeroshot import Calibration, Floats, LogitScale, probabilities, top_k
+from ...core.zeroshot import (
+    Calibration,
+    Floats,
+    Independent,
+    Logits,
+    LogitScale,
+    probabilities,
+    top_k,
+)
+from ...formats.text import TextEmbeddings
 
 KEPT = 0.95
 """Share of the correct predictions that reach the threshold."""
@@ -50,10 +60,7 @@ def calibrate(
     Raises:
         InputError: there are fewer than 20 images.
     """
-    if len(cosines) < LEAST_IMAGES:
-        raise InputError(
-            f"--calibrate: expected {LEAST_IMAGES} or more images, found {len(cosines)}. Add some."
-        )
+    _check_count(len(cosines))
     shares = np.empty((len(cosines), cosines.shape[1]), np.float32)
     half = np.arange(len(cosines)) % 2 == 0  # neighbours share a class: both halves have all
     for rows in (half, ~half):
@@ -71,6 +78,65 @@ def calibrate(
         ece_after=calibration_error(shares, right),
         coverage=float(np.mean(own.max(axis=1) >= least)),
     )
+
+
+def calibrate_independent(
+    text: TextEmbeddings,
+    cosines: Floats,
+    target: Floats,
+    *,
+    method: Literal["teacher", "labels"],
+    model: str,
+    source: str,
+) -> Calibration:
+    """Fit the probability of each class on its own, and measure its error as `calibrate` does.
+
+    Args:
+        text: the classes, with the teacher's probabilities.
+        cosines: cosines of a student's embeddings with the class vectors, float32 (N, C).
+        target: target probabilities, float32 (N, C).
+        method: source of `target`.
+        model: name of the student, to be recorded.
+        source: name of the images, to be recorded.
+
+    Raises:
+        InputError: there are fewer than 20 images.
+    """
+    base = text.independent
+    assert base is not None
+    _check_count(len(cosines))
+
+    def fitted(rows: NDArray[np.bool_]) -> Independent:
+        return fit_target(
+            base, cosines[rows], target[rows], text.labels, method=method, source=source
+        )
+
+    shares = np.empty(cosines.shape, np.float32)
+    half = np.arange(len(cosines)) % 2 == 0
+    for rows in (half, ~half):
+        shares[rows] = _shares(cosines[rows], fitted(~rows))
+    found = fitted(np.ones(len(cosines), bool))
+    has = _shares(cosines, found) >= np.array(found.thresholds)
+    true = target.ravel() >= THRESHOLD
+    before = _shares(cosines, base)
+    return Calibration(
+        logits=text.teacher.logits,
+        threshold=0.0,
+        method=method,
+        model=model,
+        images=len(cosines),
+        ece_before=metrics.calibration_error(before.ravel(), true),
+        ece_after=metrics.calibration_error(shares.ravel(), true),
+        coverage=float(has.any(axis=1).mean()),
+        independent=found,
+    )
+
+
+def _check_count(count: int) -> None:
+    if count < LEAST_IMAGES:
+        raise InputError(
+            f"--calibrate: expected {LEAST_IMAGES} or more images, found {count}. Add some."
+        )
 
 
 def fit(cosines: Floats, target: Floats, teacher: LogitScale) -> LogitScale:
@@ -155,7 +221,7 @@ def _correct(shares: Floats, right: NDArray[np.intp]) -> NDArray[np.bool_]:
     return np.asarray(top_k(shares, 1)[:, 0] == right)
 
 
-def _shares(cosines: Floats, logits: LogitScale) -> Floats:
+def _shares(cosines: Floats, logits: Logits) -> Floats:
     # Cosines are already products, so the identity matrix takes the place of the class vectors.
     return probabilities(cosines, np.eye(cosines.shape[1], dtype=np.float32), logits)
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from ...core.errors import InputError, OptionError
+from ...core.results import list_some
 from ...core.wording import many, percent
 from ...core.zeroshot import Calibration, normalized, top_k
 from ...formats.cards import last_name
 from ...formats.text import TextEmbeddings, pair_of, save_text
 from ...models.embedder import Embedder, carried_text
 from ..task import Embedded, Reference, Task, scores_of
-from .fitting import calibrate
+from .fitting import calibrate, calibrate_independent
 
 
 def where_to_store(
@@ -65,7 +66,16 @@ def calibrated(
 ) -> Task:
     """Return the task with its classes calibrated for this student."""
     text = replace(task.text, calibration=None)
+    if text.independent is not None:
+        found = _independent(embedder, embedded, reference, task, text)
+        return replace(task, text=replace(text, calibration=found))
     cosines = normalized(embedded.vectors) @ text.vectors.T
+    if task.truths is not None and task.truth is None:
+        raise OptionError(
+            "--calibrate: the images have several labels or none, and these text embeddings give "
+            "each image one. Fit them to a pool first: clipdistill adapt TEXT EMBEDDINGS TEXT "
+            "--independent"
+        )
     if task.truth is not None:
         right = task.truth[embedded.rows]
         target = np.eye(len(text.labels), dtype=np.float32)[right]
@@ -88,6 +98,35 @@ def calibrated(
     return replace(task, text=replace(text, calibration=found))
 
 
+def _independent(
+    embedder: Embedder,
+    embedded: Embedded,
+    reference: Reference | None,
+    task: Task,
+    text: TextEmbeddings,
+) -> Calibration:
+    """Calibrate the probability of each class on its own."""
+    assert text.independent is not None
+    cosines = normalized(embedded.vectors) @ text.vectors.T
+    if task.truths is not None:
+        target = task.truths[embedded.rows].astype(np.float32)
+    else:
+        assert reference is not None
+        _, mine, theirs = np.intersect1d(
+            embedded.rows, reference.embedded.rows, return_indices=True
+        )
+        cosines = cosines[mine]
+        target = scores_of(reference.embedded.vectors[theirs], text)
+    return calibrate_independent(
+        text,
+        cosines,
+        target,
+        method="teacher" if task.truths is None else "labels",
+        model=last_name(embedder.spec.name),
+        source=last_name(str(task.items[0].path.parent)),
+    )
+
+
 def store(files: Sequence[Path], text: TextEmbeddings) -> None:
     """Store classes with their calibration in text embeddings (.npy) and classifiers (.onnx)."""
     for file in files:
@@ -102,6 +141,18 @@ def store(files: Sequence[Path], text: TextEmbeddings) -> None:
 def describe_calibration(found: Calibration, files: Sequence[Path]) -> list[str]:
     """Describe the fitted calibration and its files in sentences."""
     to = "true labels" if found.method == "labels" else "the teacher's probabilities"
+    if found.independent is not None:
+        return [
+            f"Probability of each class calibrated on {many(found.images, 'image')} against {to}; "
+            f"expected calibration error {percent(found.ece_before)} before, "
+            f"{percent(found.ece_after)} after.",
+            f'{percent(1 - found.coverage)} of these images get no label and are "unknown".',
+            *list_some(
+                "Too few images showed these labels; their threshold is cautious:",
+                found.independent.unmatched,
+            ),
+            f"Stored in: {', '.join(map(str, files))}",
+        ]
     bias = "" if found.logits.bias is None else f", bias {found.logits.bias:.2f}"
     return [
         f"Calibrated on {many(found.images, 'image')} against {to}: scale "

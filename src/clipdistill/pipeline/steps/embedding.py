@@ -156,29 +156,44 @@ CLASS_VECTORS = "class vectors"
 
 
 def class_vectors(context: RunContext) -> list[Step]:
-    """Learn class vectors from the images, or with --no-adapt take those of the text."""
+    """Learn class vectors from the images, or with --no-adapt take those of the text.
+
+    With --independent every class gets a probability on its own.
+    """
     folder, wanted = context.folder, context.options.adapt
+    several = context.options.independent
+    keep_text = several and not wanted
+    # An option that is not given stays out of the settings: runs from before it stay valid.
+    given = {"independent": True} if several else {}
 
     def run() -> None:
-        if not wanted:
+        if not (wanted or several):
             restore_text(folder.text)
             return
         from ...distillation.adapt import adapt
 
-        for line in adapt(folder.text, folder.embeddings, folder.text).summary():
+        result = adapt(
+            folder.text,
+            folder.embeddings,
+            folder.text,
+            independent=several,
+            keep_text=keep_text,
+        )
+        for line in result.summary():
             if isinstance(line, str):
                 message(line)
 
-    learn = command("adapt", folder.text, folder.embeddings, folder.text)
+    flags = {"independent": several or None, "keep_text": keep_text or None}
+    learn = command("adapt", folder.text, folder.embeddings, folder.text, **flags)
     return [
         Step(
             name=CLASS_VECTORS,
             about="learn class vectors from the images" if wanted else "take the text's vectors",
             run=run,
-            settings={"adapt": wanted},
+            settings={"adapt": wanted, **given},
             after=("embed", "embed-text"),
             markers=(context.below(folder.text),),
-            command=learn if wanted else "",
+            command=learn if wanted or several else "",
             changes=("embed-text",),
         )
     ]
@@ -190,7 +205,13 @@ def restore_text(path: Path) -> None:
 
     text = load_text(path)
     if text.adaptation is not None:
-        plain = replace(text, vectors=text.adaptation.text, adaptation=None, calibration=None)
+        plain = replace(
+            text,
+            vectors=text.adaptation.text,
+            adaptation=None,
+            calibration=None,
+            independent=None,
+        )
         save_text(path, plain)
 
 

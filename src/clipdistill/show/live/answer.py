@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.wording import percent
-from ...core.zeroshot import ranked
+from ...core.zeroshot import Floats, judged
 from ...models.recognizer import UNKNOWN
 
 
@@ -20,23 +20,30 @@ class Prediction:
     Attributes:
         label: best label, or "unknown".
         ranked: (label, probability) pairs, the best first.
+        more: other labels that the frame has, of independent classes; they follow the best one in
+            `ranked`.
     """
 
     label: str
     ranked: tuple[tuple[str, float], ...]
+    more: tuple[str, ...] = ()
 
     @property
     def headline(self) -> str:
-        """Prediction as text, such as "dog 93%" or "unknown (dog 31%)"."""
-        best, share = self.ranked[0]
-        text = f"{best} {percent(share, 0)}"
-        return text if self.label == best else f"{self.label} ({text})"
+        """Prediction as text: "dog 93%", "dog 93%, ball 71%" or "unknown (dog 31%)"."""
+        shown = self.ranked[: 1 + len(self.more)]
+        text = ", ".join(f"{label} {percent(share, 0)}" for label, share in shown)
+        return text if self.label == self.ranked[0][0] else f"{self.label} ({text})"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels that the frame has, or "unknown"."""
+        return (self.label, *self.more)
 
 
 def decide(
-    scores: NDArray[np.float32], labels: Sequence[str], most: int, threshold: float
+    scores: NDArray[np.float32], labels: Sequence[str], most: int, least: float | Floats
 ) -> Prediction:
-    """Rank float32 (C,) probabilities; below `threshold` the label is "unknown"."""
-    best_first = ranked(scores, labels, most)
-    best, share = best_first[0]
-    return Prediction(best if share >= threshold else UNKNOWN, best_first)
+    """Rank float32 (C,) probabilities; see `zeroshot.judged`."""
+    best_first, has = judged(scores, labels, most, least)
+    return Prediction(has[0] if has else UNKNOWN, best_first, has[1:])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ...core.zeroshot import Floats
 from ...models.recognizer import Recognizer
 from .answer import Prediction, decide
 from .handoff import Finished
@@ -76,7 +77,7 @@ class Loop:
         reader: reader, not started yet.
         pipeline: pipeline, not started yet.
         recognizer: model, for its labels and its name.
-        threshold: probability below which the answer is "unknown".
+        least: probability from which a frame has a label, as `Recognizer.least` gives it.
         top_k: number of labels to rank.
         views: views, which run in this thread.
 
@@ -94,7 +95,7 @@ class Loop:
         pipeline: Pipeline,
         recognizer: Recognizer,
         *,
-        threshold: float,
+        least: float | Floats,
         top_k: int,
         views: Sequence[View],
     ) -> None:
@@ -102,7 +103,7 @@ class Loop:
         self.overall = Meter(None)
         self.shown, self.closed = 0, False
         self._reader, self._pipeline, self._recognizer = reader, pipeline, recognizer
-        self._threshold, self._top_k, self._views = threshold, top_k, views
+        self._least, self._top_k, self._views = least, top_k, views
         self._recent = Meter()
         self._first = self._last = self._measured = 0.0
         self._speed = Speed()
@@ -149,8 +150,8 @@ class Loop:
         if answer.at - self._measured > FRESH:
             self._measured, self._speed = answer.at, self._recent.speed()
         labels = self._recognizer.labels
-        prediction = decide(answer.scores, labels, self._top_k, self._threshold)
-        self.counts[prediction.label] += 1
+        prediction = decide(answer.scores, labels, self._top_k, self._least)
+        self.counts.update(prediction.labels)
         if self._views:
             seen = Seen(answer, prediction, self._status())
             for view in self._views:

@@ -120,8 +120,8 @@ def _bars(prediction: Prediction) -> Table:
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     table.add_column(ratio=2)
     table.add_column(width=6, justify="right", no_wrap=True)
-    for index, (label, share) in enumerate(prediction.ranked):
-        style = "bold" if index == 0 and prediction.label == label else ""
+    for label, share in prediction.ranked:
+        style = "bold" if label in prediction.labels else ""
         bar = ProgressBar(total=1.0, completed=share, complete_style="cyan", finished_style="cyan")
         table.add_row(Text(escaped(label), style=style), bar, Text(percent(share), style=style))
     return table

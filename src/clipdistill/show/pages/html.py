@@ -21,6 +21,7 @@ from .gallery import gallery_of
 from .gather import Gathered
 from .naming import RUNTIMES, TITLES, model_name
 from .reliability import reliability_of
+from .several import several_of
 from .standing import chosen_kind, shown_student, standings, teacher_of
 from .summary import assessment_of, findings_of, sentence_of, teacher_name, tiles_of, title_of
 
@@ -107,6 +108,7 @@ def _context(run: Gathered) -> dict[str, Any]:
         "per_class": figures.per_class(classes) if classes and classes.rows else None,
         "confused": figures.confused(classes) if classes and classes.rows else None,
         "class_vectors": class_vectors_of(run),
+        "several": several_of(run, shown),
         "gallery": gallery_of(run, kind),
         "believed": believed,
         "fitted_for": _fitted_for(run),

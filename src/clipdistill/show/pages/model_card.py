@@ -98,11 +98,17 @@ def _use(run: Gathered) -> Iterator[str]:
             f"It classifies images like those it was trained on into these "
             f"{many(len(run.labels), 'class')}: {labels}{tail}."
         )
+        several = run.text is not None and run.text.independent is not None
+        gives = (
+            "It gives an image several of these labels or none: each whose probability reaches its "
+            "threshold."
+            if several
+            else "It gives every image one of these labels, even if it shows none of them, unless "
+            "the probability is below the threshold for “unknown”."
+        )
         yield (
-            "It gives every image one of these labels, even if it shows none of them, unless "
-            "the probability is below the threshold for “unknown”. Other classes do not need "
-            "training: `clipdistill relabel` puts other text embeddings of the same teacher into "
-            "the file."
+            f"{gives} Other classes do not need training: `clipdistill relabel` puts other text "
+            "embeddings of the same teacher into the file."
         )
     yield (
         "Do not use it for decisions about people, or where a wrong answer does harm, without "

@@ -272,9 +272,13 @@ def _calibration(run: Gathered) -> Iterator[Finding]:
         yield Finding(
             found.ece_after > 0.1,
             f"The mean error of the probabilities is {percent(found.ece_after)} "
-            f"({percent(found.ece_before)} before calibration). Below a probability of "
-            f"{percent(found.threshold, 0)} the answer is “unknown”: for "
-            f"{percent(1 - found.coverage, 0)} of the images.",
+            f"({percent(found.ece_before)} before calibration). "
+            + (
+                f"Below a probability of {percent(found.threshold, 0)} the answer is “unknown”: for"
+                if found.independent is None
+                else "An image may have several labels or none: none is given to"
+            )
+            + f" {percent(1 - found.coverage, 0)} of the images.",
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -86,14 +86,7 @@ class ClassLists:
     def _make(self, labels: tuple[str, ...]) -> Models:
         own = self.own.student.text
         vectors = self._known(labels)
-        prompts = dict(zip(own.labels, own.prompts, strict=True))
-        text = replace(
-            own,
-            vectors=np.stack([vectors[label] for label in labels]),
-            labels=labels,
-            prompts=tuple(prompts.get(label, (label,)) for label in labels),
-            adaptation=None,
-        )
+        text = own.for_labels(labels, np.stack([vectors[label] for label in labels]))
         student, teacher = self.own.student, self.own.teacher
         return Models(student.with_text(text), None if teacher is None else teacher.with_text(text))
 

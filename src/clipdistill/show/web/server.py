@@ -115,7 +115,8 @@ def running_page(
     threshold: float | None = None,
 ) -> Iterator[str]:
     """Serve the page as long as the block runs; yields its address.  See `serve_page`."""
-    least = student.threshold if threshold is None else threshold
+    own = student.threshold if student.thresholds is None else None
+    least = own if threshold is None else threshold
     lists = ClassLists(Models(student, teacher), encode)
     for model in filter(None, (student, teacher)):
         _warm_up(model)
@@ -127,7 +128,7 @@ def running_page(
 class _Page:
     """The routes."""
 
-    def __init__(self, lists: ClassLists, examples: Sequence[bytes], least: float) -> None:
+    def __init__(self, lists: ClassLists, examples: Sequence[bytes], least: float | None) -> None:
         self.lists, self.examples, self.least = lists, examples, least
         self.side = max(model.preprocess.size for model in _both(lists.own))
         self.turn = asyncio.Lock()
@@ -163,7 +164,8 @@ class _Page:
                 "models": models,
                 "classes": own.labels,
                 "editable": self.lists.editable,
-                "threshold": self.least,
+                "independent": own.student.thresholds is not None,
+                "threshold": self.least,  # None: each label has its own
                 "unknown": UNKNOWN,
                 "examples": len(self.examples),
                 "limits": {

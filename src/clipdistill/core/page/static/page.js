@@ -10,7 +10,7 @@ const RETRY_MS = 1000; // after the camera's frame met a problem
 
 const at = Object.fromEntries([...document.querySelectorAll("[id]")].map((one) => [one.id, one]));
 let about; // the models, their classes, limits
-let threshold = 0;
+let threshold = 0; // null: each label has its own
 let classes = []; // in use
 let image = null; // the Blob that is shown and can be classified again
 let stream = null; // the camera
@@ -97,16 +97,24 @@ function forget() {
 
 const percent = (share) => `${(100 * share).toFixed(1)}%`;
 const milliseconds = (value) => `${value.toFixed(value < 100 ? 1 : 0)} ms`;
-// Only the student has a threshold: it was fitted to its probabilities.
-const isUnknown = (index) => index === 0 && answers[0].ranked[0][1] < threshold;
-const chosen = (index) => (isUnknown(index) ? about.unknown : answers[index].ranked[0][0]);
+// A label's threshold.  Of classes of which an image has one, only the student has a threshold: it
+// was fitted to its probabilities, and concerns the first label.
+function least(index, place) {
+  if (about.independent) return index === 0 && threshold !== null ? threshold : answers[index].ranked[place][2];
+  return index === 0 && place === 0 ? threshold : place === 0 ? 0 : Infinity;
+}
+
+const has = (index) => answers[index].ranked.filter(([, share], place) => share >= least(index, place)).map(([label]) => label);
+const isUnknown = (index) => has(index).length === 0;
+const chosen = (index) => has(index).join(", ") || about.unknown;
+const alike = () => has(0).length === has(1).length && has(0).every((label) => has(1).includes(label));
 
 function agreement() {
   at.outcome.classList.remove("same");
   if (answers.length < 2) return "";
-  const same = answers[0].ranked[0][0] === answers[1].ranked[0][0];
+  const same = about.independent ? alike() : answers[0].ranked[0][0] === answers[1].ranked[0][0];
   at.outcome.classList.toggle("same", same);
-  if (isUnknown(0)) return `The student’s answer is unknown; its likeliest class is ${same ? "" : "not "}the teacher’s.`;
+  if (isUnknown(0) && !about.independent) return `The student’s answer is unknown; its likeliest class is ${same ? "" : "not "}the teacher’s.`;
   return same ? "Student and teacher agree." : "Student and teacher disagree.";
 }
 
@@ -158,7 +166,8 @@ function fill(one, { ranked, milliseconds: took }, index) {
   one.classList.toggle("unsure", unknown);
   one.querySelector(".took").textContent = milliseconds(took);
   one.querySelector(".best strong").textContent = chosen(index);
-  one.querySelector(".best span").textContent = unknown ? "below the threshold" : percent(ranked[0][1]);
+  const several = has(index).length > 1; // the bars have their probabilities
+  one.querySelector(".best span").textContent = unknown ? "below the threshold" : several ? "" : percent(ranked[0][1]);
   const bars = one.querySelector(".bars");
   while (bars.children.length > ranked.length) bars.lastChild.remove();
   ranked.forEach(([label, share], place) => {
@@ -166,9 +175,10 @@ function fill(one, { ranked, milliseconds: took }, index) {
     row.querySelector(".name").textContent = label;
     row.querySelector(".share").textContent = percent(share);
     row.querySelector(".fill").style.width = percent(share);
-    const tick = row.querySelector(".tick"); // the threshold concerns the student's first alone
-    tick.hidden = !(index === 0 && place === 0 && threshold > 0);
-    tick.style.left = percent(threshold);
+    const tick = row.querySelector(".tick");
+    const limit = least(index, place);
+    tick.hidden = !(limit > 0 && limit <= 1);
+    tick.style.left = percent(limit);
   });
 }
 
@@ -320,7 +330,7 @@ function reset() {
 
 function setThreshold(value) {
   threshold = value;
-  at.least.textContent = value > 0 ? percent(value) : "off";
+  at.least.textContent = value === null ? "each label’s own" : value > 0 ? percent(value) : "off";
   if (answers.length) render();
 }
 
@@ -329,7 +339,8 @@ function describe() {
   at.about.textContent = models.map((one) => one.name).join(" beside ");
   classes = about.classes;
   at.count.textContent = count(classes.length);
-  at.threshold.value = about.threshold;
+  at.threshold.value = about.threshold ?? 0.5;
+  if (about.independent) at["threshold-note"].textContent = "An image has every label of at least this probability, and with none it is “unknown”.";
   setThreshold(about.threshold);
   at.compare.hidden = models.length < 2;
   at.classes.hidden = at.edit.hidden = !about.editable;

@@ -54,12 +54,13 @@ export async function describe() {
   }
   await keep();
   start();
-  const { arch, place, labels, threshold } = await ask();
+  const { arch, place, labels, independent, threshold } = await ask();
   return {
     models: [{ title: "Model", name: arch, runtime: `ONNX Runtime, ${place}` }],
     classes: labels,
     editable: false,
     note: "The list is fixed. It is a part of the file classifier.onnx, which clipdistill relabel changes.",
+    independent,
     threshold,
     unknown: "unknown",
     examples: 0,

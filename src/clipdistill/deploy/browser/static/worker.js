@@ -5,6 +5,7 @@ import { normalize, reduceJpeg, toPixels } from "./preprocess.js";
 import { RUNTIME } from "./runtime.js";
 
 const SHOWN = 5; // labels in an answer
+const SHOWN_OF_SEVERAL = 12; // where an image may have several labels
 const MOST_PIXELS = 50_000_000; // width x height of an image
 const MOST_THREADS = 4; // more do not make a small network faster
 const INPUT = "input", PROBABILITIES = "probabilities";
@@ -12,6 +13,7 @@ const INPUT = "input", PROBABILITIES = "probabilities";
 class Problem extends Error {} // a sentence for the visitor
 
 let ort, session, preprocess, labels;
+let thresholds = null; // of each label, where an image may have several
 
 async function load() {
   const response = await fetch("classifier.onnx");
@@ -20,8 +22,10 @@ async function load() {
   const { card, classes } = read(bytes);
   ({ preprocess } = card);
   ({ labels } = classes);
+  if (classes.independent) ({ thresholds } = classes.calibration?.independent ?? classes.independent);
   const place = await start(bytes, card.precision);
-  const about = { arch: card.arch, place, labels, threshold: classes.calibration?.threshold ?? 0 };
+  const threshold = thresholds ? null : (classes.calibration?.threshold ?? 0);
+  const about = { arch: card.arch, place, labels, independent: Boolean(thresholds), threshold };
   await run(new Float32Array(3 * preprocess.size ** 2)); // the first run is slow
   return about;
 }
@@ -109,9 +113,11 @@ async function classify(blob) {
   const begin = performance.now();
   const shares = await run(normalize(toPixels(image, preprocess), preprocess));
   const milliseconds = performance.now() - begin;
-  const ranked = labels.map((label, index) => [label, shares[index]]);
-  ranked.sort(([, one], [, other]) => other - one);
-  return { ranked: ranked.slice(0, SHOWN), milliseconds };
+  const ranked = labels.map((label, index) => (thresholds ? [label, shares[index], thresholds[index]] : [label, shares[index]]));
+  const has = ([, share, least]) => Number(thresholds !== null && share >= least);
+  ranked.sort((one, other) => has(other) - has(one) || other[1] - one[1]);
+  const shown = thresholds ? Math.max(SHOWN_OF_SEVERAL, ranked.filter(has).length) : SHOWN;
+  return { ranked: ranked.slice(0, shown), milliseconds };
 }
 
 // {number, blob} -> {number, value} or {number, problem, error}; without a blob the classifier is loaded.
