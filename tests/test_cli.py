@@ -33,6 +33,8 @@ NOT_BASE = (
     "onnxscript",
     "modelopt",
     "openvino",
+    "ai_edge_litert",
+    "litert_torch",
     "tensorrt",
     "cuda",
     "matplotlib",
