@@ -50,6 +50,7 @@ NEEDS_EXTRA = (
     "collect.web",
     "core.serving",
     "deploy.graph",
+    "deploy.litert_int8",
     "distillation.batches",
     "distillation.fine_tuning",
     "distillation.losses",
