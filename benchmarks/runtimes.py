@@ -4,9 +4,9 @@
         --weights tf_efficientnet_lite0=weights.safetensors --npm FOLDER
 
 Students in FP32, 2:4 and INT8, not trained: what is compared is the file with its student.
-Networks without --weights are random, which makes INT8 unsteady (docs/decisions.md).  All files of a network
-are timed in one race.  LiteRT's columns need `make litert`; the browser's need Node and a folder in
-which `npm install onnxruntime-web` was run.
+Networks without --weights are random, which makes INT8 unsteady (docs/decisions.md).  All files of a
+network are timed in one race.  LiteRT's columns need `make litert`; the browser's need Node and a
+folder in which `npm install onnxruntime-web` was run.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ from students import settle
 
 import clipdistill
 from clipdistill.core.errors import ClipDistillError, first_line
-from clipdistill.formats.cards import StudentCard
+from clipdistill.core.zeroshot import LogitScale
+from clipdistill.formats.cards import StudentCard, TeacherCard
 from clipdistill.formats.student import save_card, save_samples, save_weights
+from clipdistill.formats.text import TextEmbeddings, save_text
 from clipdistill.images.loading import load_one
 from clipdistill.images.sources import list_images
 from clipdistill.models.compression import Compressed, add_int8, add_sparsity
@@ -116,7 +118,11 @@ def rows_of(arch: str, folder: Path, asked: argparse.Namespace) -> list[list[str
         files = make_files(state, student, folder)
         models = [str(student), *files.values()]
         found = clipdistill.benchmark(
-            *models, images=asked.images, threads=asked.threads, limit=asked.limit
+            *models,
+            images=asked.images,
+            text=made_up_classes(folder),
+            threads=asked.threads,
+            limit=asked.limit,
         )
         for row in found.rows:
             if row.latency_ms is None:
@@ -167,6 +173,15 @@ def make_students(arch: str, folder: Path, asked: argparse.Namespace) -> dict[st
         save_card(out, replace(card, compression=compressed))
         made[state] = out
     return made
+
+
+def made_up_classes(folder: Path) -> Path:
+    """Text embeddings of two classes, which a race asks for; nothing that is reported uses them."""
+    preprocess = default_preprocess("resnet18", 64, None)
+    teacher = TeacherCard("made up", "", None, DIM, LogitScale(100.0), preprocess)
+    vectors = np.eye(2, DIM, dtype=np.float32)
+    classes = TextEmbeddings(vectors, ("a", "b"), (("a",), ("b",)), ("{}",), teacher)
+    return save_text(folder / "text.npy", classes)
 
 
 def make_files(state: str, student: Path, folder: Path) -> dict[str, str]:
