@@ -4,8 +4,8 @@
         --weights tf_efficientnet_lite0=weights.safetensors --npm FOLDER
 
 Students in FP32, 2:4 and INT8, not trained: what is compared is the file with its student.
-Networks without --weights are random, which makes INT8 unsteady (docs/decisions.md).  All files of a
-network are timed in one race.  LiteRT's columns need `make litert`; the browser's need Node and a
+Networks without --weights are random, which makes INT8 unsteady (docs/decisions.md).  All files of
+a network are timed in one race.  LiteRT's columns need `make litert`; the browser's need Node and a
 folder in which `npm install onnxruntime-web` was run.
 """
 
