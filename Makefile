@@ -9,7 +9,7 @@ OUT ?= runs/quickstart
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test scale lint interop gpu format docs clean
+.PHONY: help quickstart test scale lint litert interop gpu format docs clean
 
 help: ## List what can be made.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 20
@@ -29,6 +29,9 @@ lint: $(READY) ## Check style, types and layers.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+litert: $(READY) ## Install what makes LiteRT files (--target litert, 0.9 GB), and its tests run.
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -r tools/litert-convert.txt
 
 interop: $(READY) ## Compare with the real thing: TensorRT's bindings, Docker, clip-retrieval (10 GB, network).
 	$(BIN)/python tools/tensorrt_bindings.py

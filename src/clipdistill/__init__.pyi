@@ -420,7 +420,7 @@ def export(
     out: str | Path,
     *,
     text: str | Path | None = None,
-    target: Literal['onnxruntime', 'tensorrt', 'web'] = 'onnxruntime',
+    target: Literal['onnxruntime', 'tensorrt', 'litert', 'web'] = 'onnxruntime',
     fp16: bool = False,
     teacher: bool = False,
     images: str | Path | None = None,

@@ -245,7 +245,7 @@ def test_a_file_that_rounds_otherwise_is_not_kept(
     from clipdistill.deploy.graph import cpu
 
     covering = cpu.Grid.covering
-    monkeypatch.setattr(cpu, "_trained_grid", lambda step, bounds: covering(cpu.Range(-9, 900)))
+    monkeypatch.setattr(cpu, "trained_grid", lambda step, bounds: covering(cpu.Range(-9, 900)))
     with pytest.raises(ClipDistillError, match="differs from torch"):
         export(str(int8), tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []

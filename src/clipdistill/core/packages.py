@@ -7,11 +7,13 @@ BASE_PACKAGES = {"numpy": "numpy", "PIL": "pillow", "onnxruntime": "onnxruntime"
 
 EXTRA_PACKAGES = {
     "accelerate": ("accelerate", "train"),
+    "ai_edge_litert": ("ai-edge-litert", "litert"),
     "aiohttp": ("aiohttp", "web"),
     "cuda": ("cuda-bindings", "tensorrt"),
     "cv2": ("opencv-python", "demo"),
     "fsspec": ("fsspec", "web"),
     "jinja2": ("jinja2", "report"),
+    "litert_torch": ("litert-torch", "litert-convert"),
     "matplotlib": ("matplotlib", "plots"),
     "modelopt": ("nvidia-modelopt", "compress"),
     "onnx": ("onnx", "train"),
@@ -41,6 +43,8 @@ EXTRAS = {
     "compress": "students in INT8 (--qat, quantize)",
     "siglip": "SigLIP teachers, and others whose tokenizer is on the model hub",
     "openvino": "run .onnx files in OpenVINO, which is fast for INT8 on x86",
+    "litert": "run .tflite files in LiteRT, the runtime of phones and boards",
+    "litert-convert": "make .tflite files (export --target litert)",
     "tensorrt": "build and run engines for NVIDIA GPUs (engine)",
     "plots": "charts (benchmark --plot)",
     "report": "the report of a run and its model card",

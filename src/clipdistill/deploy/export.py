@@ -1,4 +1,4 @@
-"""export: a student (or a teacher's image tower) -> an ONNX file for a runtime, checked.
+"""export: a student (or a teacher's image tower) -> a file for a runtime, checked.
 
 The check has three parts: onnx's own checker, the readiness linter for the target, and the cosine
 with torch's embeddings of real images.  A file that fails one is not kept.
@@ -25,7 +25,15 @@ from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
 from ..core.wording import many, percent
 from ..formats.cards import Compression
-from ..formats.classifier import CLASSIFIER, FilePrecision, OnnxCard, Target, check_output
+from ..formats.classifier import (
+    CLASSIFIER,
+    FilePrecision,
+    FileTarget,
+    OnnxCard,
+    Target,
+    check_output,
+)
+from ..formats.litert import TFLITE
 from ..formats.student import SAMPLES, load_samples
 from ..formats.text import TextEmbeddings, load_text
 from ..images.loading import load_one
@@ -41,7 +49,7 @@ if TYPE_CHECKING:
     from ..models.torch_embedder import TorchEmbedder
     from .graph.lint import LintReport
 
-ExportTarget = Literal["onnxruntime", "tensorrt", "web"]
+ExportTarget = Literal["onnxruntime", "tensorrt", "litert", "web"]
 """What a student can be exported for: a runtime, or a page that is its own."""
 
 MIN_COSINE: dict[FilePrecision, float] = {
@@ -52,10 +60,11 @@ MIN_COSINE: dict[FilePrecision, float] = {
 }
 """Least cosine between torch's embedding and the file's: of every image for floats, the mean over
 images for INT8, where a value that is rounded the other way moves a whole step."""
-UNSTEADY: dict[tuple[Target, FilePrecision], float] = {
+UNSTEADY: dict[tuple[FileTarget, FilePrecision], float] = {
     ("tensorrt", "int8"): 0.5,
     ("tensorrt", "int8+fp16"): 2.0,
     ("onnxruntime", "int8"): 2.0,
+    ("litert", "int8"): 2.0,
 }
 """How much of what rounding does to a student its file may differ by, see `_least_cosine`: a file
 that rounds in the same places by less than half of it; one that rounds in others by twice of it,
@@ -63,6 +72,7 @@ for two equal, independent errors are twice as far apart as each is from the tru
 RUNTIME_NAMES: dict[ExportTarget, str] = {
     "onnxruntime": "ONNX Runtime",
     "tensorrt": "TensorRT and OpenVINO",
+    "litert": "LiteRT",
     "web": "browsers",
 }
 CHECK_PICTURES = 8
@@ -78,12 +88,12 @@ class ExportResult(Result):
     """What `export` wrote.
 
     Attributes:
-        out: the ONNX file, or the folder of the page.
+        out: the file, or the folder of the page.
         arch: the network in it.
         role: "student" or "teacher".
         dim: length of an embedding.
         image_size: side of the input in pixels.
-        opset: of ONNX.
+        opset: of ONNX; 0 for a LiteRT file.
         target: the runtime it was made for, or "web".
         precision: what it computes in.
         labels: the classes it carries; empty for a bare embedder.
@@ -123,10 +133,12 @@ class ExportResult(Result):
         """See `Result.summary`."""
         side = self.image_size
         runtime = RUNTIME_NAMES[self.target]
+        reloaded = "LiteRT" if self.target == "litert" else "ONNX Runtime"
+        opset = f"opset {self.opset}, " if self.opset else ""
         lines: list[str | Table] = [
             f"{self.out}: {self.arch}, {self.dim}-d, {side}x{side} px, {self.precision} for "
-            f"{runtime}, opset {self.opset}, {self.size_mb:.1f} MB, {self.seconds:.1f} s.",
-            f"Reloaded in ONNX Runtime: cosine with torch {self.mean_cosine:.6f}, at least "
+            f"{runtime}, {opset}{self.size_mb:.1f} MB, {self.seconds:.1f} s.",
+            f"Reloaded in {reloaded}: cosine with torch {self.mean_cosine:.6f}, at least "
             f"{self.min_cosine:.6f}, on {self.checked_on}.",
         ]
         if self.mean_cosine < MIN_COSINE[self.precision]:
@@ -183,16 +195,21 @@ def export(
     runtime_dir: Path | None = None,
     runtime_url: str | None = None,
 ) -> ExportResult:
-    """Write a student as an ONNX file (any batch size), in the form that a runtime likes.
+    """Write a student as a file that stands alone, in the form that a runtime likes.
 
-    Made for --target onnxruntime it runs fast on CPUs: FP32, or for an INT8 student uint8
-    activations and int8 weights.  Made for --target tensorrt, which OpenVINO likes as well, it is
-    FP32, or INT8 with symmetric quantisers around every layer; --fp16 makes the rest FP16, for
-    TensorRT 10 and later.
+    Made for --target onnxruntime it is an ONNX file that runs fast on CPUs: FP32, or for an INT8
+    student uint8 activations and int8 weights.  Made for --target tensorrt, which OpenVINO likes as
+    well, it is FP32, or INT8 with symmetric quantisers around every layer; --fp16 makes the rest
+    FP16, for TensorRT 10 and later.
 
     With --text the file is a whole classifier: it answers with probabilities, and its metadata
     holds labels, text embeddings, temperature and preprocessing.  It is reloaded in ONNX Runtime
     at once, compared with torch and checked by `clipdistill lint`; a file that fails is not kept.
+
+    Made for --target litert it is a .tflite file for phones and boards, one image at a time: FP32,
+    FP16 with --fp16, or for an INT8 student INT8 with its ranges and float inputs and outputs.  It
+    needs clipdistill[litert-convert], and answers with embeddings: class vectors and temperature
+    are in its metadata.
 
     Made for --target web, OUT is a folder: a page that runs the classifier in the browser, from any
     static host and without a server of its own.  It needs --text, and onnxruntime-web from npm.
@@ -200,13 +217,15 @@ def export(
     Args:
         student: A student's folder or checkpoint (.pth); with --teacher a teacher
             (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER).
-        out: the .onnx file; with --target web a folder.
+        out: the .onnx file; with --target litert a .tflite file, with --target web a folder.
         text: text embeddings from `clipdistill embed-text`, to make it a classifier.
-        target: what shall run it: onnxruntime, tensorrt (also for OpenVINO), or web, a page.
-        fp16: FP16 where it is not INT8, strongly typed; for TensorRT 10 and later.
+        target: what shall run it: onnxruntime, tensorrt (also for OpenVINO), litert, or web, a
+            page.
+        fp16: FP16 where it is not INT8, strongly typed, for TensorRT 10 and later; for LiteRT FP16
+            weights.
         teacher: export an OpenCLIP teacher's image tower instead of a student.
-        images: images to compare on, and for ONNX Runtime's INT8 to take ranges from; the
-            student's own samples unless given.
+        images: images to compare on, and for INT8 in ONNX Runtime and LiteRT to take ranges from;
+            the student's own samples unless given.
         arch: timm's model name, only for checkpoints that do not tell (the older scripts').
         image_size: side of the input in pixels, only for checkpoints that do not contain it.
         device: where torch runs: auto, cpu, cuda ...
@@ -221,13 +240,18 @@ def export(
         MismatchError: the text embeddings are another teacher's, or the model is of another
             architecture or image size than was given.
         OutputError: `out` cannot be written, or another process is writing it.
-        ClipDistillError: torch cannot export this network, or the file computes something else.
+        MissingExtraError: --target litert needs litert-torch, which is not installed.
+        ClipDistillError: this network cannot be exported, or the file computes something else.
     """
     if target != "web":
         if runtime_dir is not None or runtime_url is not None:
             raise OptionError(
                 "--runtime-dir and --runtime-url are for a page. Add --target web, or leave them "
                 "away."
+            )
+        if target == "litert":
+            return _export_litert(
+                student, out, text, fp16, teacher, images, arch, image_size, device
             )
         return _export_file(
             student, out, text, target, fp16, teacher, images, arch, image_size, device
@@ -306,6 +330,63 @@ def _export_file(
     )
 
 
+def _export_litert(
+    student: str,
+    out: Path,
+    text: Path | None,
+    fp16: bool,
+    teacher: bool,
+    images: Path | None,
+    arch: str | None,
+    image_size: int | None,
+    device: str,
+) -> ExportResult:
+    """Write one LiteRT file; see `export`."""
+    check_output(out, TFLITE)
+    _check_kind(student, teacher, arch)
+    with needs_training_extra("Exporting"):
+        from .litert import write_litert
+    source, card = _load(student, arch, image_size, device)
+    int8 = card.compression is not None and card.compression.int8 is not None
+    if int8 and fp16:
+        raise OptionError(
+            f"{student} is an INT8 student, and LiteRT has no FP16 beside INT8. Leave --fp16 away."
+        )
+    card = replace(
+        card,
+        text=None if text is None else _classes(text, source.spec),
+        target="litert",
+        precision="int8" if int8 else "fp16" if fp16 else "fp32",
+    )
+    checks = _choose_pictures(student, images, card)
+    started = time.perf_counter()
+    with locked_files("export", out), atomic_path(out) as temporary:
+        write_litert(source.module, card, card.preprocess.normalize(checks.pixels), temporary)
+        cosine, steady = _compare(source, temporary, card, checks.pixels)
+        size = temporary.stat().st_size
+    return ExportResult(
+        out=out,
+        arch=card.arch,
+        role=card.role,
+        dim=card.dim,
+        image_size=card.preprocess.size,
+        opset=0,
+        target="litert",
+        precision=card.precision,
+        labels=() if card.text is None else card.text.labels,
+        size_mb=size / 1e6,
+        min_cosine=float(cosine.min()),
+        mean_cosine=float(cosine.mean()),
+        steadiness=steady,
+        checked_on=checks.source,
+        int8_share=0.0,
+        two_four_share=0.0,
+        engaging_share=0.0,
+        remarks=(),
+        seconds=time.perf_counter() - started,
+    )
+
+
 def _remarks(report: LintReport) -> tuple[str, ...]:
     """What the linter warns of, and what tells how much INT8 can gain."""
     shown = [
@@ -328,8 +409,8 @@ def _classes(path: Path, spec: EmbedderSpec) -> TextEmbeddings:
 def _check_kind(model: str, teacher: bool, arch: str | None) -> None:
     """Say what is wrong before anything is loaded."""
     kind = kind_of(model)
-    if kind == "onnx":
-        raise InputError(f"{model} is an ONNX file already. Expected a student's folder or .pth.")
+    if kind in ("onnx", "litert"):
+        raise InputError(f"{model} is exported already. Expected a student's folder or .pth.")
     if kind == "teacher" and not teacher:
         raise OptionError(f"{model} is a teacher. Add --teacher to export its image tower.")
     if kind == "student" and teacher:
@@ -394,10 +475,11 @@ def _choose_pictures(student: str, images: Path | None, card: OnnxCard) -> _Chec
     checks = _given_pictures(student, images, card.preprocess, count)
     if checks is not None:
         return checks
-    if int8 and card.target == "onnxruntime":
+    if int8 and card.target != "tensorrt":
         raise InputError(
-            f"{student}: an INT8 file for ONNX Runtime needs images to take ranges from, and "
-            f"this student has no {SAMPLES}. Add --images FOLDER with some of those it will see."
+            f"{student}: an INT8 file for {RUNTIME_NAMES[card.target]} needs images to take ranges "
+            f"from, and this student has no {SAMPLES}. Add --images FOLDER with some of those it "
+            "will see."
         )
     from ..images.synthetic import smooth_pixels
 
@@ -452,7 +534,8 @@ def _write(
     card = prepare(model, card, card.preprocess.normalize(checks.pixels))
     describe(model, card)
     save_graph(model, path)
-    report = lint_model(load_graph(path), card.target, card)
+    target: Target = "tensorrt" if card.target == "tensorrt" else "onnxruntime"
+    report = lint_model(load_graph(path), target, card)
     errors = report.of("error")
     if errors:
         first = errors[0]
@@ -494,10 +577,16 @@ def _compare(
     return found, steady
 
 
-def _embed_with(path: Path, target: Target) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+def _embed_with(
+    path: Path, target: FileTarget
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     """What computes a file's embeddings for the comparison."""
     if target == "onnxruntime":
         return OnnxEmbedder(path, device="cpu").embed_images
+    if target == "litert":
+        from ..models.runtimes.litert import LiteRtEmbedder
+
+        return LiteRtEmbedder(path).embed_images
     from .graph.ranges import exact_embed
 
     return exact_embed(path)

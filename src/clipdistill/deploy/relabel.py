@@ -1,4 +1,4 @@
-"""relabel: give an ONNX file other classes, without training and without torch."""
+"""relabel: give an ONNX or LiteRT file other classes, without training and without torch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from ..core.locks import locked_files
 from ..core.results import Result, Table, list_some
 from ..core.wording import many
 from ..formats.classifier import check_output
+from ..formats.litert import TFLITE
 from ..formats.text import TextEmbeddings, is_prompts_file
 from ..models.class_list import load_class_list
-from ..models.open import OnnxEmbedder
+from ..models.open import OnnxEmbedder, kind_of
+from ..models.runtimes.litert import LiteRtEmbedder
 
 NOW_SINGLE = (
     "Every image now has one label. For several, fit the text embeddings to a pool first: "
@@ -56,7 +58,7 @@ class RelabelResult(Result):
 def relabel(
     classifier: Path, text: Path, out: Path, /, *, model_name: str | None = None
 ) -> RelabelResult:
-    """Give an ONNX file other classes, without training.
+    """Give an ONNX or LiteRT file other classes, without training.
 
     Works on classifiers and on files that were exported without --text.  The network stays the
     same; only its head and its metadata are replaced.  A text file of prompts is embedded with the
@@ -65,10 +67,10 @@ def relabel(
     the new file is kept, it is run and its probabilities are compared with numpy's.
 
     Args:
-        classifier: .onnx file made by `clipdistill export`.
+        classifier: .onnx or .tflite file made by `clipdistill export`.
         text: text embeddings of the same teacher, from `clipdistill embed-text`, or a text file of
             prompts, one per line.
-        out: .onnx file to write; may be CLASSIFIER itself.
+        out: file of the same kind to write; may be CLASSIFIER itself.
         model_name: teacher that embeds a text file, such as local-dir:FOLDER; default: the one that
             the classifier names, whose folder a file does not name.
 
@@ -78,11 +80,15 @@ def relabel(
         MismatchError: the text embeddings were made with another teacher.
         OutputError: OUT cannot be written, or another process is writing it.
     """
-    from .graph import change_classes
+    litert = kind_of(str(classifier)) == "litert"
+    if litert:
+        from .litert import change_litert_classes as change_classes
+    else:
+        from .graph import change_classes
 
-    check_output(out)
+    check_output(out, TFLITE if litert else ".onnx")
     with locked_files("relabel", out):
-        before = OnnxEmbedder(classifier, device="cpu")
+        before = (LiteRtEmbedder if litert else OnnxEmbedder)(classifier, device="cpu")
         teacher = before.spec.teacher
         classes = load_class_list(
             text, teacher, classifier, device="auto", ask_hub=False, model_name=model_name

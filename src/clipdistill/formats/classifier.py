@@ -45,6 +45,8 @@ PREFIX = "clipdistill."
 
 Target = Literal["onnxruntime", "tensorrt"]
 """Runtime that a file was made for; files for TensorRT suit OpenVINO as well."""
+FileTarget = Literal["onnxruntime", "tensorrt", "litert"]
+"""What a file was made for; a LiteRT file has the metadata of an ONNX file (see `litert`)."""
 FilePrecision = Literal["fp32", "fp16", "int8", "int8+fp16"]
 """Precision of a file; layers that are not in INT8 compute in FP32, unless FP16 is named."""
 
@@ -88,7 +90,7 @@ class OnnxCard:
     teacher: TeacherCard | None
     training: dict[str, Any] = field(default_factory=dict)
     text: TextEmbeddings | None = None
-    target: Target = "onnxruntime"
+    target: FileTarget = "onnxruntime"
     precision: FilePrecision = "fp32"
     compression: Compression | None = None
 
@@ -153,7 +155,8 @@ class OnnxCard:
             raise _damaged(path, str(error)) from error
         if result.role not in ("student", "teacher") or result.dim < 1:
             raise _damaged(path, f"role {result.role!r} with {result.dim} dimensions")
-        if result.target not in get_args(Target) or result.precision not in get_args(FilePrecision):
+        known = result.target in get_args(FileTarget)
+        if not known or result.precision not in get_args(FilePrecision):
             raise _damaged(path, f"precision {result.precision!r} for {result.target!r}")
         if result.text is not None and result.text.vectors.shape[1] != result.dim:
             raise _damaged(path, f"text of {result.text.vectors.shape[1]} dimensions")

@@ -23,6 +23,7 @@ from ..core.zeroshot import top_k
 from ..formats.cards import TeacherCard
 from ..formats.classifier import OnnxCard
 from ..formats.engine import load_engine_card
+from ..formats.litert import read_litert_card
 from ..formats.measurements import BenchmarkRow
 from ..formats.onnx_wire import read_onnx
 from ..formats.text import TextEmbeddings
@@ -139,16 +140,17 @@ def benchmark(
 ) -> BenchmarkResult:
     """Measure speed, memory and accuracy of models in every installed runtime.
 
-    An ONNX file runs in ONNX Runtime and in OpenVINO, an engine in TensorRT, a student or a teacher
-    in PyTorch; "openvino:FILE.onnx" selects one runtime.  Each model runs in its own process.  The
-    models are timed in turns, so that a change of the machine's speed affects all of them.  The
-    conclusions name what is slower than FP32, and where sparsity has no effect on this device.
+    An ONNX file runs in ONNX Runtime and in OpenVINO, a .tflite file in LiteRT, an engine in
+    TensorRT, a student or a teacher in PyTorch; "openvino:FILE.onnx" selects one runtime.  Each
+    model runs in its own process.  The models are timed in turns, so that a change of the machine's
+    speed affects all of them.  The conclusions name what is slower than FP32, and where sparsity
+    has no effect on this device.
 
     Agreement and cosine compare with the first teacher among MODELS, otherwise with the first
     MODEL.
 
     Args:
-        models: .onnx or .engine files, students' folders or checkpoints (.pth), teachers
+        models: .onnx, .engine or .tflite files, students' folders or checkpoints (.pth), teachers
             (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER).
         images: folder of images; the images of --labelled unless given.
         labelled: folder with one folder of images per class, to measure accuracy.
@@ -288,6 +290,8 @@ def _carried(model: str) -> TextEmbeddings | None:
     kind = kind_of(model)
     if kind == "onnx":
         return OnnxCard.from_metadata(path, read_onnx(path).metadata).text
+    if kind == "litert":
+        return read_litert_card(path).text
     return load_engine_card(path).onnx.text if kind == "engine" else None
 
 

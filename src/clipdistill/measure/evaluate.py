@@ -115,7 +115,7 @@ def evaluate(
     decoding.
 
     Args:
-        models: .onnx or .engine files, students' folders or checkpoints (.pth), teachers
+        models: .onnx, .tflite or .engine files, students' folders or checkpoints (.pth), teachers
             (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER); "openvino:FILE.onnx" runs a file
             in OpenVINO.
         labelled: folder with one folder of images per class, each named like its label, or a table

@@ -24,7 +24,7 @@ class EmbedderSpec:
 
     Attributes:
         name: file, folder or model name, for tables and messages.
-        runtime: "torch", "onnxruntime", "openvino" or "tensorrt".
+        runtime: "torch", "onnxruntime", "openvino", "tensorrt" or "litert".
         role: "teacher" or "student".
         teacher: teacher that defines its embedding space; None when unknown (older checkpoints).
         dim: dimension of an embedding.

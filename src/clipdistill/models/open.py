@@ -22,6 +22,7 @@ from ..core.errors import InputError, MissingExtraError, ModelNotFoundError, did
 from ..core.packages import EXTRA_PACKAGES
 from ..formats.cards import TEACHER_CONFIG
 from ..formats.engine import ENGINE
+from ..formats.litert import TFLITE
 from ..formats.student import CARD, CHECKPOINT
 from .embedder import Embedder
 from .runtimes.ort import OnnxEmbedder
@@ -33,16 +34,19 @@ if TYPE_CHECKING:
 
 __all__ = ["OnnxEmbedder", "kind_of", "open_embedder"]
 
-Kind = Literal["onnx", "engine", "student", "teacher"]
+Kind = Literal["onnx", "engine", "litert", "student", "teacher"]
 
 CHECKPOINT_ENDINGS = (".pth", ".pt")
 RUNTIMES: dict[Kind, tuple[str, ...]] = {
     "onnx": ("onnxruntime", "openvino"),
     "engine": ("tensorrt",),
+    "litert": ("litert",),
     "student": ("torch",),
     "teacher": ("torch",),
 }
-"""Runtimes of each kind of MODEL, the default first; each is also the name of its module."""
+"""Runtimes of each kind of MODEL, the default first."""
+MODULES = {"litert": "ai_edge_litert"}
+"""Runtime -> its module, where it is not of the same name."""
 
 
 def split_runtime(model: str) -> tuple[str, str]:
@@ -62,6 +66,8 @@ def kind_of(model: str) -> Kind | None:
         return "onnx"
     if path.suffix.lower() == ENGINE:
         return "engine"
+    if path.suffix.lower() == TFLITE:
+        return "litert"
     if path.is_dir():
         if (path / CARD).is_file() or (path / CHECKPOINT).is_file():
             return "student"
@@ -73,7 +79,11 @@ def kind_of(model: str) -> Kind | None:
 
 def installed_runtimes(kind: Kind) -> tuple[str, ...]:
     """List the installed runtimes for a kind of MODEL, the default first."""
-    return tuple(name for name in RUNTIMES[kind] if importlib.util.find_spec(name) is not None)
+    return tuple(
+        name
+        for name in RUNTIMES[kind]
+        if importlib.util.find_spec(MODULES.get(name, name)) is not None
+    )
 
 
 def open_embedder(
@@ -88,9 +98,10 @@ def open_embedder(
     """Open a MODEL.
 
     Args:
-        model: an `.onnx` file; an `.engine` file; a student's folder or checkpoint (`.pth`,
-            `.pt`); a teacher as NAME/PRETRAINED, "hf-hub:ORG/REPO", "local-dir:FOLDER" or a folder
-            in open_clip's format. A prefix selects the runtime: "openvino:classifier.onnx".
+        model: an `.onnx` file; an `.engine` file; a `.tflite` file; a student's folder or
+            checkpoint (`.pth`, `.pt`); a teacher as NAME/PRETRAINED, "hf-hub:ORG/REPO",
+            "local-dir:FOLDER" or a folder in open_clip's format. A prefix selects the
+            runtime: "openvino:classifier.onnx".
         arch: timm's model name; only for the older scripts' checkpoints, which do not record it.
         image_size: side of the input in pixels; only for the older scripts' checkpoints.
         device: "auto", "cpu", "cuda", "cuda:1"; "tensorrt" for ONNX Runtime's TensorRT.
@@ -107,7 +118,7 @@ def open_embedder(
     """
     runtime, name = split_runtime(model)
     kind = kind_of(name)
-    if kind is None or (kind in ("onnx", "engine") and _unknown_runtime(name)):
+    if kind is None or (kind in ("onnx", "engine", "litert") and _unknown_runtime(name)):
         raise _no_such_model(name)
     if runtime and runtime not in RUNTIMES[kind]:
         raise InputError(_cannot_run(runtime, name, kind))
@@ -121,6 +132,10 @@ def open_embedder(
         from .runtimes.tensorrt import open_engine
 
         return open_engine(Path(name), device=device)
+    if kind == "litert":
+        from .runtimes.litert import LiteRtEmbedder
+
+        return LiteRtEmbedder(Path(name), device=device, threads=threads)
     return _open_torch(
         name,
         kind,
@@ -196,8 +211,8 @@ def _no_such_model(model: str) -> InputError:
     reason = "no model found in it" if Path(model).exists() else "no such model"
     return InputError(
         f"{model}: {reason}. MODEL may be "
-        "an .onnx file, an .engine file, a student's folder or checkpoint (.pth, .pt), or a "
-        f"teacher: NAME/PRETRAINED (such as {DEFAULT_TEACHER}), hf-hub:ORG/REPO, "
+        "an .onnx file, an .engine file, a .tflite file, a student's folder or checkpoint (.pth, "
+        f".pt), or a teacher: NAME/PRETRAINED (such as {DEFAULT_TEACHER}), hf-hub:ORG/REPO, "
         "local-dir:FOLDER." + _near_teachers(model)
     )
 

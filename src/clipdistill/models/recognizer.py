@@ -41,7 +41,7 @@ class Recognizer:
 
     @property
     def runtime(self) -> str:
-        """Runtime: "torch", "onnxruntime", "openvino" or "tensorrt"."""
+        """Runtime: "torch", "onnxruntime", "openvino", "tensorrt" or "litert"."""
         return self.embedder.spec.runtime
 
     @property

@@ -196,7 +196,7 @@ def demo(
     delays between the attempts.
 
     Args:
-        model: .onnx or .engine file, student's folder or checkpoint (.pth), or teacher
+        model: .onnx, .tflite or .engine file, student's folder or checkpoint (.pth), or teacher
             (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER); "openvino:FILE.onnx" runs the
             file in OpenVINO.
         options: see `DemoOptions`.

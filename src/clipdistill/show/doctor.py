@@ -50,8 +50,9 @@ def doctor(*parts: str, hub: bool = False, strict: bool = False) -> DoctorResult
 
     Args:
         parts: what to check: python, base (the packages of every installation), an extra (web,
-            train, compress, siglip, openvino, tensorrt, plots, report, ray, demo), cuda (the GPU
-            of torch), camera, hub, cache (of the model hub), temporary (files), disk. Default: all.
+            train, compress, siglip, openvino, litert, litert-convert, tensorrt, plots, report, ray,
+            demo), cuda (the GPU of torch), camera, hub, cache (of the model hub), temporary
+            (files), disk. Default: all.
         hub: send one request to the model hub.
         strict: exit with code 9 unless every part that was checked works.
 

@@ -98,7 +98,7 @@ def predict(
     """Classify images with an ONNX file, an engine, a student or a teacher.
 
     Args:
-        model: .onnx or .engine file, student's folder or checkpoint (.pth), or teacher
+        model: .onnx, .tflite or .engine file, student's folder or checkpoint (.pth), or teacher
             (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER); "openvino:FILE.onnx" runs the
             file in OpenVINO.
         images: files, folders (searched recursively) or globs.

@@ -239,7 +239,7 @@ def _grids(
         bounds = _bounds(graph, name)
         step = plan.trained.get(name)
         if step is not None:
-            found[name] = _trained_grid(step, bounds)
+            found[name] = trained_grid(step, bounds)
         else:
             span = seen[name]
             found[name] = Grid.covering(
@@ -248,7 +248,7 @@ def _grids(
     return {name: found[plan.root(name)] for name in plan.tensors}
 
 
-def _trained_grid(step: float, bounds: Range) -> Grid:
+def trained_grid(step: float, bounds: Range) -> Grid:
     """Convert a trained quantiser to unsigned values, on the same grid wherever possible.
 
     Trained values are -128 to 127 steps.  Where none is negative the zero point can be 0: then the

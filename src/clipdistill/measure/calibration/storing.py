@@ -13,6 +13,7 @@ from ...core.results import list_some
 from ...core.wording import many, percent
 from ...core.zeroshot import Calibration, normalized, top_k
 from ...formats.cards import last_name
+from ...formats.litert import TFLITE
 from ...formats.text import TextEmbeddings, pair_of, save_text
 from ...models.embedder import Embedder, carried_text
 from ..task import Embedded, Reference, Task, scores_of
@@ -47,7 +48,7 @@ def where_to_store(
     found = [] if text is None else [_described(text)]
     own = carried_text(student)
     if own is not None and own.labels == classes.labels:
-        if file.suffix != ".onnx":
+        if file.suffix.lower() not in (".onnx", TFLITE):
             raise InputError(
                 f"{file}: the temperature is fixed when an engine is built. Calibrate the .onnx it "
                 "was built from, then build it again with: clipdistill engine"
@@ -128,10 +129,14 @@ def _independent(
 
 
 def store(files: Sequence[Path], text: TextEmbeddings) -> None:
-    """Store classes with their calibration in text embeddings (.npy) and classifiers (.onnx)."""
+    """Store classes with their calibration in text embeddings (.npy) and classifiers."""
     for file in files:
         if file.suffix == ".npy":
             save_text(file, text)
+        elif file.suffix.lower() == TFLITE:
+            from ...deploy.litert import change_litert_classes
+
+            change_litert_classes(file, text, file)
         else:
             from ...deploy.graph import change_classes
 

@@ -20,6 +20,7 @@ RUNTIMES = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "tensorrt": "TensorRT",
+    "litert": "LiteRT",
 }
 
 
