@@ -72,7 +72,7 @@ def ledgers(tmp_path_factory):
     few = pytest.MonkeyPatch()
     few.setattr("clipdistill.formats.ledger.GROUP_ROWS", 256)
     few.setattr("clipdistill.formats.parquet.WRITTEN_ROWS", 256)
-    for count in (2_000, 6_000):
+    for count in (1_500, 4_500):
         root = tmp_path_factory.mktemp(f"ledger-{count}")
         save_urls(root / "urls.txt", [UrlRow(URL.format(n), prompt="a cat") for n in range(count)])
         half = count // 2
@@ -120,4 +120,30 @@ def test_a_download_keeps_a_few_bytes_of_each_url(ledgers) -> None:
         ledgers,
     )
     assert found.held < 25, found
+    assert found.most < 80, found
+
+
+def test_a_pool_keeps_a_few_bytes_of_each_row(stores) -> None:
+    found = growing.slope(
+        "import numpy as np\n"
+        "from clipdistill.collect.pool import open_pool\n"
+        f"query = np.full((1, {DIM}), {DIM**-0.5}, np.float32)\n",
+        "pool = open_pool(root)\nassert pool.search(query, 5, workers=1).rows.shape == (1, 5)",
+        stores,
+    )
+    assert found.held < 8, found
+    assert found.most < 60, found
+
+
+def test_choosing_keeps_columns(stores) -> None:
+    found = growing.slope(
+        "import numpy as np\n"
+        "from clipdistill.collect.choose import choose\n"
+        "labels = np.arange(count, dtype=np.int32) % 10\n"
+        "scores = np.linspace(1, 0, count, dtype=np.float32)\n"
+        "same = np.full(count, -1, np.int64)\n",
+        "choice = choose(labels, scores, None, num_labels=10, min_score=0.1, repeats=same)",
+        stores,
+    )
+    assert found.held < 30, found
     assert found.most < 80, found

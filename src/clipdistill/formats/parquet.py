@@ -48,7 +48,7 @@ def write_rows(
     rows: Iterable[DataclassInstance],
     purpose: str,
     metadata: dict[bytes, bytes] | None = None,
-    group: int = WRITTEN_ROWS,
+    group: int | None = None,
 ) -> None:
     """Write dataclasses of one kind, whose fields are texts, integers and floats, to `path`.
 
@@ -60,7 +60,7 @@ def write_rows(
         rows: read once.
         purpose: what needs pyarrow, the subject of the message.
         metadata: stored in the schema.
-        group: rows per row group.
+        group: rows per row group; default: `WRITTEN_ROWS`.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
@@ -71,7 +71,7 @@ def write_rows(
     schema = pa.schema([(one.name, types[str(one.type)]) for one in fields(kind)], metadata)
     left = iter(rows)
     with pa.parquet.ParquetWriter(path, schema) as writer:
-        while parts := list(_tables(pa, schema, islice(left, group))):
+        while parts := list(_tables(pa, schema, islice(left, group or WRITTEN_ROWS))):
             writer.write_table(pa.concat_tables(parts).combine_chunks())
 
 
