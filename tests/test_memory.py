@@ -9,6 +9,8 @@ import growing
 from clipdistill.core.zeroshot import LogitScale
 from clipdistill.formats.cards import TeacherCard
 from clipdistill.formats.embeddings import EmbeddingStore, Header, Row
+from clipdistill.formats.ledger import Ledger, LedgerRow
+from clipdistill.formats.urls import UrlRow, save_urls
 from clipdistill.images.preprocess import Preprocess
 
 SIZES = (20_000, 60_000)
@@ -58,3 +60,90 @@ def test_pairing_keeps_no_vectors(stores) -> None:
     )
     assert found.held - KEY < 50, found
     assert found.most < 200, found
+
+
+URL = "https://example.org/{:09d}.jpg"
+
+
+@pytest.fixture(scope="module")
+def ledgers(tmp_path_factory):
+    """Downloads of two sizes, half in the index and half in the journal, and their lists."""
+    made = {}
+    few = pytest.MonkeyPatch()
+    few.setattr("clipdistill.formats.ledger.GROUP_ROWS", 256)
+    few.setattr("clipdistill.formats.parquet.WRITTEN_ROWS", 256)
+    for count in (1_500, 4_500):
+        root = tmp_path_factory.mktemp(f"ledger-{count}")
+        save_urls(root / "urls.txt", [UrlRow(URL.format(n), prompt="a cat") for n in range(count)])
+        half = count // 2
+        for first, last in ((0, half), (half, count)):
+            ledger = Ledger(root)
+            ledger.add(
+                LedgerRow(URL.format(n), status="refused", reason="robots: x", sha256="")
+                for n in range(first, last)
+            )
+            if last == half:
+                ledger.finish()
+            else:
+                ledger.close()
+        made[count] = root
+    few.undo()
+    return made
+
+
+SMALL_BLOCKS = """
+from clipdistill.formats import ledger, parquet, urls
+ledger.ROWS_AT_ONCE = urls.BATCH_ROWS = 128
+"""
+"""The blocks are smaller than the sizes, so that they do not look like growth."""
+
+
+def test_the_ledger_is_read_and_merged_by_streaming(ledgers) -> None:
+    found = growing.slope(
+        SMALL_BLOCKS,
+        "rows = sum(1 for _ in ledger.iter_ledger(root))",
+        ledgers,
+    )
+    assert found.most < 50, found
+
+
+def test_a_download_keeps_a_few_bytes_of_each_url(ledgers) -> None:
+    found = growing.slope(
+        SMALL_BLOCKS + "from clipdistill.collect.web.download import Download\n"
+        "from clipdistill.collect.web.options import DownloadOptions\n"
+        "one = lambda *_: None\n"
+        "from clipdistill.core import keys; keys.BUCKET_BITS = 8\n",
+        "run = Download(root / 'urls.txt', root, DownloadOptions(), one)\n"
+        "run._recall()\n"
+        "assert not list(run._todo())\n"
+        "assert run.kept == count",
+        ledgers,
+    )
+    assert found.held < 25, found
+    assert found.most < 120, found
+
+
+def test_a_pool_keeps_a_few_bytes_of_each_row(stores) -> None:
+    found = growing.slope(
+        "import numpy as np\n"
+        "from clipdistill.collect.pool import open_pool\n"
+        f"query = np.full((1, {DIM}), {DIM**-0.5}, np.float32)\n",
+        "pool = open_pool(root)\nassert pool.search(query, 5, workers=1).rows.shape == (1, 5)",
+        stores,
+    )
+    assert found.held < 8, found
+    assert found.most < 60, found
+
+
+def test_choosing_keeps_columns(stores) -> None:
+    found = growing.slope(
+        "import numpy as np\n"
+        "from clipdistill.collect.choose import choose\n"
+        "labels = np.arange(count, dtype=np.int32) % 10\n"
+        "scores = np.linspace(1, 0, count, dtype=np.float32)\n"
+        "same = np.full(count, -1, np.int64)\n",
+        "choice = choose(labels, scores, None, num_labels=10, min_score=0.1, repeats=same)",
+        stores,
+    )
+    assert found.held < 30, found
+    assert found.most < 80, found

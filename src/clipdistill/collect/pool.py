@@ -399,7 +399,8 @@ class Pool:
             return find_rows(self._loaded, keys).astype(np.int64)
         wanted = Index(keys)
         found = np.full(len(keys), -1, np.int64)
-        ends: dict[int, list[int]] = {}
+        ends = np.zeros(len(keys), np.uint8)  # rows whose path ends with a key: 0, 1 or more
+        last = np.full(len(keys), -1, np.int64)
         for rows, names in self._named():
             places = wanted.find(names)
             found[places[places >= 0]] = rows[places >= 0]
@@ -408,11 +409,10 @@ class Pool:
                     parts = names[number].replace("\\", "/").split("/")
                     tails = ["/".join(parts[-length:]) for length in range(1, len(parts))]
                     for place in wanted.find(tails).tolist():
-                        ends.setdefault(place, []).append(int(rows[number]))
-        for place, candidates in ends.items():
-            if place >= 0 and found[place] < 0 and len(candidates) == 1:
-                found[place] = candidates[0]
-        return found
+                        if place >= 0:
+                            ends[place] = min(2, ends[place] + 1)
+                            last[place] = rows[number]
+        return np.where((found < 0) & (ends == 1), last, found)
 
     def _named(self) -> Iterator[tuple[Rows, Texts]]:
         """Stream row numbers (n,) and image paths in blocks; stale rows are left out."""

@@ -8,17 +8,24 @@ download merges the journal into `index.parquet`, sorted by file name, and delet
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import json
 import os
 import uuid
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
 
 from ..core.errors import FormatError
 from ..core.files import atomic_path, writing
 from ..core.node_cache import at_hand
 from ..core.results import from_json
+from ..core.texts import Index, Texts
 from .parquet import TypeMismatch, arrow, typed_rows, write_rows
 
 INDEX = "index.parquet"
@@ -29,6 +36,10 @@ OK, DUPLICATE, FAILED, REFUSED = "ok", "duplicate", "failed", "refused"
 downloaded (see the reason); it must not be downloaded (its address, robots.txt)."""
 
 PURPOSE = "The ledger of a download"
+ROWS_AT_ONCE = 1024
+"""Rows of the index that are objects while it is read."""
+GROUP_ROWS = 8192
+"""Rows of a row group of the index, from which single rows are read."""
 LONGEST_LINE = 1 << 24
 """Bytes, far more than a row has."""
 
@@ -86,16 +97,139 @@ def stem_of(url: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, url))
 
 
+def key_of_url(url: str) -> bytes:
+    """The 16 bytes of `stem_of`."""
+    return uuid.uuid5(uuid.NAMESPACE_URL, url).bytes
+
+
+def key_of(stem: str) -> bytes:
+    """The 16 bytes of a stem.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return uuid.UUID(stem).bytes
+
+
 def read_ledger(folder: Path) -> list[LedgerRow]:
-    """Read every URL's row, from the index and from the journal of a download that runs or was
-    killed.
+    """Read every URL's row, sorted by file name, from the index and from the journal of a download
+    that runs or was killed.
 
     Raises:
         FormatError: the index or the journal is damaged.
     """
-    newest = {row.url: row for row in read_journal(folder)}
-    rows = [newest.pop(row.url, row) for row in read_index(folder)]
-    return with_owners([*rows, *newest.values()])
+    return list(iter_ledger(folder))
+
+
+def iter_ledger(folder: Path) -> Iterator[LedgerRow]:
+    """As `read_ledger`, row by row: some 40 bytes per line of the journal are in memory.
+
+    Raises:
+        FormatError: the index or the journal is damaged.
+    """
+    owners = _Owners(folder)
+    for _, row in placed_rows(folder):
+        yield owners.resolved(row)
+
+
+def placed_rows(folder: Path) -> Iterator[tuple[int, LedgerRow]]:
+    """Yield every URL's row, sorted by file name, and its place, which `row_at` reads.
+
+    Duplicates name the file that had their bytes when they were written.
+
+    Raises:
+        FormatError: the index or the journal is damaged.
+    """
+    index: Iterable[tuple[bytes, int, LedgerRow]] = (
+        (key_of_url(row.url), -1 - number, row) for number, row in _index_rows(folder, ())
+    )
+    if not _is_sorted(folder):
+        index = sorted(index, key=lambda one: one[0])
+    journal = ((key_of_url(row.url), place, row) for place, row in _newest(folder))
+    before = b""
+    # Of equal keys the journal's comes first, and the index's is outdated.
+    for key, place, row in heapq.merge(journal, index, key=lambda one: one[0]):
+        if key != before:
+            yield place, row
+        before = key
+
+
+def _is_sorted(folder: Path) -> bool:
+    """Whether the index is sorted by file name, as every download leaves it."""
+    keys = (key_of_url(row.url) for row in read_index(folder, ("url", "status")))
+    return all(one <= other for one, other in itertools.pairwise(keys))
+
+
+def _newest(folder: Path) -> Iterator[tuple[int, LedgerRow]]:
+    """Yield the last line about each URL of the journal and its place, sorted by file name."""
+    heads, places = array("Q"), array("q")
+    for place, row in _lines(folder):
+        heads.append(int.from_bytes(key_of_url(row.url)[:8], "big"))
+        places.append(place)
+    if not heads:
+        return
+    found, at = np.frombuffer(heads, np.uint64), np.frombuffer(places, np.int64)
+    order = np.argsort(found, kind="stable")
+    bounds = np.flatnonzero(np.diff(found[order], prepend=found[order[:1]]) > 0)
+    with open(folder / JOURNAL, "rb") as handle:
+        for start, stop in itertools.pairwise(itertools.chain([0], bounds, [len(order)])):
+            same = [(place, _line_at(handle, place)) for place in at[order[start:stop]].tolist()]
+            last = {row.url: (place, row) for place, row in same}
+            yield from sorted(last.values(), key=lambda one: key_of_url(one[1].url))
+
+
+def _line_at(handle: IO[bytes], place: int) -> LedgerRow:
+    handle.seek(place)
+    value = json.loads(handle.readline())  # `_lines` has checked it
+    return LedgerRow(**{name: value[name] for name in _NAMES if name in value})
+
+
+_NAMES = tuple(one.name for one in fields(LedgerRow))
+
+
+class RowReader:
+    """Reads single rows of a folder's ledger by the places that `placed_rows` yields."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._group: tuple[int, dict[int, LedgerRow]] = (-1, {})
+
+    def row_at(self, place: int) -> LedgerRow:
+        """The row at a place: that of a line of the journal, or -1 minus a row of the index."""
+        if place >= 0:
+            with open(self._folder / JOURNAL, "rb") as handle:
+                return _line_at(handle, place)
+        file = arrow(PURPOSE).parquet.ParquetFile(self._folder / INDEX)
+        row = -1 - place
+        for number in range(file.metadata.num_row_groups):
+            count = file.metadata.row_group(number).num_rows
+            if row < count:
+                if self._group[0] != number:
+                    self._group = (number, dict(_rows_of(file.read_row_group(number))))
+                return self._group[1][row]
+            row -= count
+        raise FormatError(f"{self._folder / INDEX}: it was replaced while a download ran.")
+
+
+class _Owners:
+    """The files of the images that have duplicates; memory only for these and the duplicates."""
+
+    def __init__(self, folder: Path) -> None:
+        digests = Texts.of(row.sha256 for _, row in placed_rows(folder) if row.status == DUPLICATE)
+        wanted = Index(digests)
+        self._files: dict[int, str] = {}
+        if len(digests):
+            for _, row in placed_rows(folder):
+                if row.status == OK and (at := int(wanted.find([row.sha256])[0])) >= 0:
+                    self._files[at] = row.file
+        self._wanted = wanted
+
+    def resolved(self, row: LedgerRow) -> LedgerRow:
+        """The row; that of a duplicate names the file that has its bytes now."""
+        if row.status != DUPLICATE:
+            return row
+        file = self._files.get(int(self._wanted.find([row.sha256])[0]))
+        return row if file is None else replace(row, file=file)
 
 
 def with_owners(rows: Sequence[LedgerRow]) -> list[LedgerRow]:
@@ -120,6 +254,7 @@ class Ledger:
         with writing(path):
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115
             self._cut_torn_line()
+            self._end = os.path.getsize(path)
 
     def _cut_torn_line(self) -> None:
         """Cut off the incomplete last line of a process that was killed while it wrote."""
@@ -132,8 +267,11 @@ class Ledger:
         if whole < len(tail):
             os.truncate(path, start + whole)
 
-    def add(self, rows: Iterable[LedgerRow]) -> None:
+    def add(self, rows: Iterable[LedgerRow]) -> int:
         """Append rows to the journal; when this returns, a kill does not lose them.
+
+        Returns:
+            the place of the first one, see `RowReader`.
 
         Raises:
             OutputError: the disk is full, or the folder is gone.
@@ -141,8 +279,10 @@ class Ledger:
         # ASCII, so that lone surrogates and line separators in a URL cannot break a line.
         lines = b"".join(json.dumps(asdict(row)).encode() + b"\n" for row in rows)
         with writing(self.folder / JOURNAL):
+            place, self._end = self._end, self._end + len(lines)
             while lines:
                 lines = lines[self._file.write(lines) :]
+        return place
 
     def close(self) -> None:
         """Flush the journal to the disk."""
@@ -157,7 +297,8 @@ class Ledger:
             OutputError: the index cannot be written (the journal stays).
         """
         self.close()
-        write_index(self.folder, read_ledger(self.folder))
+        with atomic_path(self.folder / INDEX) as temporary:
+            write_rows(temporary, LedgerRow, iter_ledger(self.folder), PURPOSE, group=GROUP_ROWS)
         (self.folder / JOURNAL).unlink()
 
 
@@ -169,7 +310,7 @@ def write_index(folder: Path, rows: Iterable[LedgerRow]) -> None:
     """
     ordered = sorted(rows, key=lambda row: stem_of(row.url))
     with atomic_path(folder / INDEX) as temporary:
-        write_rows(temporary, LedgerRow, ordered, PURPOSE)
+        write_rows(temporary, LedgerRow, ordered, PURPOSE, group=GROUP_ROWS)
 
 
 def read_journal(folder: Path) -> Iterator[LedgerRow]:
@@ -178,15 +319,22 @@ def read_journal(folder: Path) -> Iterator[LedgerRow]:
     Raises:
         FormatError: a line is damaged.
     """
+    yield from (row for _, row in _lines(folder))
+
+
+def _lines(folder: Path) -> Iterator[tuple[int, LedgerRow]]:
+    """Yield the place of each line of the journal, and its row."""
     path = folder / JOURNAL
     if not path.is_file():
         return
+    place = 0
     with open(path, "rb") as handle:
         for number, line in enumerate(handle, 1):
             if not line.endswith(b"\n"):
                 return  # a write that a kill cut short
             try:
-                yield from_json(LedgerRow, json.loads(line))
+                yield place, from_json(LedgerRow, json.loads(line))
+                place += len(line)
             except (ValueError, RecursionError) as error:
                 raise FormatError(
                     f"{path}, line {number}: expected a JSON object about a URL ({error}). "
@@ -194,16 +342,26 @@ def read_journal(folder: Path) -> Iterator[LedgerRow]:
                 ) from error
 
 
-def read_index(folder: Path) -> Iterator[LedgerRow]:
+def read_index(folder: Path, columns: Sequence[str] = ()) -> Iterator[LedgerRow]:
     """Read the index that the last finished download wrote.
+
+    Args:
+        folder: folder of the images.
+        columns: those to read, url and status among them; default: all.
 
     Raises:
         FormatError: it is damaged.
         MissingExtraError: pyarrow is not installed.
     """
+    yield from (row for _, row in _index_rows(folder, columns))
+
+
+def _index_rows(folder: Path, columns: Sequence[str]) -> Iterator[tuple[int, LedgerRow]]:
+    """As `read_index`, with the number of each row."""
     path = folder / INDEX
     if not path.is_file():
         return
+    start = 0
     pyarrow = arrow(PURPOSE)
     try:
         file = pyarrow.parquet.ParquetFile(at_hand(path))
@@ -212,10 +370,10 @@ def read_index(folder: Path) -> Iterator[LedgerRow]:
             raise TypeMismatch(
                 f"expected the columns url and status, found {', '.join(file.schema_arrow.names)}"
             )
-        for batch in file.iter_batches(columns=names):
-            for row in typed_rows(batch, LedgerRow, {name: name for name in names}):
-                if row.keys() >= {"url", "status"}:
-                    yield LedgerRow(**row)
+        wanted = [name for name in names if not columns or name in columns]
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=wanted):
+            yield from ((start + number, row) for number, row in _rows_of(batch))
+            start += batch.num_rows
     except TypeMismatch as error:
         raise FormatError(
             f"{path}: {error}. Move it to another folder and run the same `clipdistill download` "
@@ -226,3 +384,11 @@ def read_index(folder: Path) -> Iterator[LedgerRow]:
             f"{path}: the ledger of a download cannot be read ({error}). Move it to another folder "
             "and run the same `clipdistill download` command again: the images are kept."
         ) from error
+
+
+def _rows_of(batch: Any) -> Iterator[tuple[int, LedgerRow]]:
+    """The numbered rows of a batch or a table of the index that have a URL and a status."""
+    there = {one.name: one.name for one in fields(LedgerRow) if one.name in batch.schema.names}
+    for number, row in enumerate(typed_rows(batch, LedgerRow, there)):
+        if row.keys() >= {"url", "status"}:
+            yield number, LedgerRow(**row)

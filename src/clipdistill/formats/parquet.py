@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 WRITTEN_ROWS = 65536
-"""Rows that are in memory while a file is written."""
+"""Rows of a row group, which is in memory in columns while a file is written."""
+CONVERTED_ROWS = 2048
+"""Rows that are turned from objects to columns at a time."""
 
 
 class TypeMismatch(FormatError):
@@ -46,6 +48,7 @@ def write_rows(
     rows: Iterable[DataclassInstance],
     purpose: str,
     metadata: dict[bytes, bytes] | None = None,
+    group: int | None = None,
 ) -> None:
     """Write dataclasses of one kind, whose fields are texts, integers and floats, to `path`.
 
@@ -57,6 +60,7 @@ def write_rows(
         rows: read once.
         purpose: what needs pyarrow, the subject of the message.
         metadata: stored in the schema.
+        group: rows per row group; default: `WRITTEN_ROWS`.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
@@ -67,8 +71,13 @@ def write_rows(
     schema = pa.schema([(one.name, types[str(one.type)]) for one in fields(kind)], metadata)
     left = iter(rows)
     with pa.parquet.ParquetWriter(path, schema) as writer:
-        while part := [_storable(row) for row in islice(left, WRITTEN_ROWS)]:
-            writer.write_table(pa.Table.from_pylist(part, schema=schema))
+        while parts := list(_tables(pa, schema, islice(left, group or WRITTEN_ROWS))):
+            writer.write_table(pa.concat_tables(parts).combine_chunks())
+
+
+def _tables(pa: Any, schema: Any, rows: Iterator[DataclassInstance]) -> Iterator[Any]:
+    while part := [_storable(row) for row in islice(rows, CONVERTED_ROWS)]:
+        yield pa.Table.from_pylist(part, schema=schema)
 
 
 def _storable(row: DataclassInstance) -> dict[str, Any]:

@@ -7,15 +7,19 @@ adds what is known of them.  Tables of others (.parquet, .csv, .tsv, .jsonl) are
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..core.errors import FormatError, InputError
 from ..core.files import atomic_path, write_bytes
 from ..core.wording import valid
-from .parquet import TypeMismatch, arrow, typed_rows, write_rows
+from .parquet import TypeMismatch, arrow, texts, typed_rows, write_rows
 from .url_tables import open_list, table_rows
 
 BATCH_ROWS = 8192
@@ -90,9 +94,12 @@ def read_urls(path: Path) -> Iterator[UrlRow]:
             yield replace(UrlRow(""), **found)
         return
     beside = path.with_suffix(".parquet")
-    known = {row.url: row for row in _parquet_rows(beside)} if beside.is_file() else {}
-    for url in _lines(path):
-        yield known.get(url) or UrlRow(url)
+    if not beside.is_file():
+        yield from map(UrlRow, _lines(path))
+        return
+    known, lines = _Details(beside), _lines(path)
+    while block := list(itertools.islice(lines, BATCH_ROWS)):
+        yield from known.of(block)
 
 
 def count_urls(path: Path) -> int:
@@ -106,6 +113,58 @@ def count_urls(path: Path) -> int:
         return int(_open_parquet(path).metadata.num_rows)
     table = _table_rows(path)
     return sum(1 for _ in (_lines(path) if table is None else table))
+
+
+class _Details:
+    """What the parquet beside a list has about its URLs: 16 bytes per row are in memory.
+
+    The list is mostly in the parquet's order, so that its row groups are read one after the other.
+
+    Args:
+        path: the parquet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file, self._columns = _open_parquet(path), _columns_of(path)
+        group = self._file.metadata.row_group
+        counts = [group(n).num_rows for n in range(self._file.metadata.num_row_groups)]
+        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._group: tuple[int, Any] = (-1, None)
+        hashes = [np.zeros(0, np.int64)]
+        with _reading(path):
+            for batch in self._file.iter_batches(BATCH_ROWS, columns=[self._columns["url"]]):
+                urls = texts(batch.column(0), self._columns["url"])
+                hashes.append(np.fromiter(map(hash, urls), np.int64, len(urls)))
+        every = np.concatenate(hashes)
+        # Backwards, so that of several rows of a URL the last one comes first.
+        self._order = len(every) - 1 - np.argsort(every[::-1], kind="stable")
+        self._hashes = every[self._order]
+
+    def of(self, urls: Sequence[str]) -> list[UrlRow]:
+        """The row of each URL; one without details where there is none."""
+        wanted = np.fromiter(map(hash, urls), np.int64, len(urls))
+        at = np.searchsorted(self._hashes, wanted)
+        there = np.flatnonzero(at < len(self._hashes))
+        there = there[self._hashes[at[there]] == wanted[there]]
+        rows = self._order[at[there]]
+        result = [UrlRow(url) for url in urls]
+        for group in np.unique(np.searchsorted(self._starts, rows, side="right") - 1).tolist():
+            start, stop = self._starts[group], self._starts[group + 1]
+            here = np.flatnonzero((rows >= start) & (rows < stop))
+            with _reading(self._path):
+                some = self._table(group).take(rows[here] - start)
+                found = list(typed_rows(some, UrlRow, self._columns))
+            for place, row in zip(there[here].tolist(), found, strict=True):
+                if row.get("url") == urls[place]:  # and not only their hashes
+                    result[place] = UrlRow(**row)
+        return result
+
+    def _table(self, group: int) -> Any:
+        if self._group[0] != group:
+            columns = list(self._columns.values())
+            self._group = (group, self._file.read_row_group(group, columns=columns))
+        return self._group[1]
 
 
 def _table_rows(path: Path) -> Iterator[dict[str, Any]] | None:
@@ -153,20 +212,38 @@ def _unreadable(path: Path, error: Exception) -> FormatError:
     )
 
 
-def _parquet_rows(path: Path) -> Iterator[UrlRow]:
-    file, pyarrow = _open_parquet(path), arrow(PURPOSE)
+def _columns_of(path: Path) -> dict[str, str]:
+    """Our columns in a parquet: name of a field -> name of its column.
+
+    Raises:
+        FormatError: there is no column of URLs.
+    """
+    file = _open_parquet(path)
     names = {name.lower(): name for name in file.schema_arrow.names}
     if "url" not in names:
         raise FormatError(
             f"{path}: expected a column url, found {', '.join(file.schema_arrow.names)}. Give a "
             "list that `clipdistill search` wrote."
         )
-    columns = {f.name: names[f.name] for f in fields(UrlRow) if f.name in names}
-    try:
-        for batch in file.iter_batches(BATCH_ROWS, columns=list(columns.values())):
+    return {f.name: names[f.name] for f in fields(UrlRow) if f.name in names}
+
+
+def _parquet_rows(path: Path) -> Iterator[UrlRow]:
+    columns = _columns_of(path)
+    with _reading(path):
+        batches = _open_parquet(path).iter_batches(BATCH_ROWS, columns=list(columns.values()))
+        for batch in batches:
             for found in typed_rows(batch, UrlRow, columns):
                 if found.get("url"):
                     yield UrlRow(**found)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Name the file in errors of its content."""
+    pyarrow = arrow(PURPOSE)
+    try:
+        yield
     except TypeMismatch as error:
         raise FormatError(
             f"{path}: {error}. Delete the file, or make it again with: clipdistill search"

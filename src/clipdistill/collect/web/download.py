@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import os
 import random
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +20,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from ...core.errors import ImageError
 from ...core.files import TEMPORARY_PREFIX, remove_leftovers, writing
+from ...core.keys import KEY_BYTES, Keys
 from ...core.progress import Step
 from ...core.storage import RemotePath
 from ...core.wording import size
@@ -31,9 +35,12 @@ from ...formats.ledger import (
     REFUSED,
     Ledger,
     LedgerRow,
+    RowReader,
     is_passing,
+    key_of,
+    key_of_url,
+    placed_rows,
     read_index,
-    read_ledger,
     stem_of,
 )
 from ...formats.urls import UrlRow, read_urls
@@ -49,6 +56,15 @@ BACKOFF = 0.5
 """Seconds before the first retry, doubled for each next one; a random share of it is waited."""
 LONGEST_PAUSE = 120.0
 """Longest Retry-After in seconds; URLs with a longer one are left for another run."""
+
+
+SETTLED, SEEN, LASTING, PRESENT = 1, 2, 4, 8
+"""What is known of a URL: an earlier run finished it; it was in the list before; the index of a
+finished run has its image; the folder has an image under its name, without a row."""
+FLAGS = SETTLED | SEEN | LASTING
+ENDING_SHIFT = 4
+"""Above these bits is the ending of that image, its place in `NAMED` plus 1."""
+NAMED = sorted(set(ENDINGS.values()))
 
 
 @dataclass(frozen=True)
@@ -108,10 +124,9 @@ class Download:
         self.kinds: Counter[str] = Counter()
         self.examples: dict[str, tuple[str, str]] = {}
         self.stopped = ""
-        self._settled: set[str] = set()
-        self._owners: dict[str, LedgerRow] = {}
-        self._lasting: set[str] = set()
-        self._present: dict[str, str] = {}
+        self._known = Keys(np.uint8)
+        self._owners = Keys(np.int64)
+        self._reader = RowReader(images)
         self._packed: dict[str, Packed] = {}
 
     def run(self) -> None:
@@ -137,28 +152,56 @@ class Download:
         if tars or self._packed:
             shard_size = self._options.shard_size if tars else 0
             self.tars = pack(self._list, self._images, shard_size, self._tars_at)
-        statuses = Counter(row.status for row in read_ledger(self._images))
+        statuses = Counter(row.status for row in read_index(self._images, ("url", "status")))
         self.duplicates, self.pictures = statuses[DUPLICATE], statuses[OK]
 
     # The results of earlier runs.
 
     def _recall(self) -> None:
         """Read from the ledger and the folder which URLs are finished."""
-        earlier = (located(row, self._packed) for row in read_index(self._images))
-        self._lasting = {row.file for row in earlier if row.status == OK}
-        rows = [located(row, self._packed) for row in read_ledger(self._images)]
-        for row in rows:
+        for row in read_index(self._images, ("url", "status")):
+            if row.status == OK:
+                self._mark(row.url, LASTING)
+        duplicates = array("q")
+        for place, stored in placed_rows(self._images):
+            row = located(stored, self._packed)
             if row.status == OK and self._is_whole(row):
-                self._recall_owner(row)
-        for row in rows:
-            if row.status == DUPLICATE and row.sha256 in self._owners:
-                self._settle_duplicate(row)
+                self._recall_owner(place, row)
+            elif row.status == DUPLICATE:
+                duplicates.append(place)
             elif row.status in (FAILED, REFUSED) and not self._again(row):
-                self._settled.add(stem_of(row.url))
-        known = {row.file for row in self._owners.values()}
-        for path in self._images.iterdir():
-            if path.name not in known and path.suffix in ENDINGS.values():
-                self._present[path.stem] = path.name
+                self._mark(row.url, SETTLED)
+        for place in duplicates:  # when all owners are known
+            row = self._row_at(place)
+            if _digest(row) in self._owners:
+                self._settle_duplicate(row)
+        with os.scandir(self._images) as entries:
+            for entry in entries:
+                stem, ending = os.path.splitext(entry.name)
+                with suppress(ValueError):  # no name of ours
+                    key, number = key_of(stem), NAMED.index(ending) + 1
+                    flags = self._known.get(key) & FLAGS
+                    if not flags & SETTLED:
+                        self._known[key] = flags | PRESENT | number << ENDING_SHIFT
+
+    def _mark(self, url: str, flag: int) -> bool:
+        """Set a flag of a URL; return whether it was set before."""
+        key = key_of_url(url)
+        before = self._known.get(key)
+        if not before & flag:
+            self._known[key] = before | flag
+        return bool(before & flag)
+
+    def _is(self, url: str, flag: int) -> bool:
+        return bool(self._known.get(key_of_url(url)) & flag)
+
+    def _owner_of(self, row: LedgerRow) -> LedgerRow | None:
+        """The row of the image that has the same bytes."""
+        digest = _digest(row)
+        return self._row_at(self._owners.get(digest)) if digest in self._owners else None
+
+    def _row_at(self, place: int) -> LedgerRow:
+        return located(self._reader.row_at(place), self._packed)
 
     def _is_whole(self, row: LedgerRow) -> bool:
         packed = self._packed.get(stem_of(row.url))
@@ -169,19 +212,23 @@ class Download:
         except OSError:
             return False
 
-    def _recall_owner(self, row: LedgerRow) -> None:
-        other = self._owners.get(row.sha256)
-        winner = row if other is None or self._wins(row, other) else other
-        self._owners[row.sha256] = winner
-        # The other one is neither finished nor deleted here; it is downloaded again.
-        self._settled.discard(stem_of(other.url) if other else "")
-        self._settled.add(stem_of(winner.url))
+    def _recall_owner(self, place: int, row: LedgerRow) -> None:
+        other = self._owner_of(row)
+        if other is not None and not self._wins(row, other):
+            return  # neither finished nor deleted here; it is downloaded again
+        if other is not None:
+            key = key_of_url(other.url)
+            self._known[key] = self._known.get(key) & ~SETTLED
+        self._owners[_digest(row)] = place
+        self._mark(row.url, SETTLED)
 
     def _settle_duplicate(self, row: LedgerRow) -> None:
         stem = stem_of(row.url)
-        self._settled.add(stem)
-        own = self._images / (stem + Path(self._owners[row.sha256].file).suffix)
-        if own.name != self._owners[row.sha256].file:
+        self._mark(row.url, SETTLED)
+        owner = self._owner_of(row)
+        assert owner is not None
+        own = self._images / (stem + Path(owner.file).suffix)
+        if own.name != owner.file:
             with suppress(OSError):
                 own.unlink()  # a run was killed between writing the row and deleting the file
 
@@ -196,15 +243,12 @@ class Download:
 
     def _todo(self) -> Iterator[UrlRow]:
         """Yield the list without finished URLs, each URL once."""
-        seen: set[str] = set()
         for row in read_urls(self._list):
-            stem = stem_of(row.url)
-            if stem in seen:
+            if self._mark(row.url, SEEN):
                 self._step()
                 continue
-            seen.add(stem)
             self.urls += 1
-            if stem in self._settled:
+            if self._is(row.url, SETTLED):
                 self.kept += 1
                 self._step()
             else:
@@ -310,9 +354,12 @@ class Download:
 
         It is from the older script, or a power cut prevented its row.
         """
-        name = self._present.pop(stem_of(job.row.url), "")
-        if not name:
+        stem = stem_of(job.row.url)
+        known = self._known.get(key_of(stem))
+        if not known & PRESENT:
             return False
+        self._known[key_of(stem)] = known & FLAGS
+        name = stem + NAMED[(known >> ENDING_SHIFT) - 1]
         loop = asyncio.get_running_loop()
         path = self._images / name
         try:
@@ -343,16 +390,16 @@ class Download:
             height=stored.height,
             sha256=stored.sha256,
         )
-        owner = self._owners.get(row.sha256)
+        owner = self._owner_of(row)
         with writing(self._images / row.file):
             if owner is not None and owner.url != row.url and not self._wins(row, owner):
                 ledger.add([replace(row, status=DUPLICATE, file=owner.file)])
                 stored.temporary.unlink()
                 self._count(DUPLICATE)
                 return
-            ledger.add([row])
+            place = ledger.add([row])
             os.replace(stored.temporary, self._images / row.file)
-            self._owners[row.sha256] = row
+            self._owners[_digest(row)] = place
             if owner is not None and owner.url != row.url:
                 ledger.add([replace(owner, status=DUPLICATE, file=row.file)])
                 (self._images / owner.file).unlink(missing_ok=True)
@@ -364,7 +411,7 @@ class Download:
 
     def _wins(self, row: LedgerRow, owner: LedgerRow) -> bool:
         """Whether `row` keeps the file when both URLs have the same bytes."""
-        lasting = (row.file in self._lasting, owner.file in self._lasting)
+        lasting = (self._is(row.url, LASTING), self._is(owner.url, LASTING))
         if lasting[0] != lasting[1]:
             return lasting[0]
         return stem_of(row.url) < stem_of(owner.url)
@@ -384,6 +431,14 @@ class Download:
         self.counts[status] += 1
         bad = self.counts[FAILED] + self.counts[REFUSED]
         self._step(1, size(self.received) + (f", {bad} failed or refused" if bad else ""))
+
+
+def _digest(row: LedgerRow) -> bytes:
+    """The SHA-256 of a row's image, by which `Keys` finds it; of anything else some digest."""
+    try:
+        return bytes.fromhex(row.sha256).ljust(KEY_BYTES, b"\0")
+    except ValueError:
+        return hashlib.sha256(row.sha256.encode()).digest()
 
 
 def _row(found: UrlRow) -> LedgerRow:
