@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHILD = """
-import gc, json, sys, tracemalloc
+import contextlib, gc, json, sys, tracemalloc
 from pathlib import Path
 import pyarrow
 import pyarrow.parquet
+with contextlib.suppress(ImportError):
+    import pandas  # which pyarrow imports when it is there, at a moment of its own
 root, count = Path(sys.argv[1]), int(sys.argv[2])
 {before}
 gc.collect()

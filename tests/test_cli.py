@@ -53,6 +53,7 @@ NEEDS_EXTRA = (
     "deploy.litert_int8",
     "distillation.batches",
     "distillation.fine_tuning",
+    "distillation.projection",
     "distillation.losses",
     "distillation.optimizer",
     "distillation.trainer",
@@ -332,8 +333,9 @@ def test_a_wrong_command_line_exits_2(args: list[str], said: str) -> None:
         (["search", "p.txt", "u.txt", "--source", "knn"], "needs --url"),
         (["search", "p.txt", "u.txt", "--source", "commons"], "--contact"),
         (["serve", "pool", "--port", "99999"], "0 to 65535"),
-        (["embed", "https://a.org/b", "out"], "IMAGES https://a.org/b: expected a file or folder"),
-        (["download", "u.txt", "s3://bucket/b"], "IMAGES s3://bucket/b: expected a file or folder"),
+        (["download", "u.txt", "s3://bucket/b"], "Use --layout webdataset."),
+        (["embed", "https://a.org/b", "out"], "https://a.org/b: expected a path, or a URL that"),
+        (["serve", "s3://bucket/b"], "s3://bucket/b: expected a file or folder"),
     ],
 )
 def test_a_wrong_value_or_a_missing_option_exits_2(args: list[str], said: str, tmp_path) -> None:

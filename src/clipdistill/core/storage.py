@@ -88,15 +88,16 @@ def location(name: str | os.PathLike[str]) -> Path:
     if found is None:
         return Path(text)
     scheme, rest = found[1].lower(), text[found.end() :]
+    url = f"{found[1]}://{rest}"
     if scheme == "file":
         return Path("/" + rest)
     if scheme not in SCHEMES and scheme != IN_MEMORY:
         known = ", ".join(f"{one}://" for one in (*SCHEMES, "file"))
-        raise OptionError(f"{text}: expected a path, or a URL that begins with {known}.")
+        raise OptionError(f"{url}: expected a path, or a URL that begins with {known}.")
     if not rest.strip("/"):
-        raise OptionError(f"{text}: expected the name of a bucket after {scheme}://.")
+        raise OptionError(f"{url}: expected the name of a bucket after {scheme}://.")
     if ".." in rest.split("/"):
-        raise OptionError(f"{text}: expected a URL without '..'.")
+        raise OptionError(f"{url}: expected a URL without '..'.")
     return RemotePath(f"{scheme}:/{rest}")
 
 
