@@ -13,6 +13,8 @@ import torch
 from clipdistill.core import zeroshot
 from clipdistill.core.errors import ClipDistillError, InputError, MismatchError, OutputError
 from clipdistill.core.metrics import cosines
+from clipdistill.core.progress import reporting
+from clipdistill.core.reporters import PlainReporter
 from clipdistill.deploy import graph as onnx_graph
 from clipdistill.deploy.export import export
 from clipdistill.deploy.lint import lint
@@ -222,3 +224,13 @@ def test_padding_that_torch_computes_is_constant_in_the_file(make_student, tmp_p
     macs = {lint(tmp_path / f"{arch}.onnx", target="onnxruntime").macs for arch in found}
     assert len(macs) == 1
     assert macs.pop() > 1e7
+
+
+def test_probabilities_of_the_teacher_are_announced_in_a_students_file(
+    tmp_path, tiny_student, independent_text, tiny_text, capsys
+):
+    for name, text in (("own", independent_text), ("plain", tiny_text)):
+        with reporting(PlainReporter()):
+            export(str(tiny_student), tmp_path / f"{name}.onnx", text=text)
+        said = capsys.readouterr().err
+        assert (f"--text {text} --calibrate" in said) == (name == "own")

@@ -403,6 +403,13 @@ def _classes(path: Path, spec: EmbedderSpec) -> TextEmbeddings:
     """
     text = load_text(path)
     spec.check_space(text.teacher, path)
+    fitted = None if text.calibration is None else text.calibration.independent
+    if text.independent is not None and fitted is None and spec.role == "student":
+        message(
+            "The probabilities of the classes are fitted to the teacher, and a student's cosines "
+            "are others. Fit them to the student, which needs no labels: clipdistill evaluate "
+            f"STUDENT TEACHER --images IMAGES --text {path} --calibrate"
+        )
     return text
 
 
