@@ -131,12 +131,13 @@ def test_without_it_the_projection_stays_random(tmp_path, data, weights):
         run(data, tmp_path / "plain", replace(options, fit_projection=True))
 
 
-def test_a_training_that_makes_it_worse_is_not_kept(tmp_path, data, weights):
+def test_the_training_is_kept_even_if_its_cosine_is_lower(tmp_path, data, weights):
+    """A regression with few images has a high cosine, and tells classes apart less."""
     options = replace(STILL, student_weights=weights, optimizer="adamw", lr=3.0)
     result = run(data, tmp_path / "student", options)
-    assert result.best_epoch == 0
-    assert result.val_cosine == result.before[-1].val_cosine
-    assert "pretrained, with a fitted projection" in "\n".join(map(str, result.summary()))
+    assert result.best_epoch == 1
+    assert result.not_kept is None
+    assert result.val_cosine < result.before[-1].val_cosine
 
 
 def test_a_network_with_another_head_is_trained_without(tmp_path, data, weights, capsys):

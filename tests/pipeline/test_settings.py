@@ -159,7 +159,7 @@ NOT_OFFERED: dict[type, set[str]] = {
     # Of a search of its own; the teacher, the device and the source have other names or defaults.
     SearchOptions: {"source", "max_workers", "append", "model_name", "pretrained"}
     | {"precision", "timeout", "retries", "backoff"},
-    DownloadOptions: {"retry_failed"},
+    DownloadOptions: {"retry_failed", "layout", "shard_size"},  # into a folder of the run
     # `run` chooses these itself.
     DistillOptions: {"only", "output_dim", "init_checkpoint", "sparse_from", "prompts"},
 }

@@ -174,7 +174,6 @@ RANDOM_WEIGHTS = (
     "FILE) give far more accuracy in the same time; docs/students.md has figures."
 )
 STATES = {
-    "fitted": "pretrained, with a fitted projection",
     "dense": "dense, as it was",
     "sparse": "2:4 sparse, as it was",
     "pruned": "pruned to 2:4, not trained",
@@ -758,7 +757,7 @@ def _train(
             card = replace(card, compression=compression)
         elif earlier is None and options.fits_projection:
             rows = fit_projection(network, data, card, validator, options)
-            start = Start(rows=rows, counts=bool(rows))
+            start = Start(rows=rows)  # not counted: see `fit_projection`
         resume, earlier = earlier is not None, None
         trainer = Trainer(accelerator, network, data, card, out, stage, start=start, resume=resume)
         state = trainer.run()

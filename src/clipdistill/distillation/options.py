@@ -88,6 +88,9 @@ class TrainingOptions:
         views: views per image to replay from the embeddings of `embed --views`, each with the
             teacher's embedding of it; default: all that are stored; 0: the image itself alone.
         batch_size: images per step, over all processes together.
+        shuffle_buffer: images of tars that are shuffled together, over all processes. Tars with
+            more images are read from the beginning to the end, in an order that is drawn anew in
+            every epoch; docs/scale.md describes it. Files are always shuffled as a whole.
         num_epochs: passes over the images.
         seed: seed of the new weights, the order, the mirroring and the validation split.
         val_fraction: share of the images held out to measure cosine and agreement, without labels.
@@ -121,6 +124,7 @@ class TrainingOptions:
     flip: bool = True
     views: int | None = None
     batch_size: int = 64
+    shuffle_buffer: int = 4096
     num_epochs: int = 50
     seed: int = 0
     val_fraction: float = 0.05
@@ -150,6 +154,7 @@ class TrainingOptions:
             "grad_clip": (0 <= self.grad_clip < math.inf, "0 (off) or more"),
             "seed": (self.seed >= 0, "0 or more"),
             "batch_size": (self.batch_size >= 2, "2 or more (batch normalisation)"),
+            "shuffle_buffer": (self.shuffle_buffer >= 1, "1 or more"),
             "num_epochs": (self.num_epochs >= 1, "1 or more"),
             "val_fraction": (0 <= self.val_fraction <= 0.5, "0 to 0.5"),
             "ema_decay": (0 <= self.ema_decay < 1, "0 (off) to below 1"),
@@ -180,9 +185,6 @@ class DistillOptions(TrainingOptions):
         qat: INT8 quantisation-aware training. Needs --init-checkpoint, a student in floating
             point, and the extra `compress`. With --sparse it follows the 2:4 training, with a fifth
             of its epochs (one or more).
-        shuffle_buffer: images of tars that are shuffled together, over all processes. Tars with
-            more images are read from the beginning to the end, in an order that is drawn anew in
-            every epoch; docs/scale.md describes it. Files are always shuffled as a whole.
         prompts: prompts file, or text embeddings of `embed-text`: report in every epoch how often
             student and teacher choose the same label.
     """
@@ -193,7 +195,6 @@ class DistillOptions(TrainingOptions):
     sparse: bool = False
     sparse_from: Literal["magnitude"] = "magnitude"
     qat: bool = False
-    shuffle_buffer: int = 4096
     prompts: Path | None = None
 
     def check(self) -> None:
@@ -203,7 +204,6 @@ class DistillOptions(TrainingOptions):
             InputError: one of them is out of range, or a student to start from is missing.
         """
         super().check()
-        check_ranges(self, {"shuffle_buffer": (self.shuffle_buffer >= 1, "1 or more")})
         if self.compresses and self.init_checkpoint is None:
             flags = [flag for flag, on in (("--sparse", self.sparse), ("--qat", self.qat)) if on]
             raise OptionError(

@@ -65,7 +65,10 @@ def fit_projection(
 ) -> list[dict[str, Any]]:
     """Give the last layer the weights that fit the teacher's embeddings best; all processes do it.
 
-    The features are those of the network in eval mode, without mirroring.
+    The features are those of the network in eval mode, without mirroring.  The result is where the
+    training starts, and is not kept instead of it: regression with few images gives embeddings near
+    the mean, which have a higher cosine and tell classes apart less.  Measured 2026-11 on 2,000
+    photos, half of them junk: cosine 0.546 and 71.0% zero-shot fitted, 0.530 and 77.6% trained.
 
     Args:
         network: with pretrained weights; its last layer is changed in place.
