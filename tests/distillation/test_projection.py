@@ -140,6 +140,14 @@ def test_the_training_is_kept_even_if_its_cosine_is_lower(tmp_path, data, weight
     assert result.val_cosine < result.before[-1].val_cosine
 
 
+def test_without_held_out_images_the_training_is_kept(tmp_path, data, weights):
+    options = replace(STILL, student_weights=weights, val_fraction=0.0)
+    result = run(data, tmp_path / "student", options)
+    before = load_card(tmp_path / "student").training["before"]
+    assert [row["ridge"] for row in before] == [0.1]
+    assert (result.best_epoch, result.val_cosine) == (1, None)
+
+
 def test_a_network_with_another_head_is_trained_without(tmp_path, data, weights, capsys):
     with reporting(PlainReporter()):
         result = run(

@@ -690,7 +690,7 @@ def _embed_parts(
             died: list[int] = []
             for outcome in _outcomes(left, out.absolute(), plan, teacher, model, crew, below):
                 number = int(outcome.task)
-                if not outcome.reason or number in done_parts(out):  # by another job
+                if not outcome.reason or is_done(out, number):  # by another job
                     done.append(read_stats(out, number))
                     step(done[-1].images)
                     continue

@@ -146,7 +146,7 @@ class _Features:
         """Features (B, F) and targets (B, D) of the readable ones of `rows`: float64 on the CPU."""
         fine, targets, given, _ = self._forward(rows)
         assert given is not None
-        features = given.flatten(1).double().cpu()
+        features = given.flatten(1).cpu().double()  # MPS has no float64
         return features[fine], targets[fine]
 
     @torch.inference_mode()
