@@ -243,6 +243,7 @@ def export(
         MissingExtraError: --target litert needs litert-torch, which is not installed.
         ClipDistillError: this network cannot be exported, or the file computes something else.
     """
+    request = _Request(student, text, fp16, teacher, images, arch, image_size, device)
     if target != "web":
         if runtime_dir is not None or runtime_url is not None:
             raise OptionError(
@@ -250,55 +251,53 @@ def export(
                 "away."
             )
         if target == "litert":
-            return _export_litert(
-                student, out, text, fp16, teacher, images, arch, image_size, device
-            )
-        return _export_file(
-            student, out, text, target, fp16, teacher, images, arch, image_size, device
-        )
+            return _export_litert(request, out)
+        return _export_onnx(request, out, target)
     runtime = find_runtime(runtime_dir, runtime_url)
     if text is None:
         raise OptionError("--target web makes a classifier. Add --text with its text embeddings.")
     if fp16:
         raise OptionError("--fp16 is for --target tensorrt. Leave --fp16 away.")
     file = ensure_folder(out) / CLASSIFIER
-    result = _export_file(
-        student, file, text, "onnxruntime", False, teacher, images, arch, image_size, device
-    )
+    result = _export_onnx(request, file, "onnxruntime")
     size = result.size_mb + write_page(out, runtime) / 1e6
     return replace(result, out=out, target="web", size_mb=size)
 
 
-def _export_file(
-    student: str,
-    out: Path,
-    text: Path | None,
-    target: Target,
-    fp16: bool,
-    teacher: bool,
-    images: Path | None,
-    arch: str | None,
-    image_size: int | None,
-    device: str,
-) -> ExportResult:
+@dataclass(frozen=True)
+class _Request:
+    """What to export; see the arguments of `export`."""
+
+    student: str
+    text: Path | None
+    fp16: bool
+    teacher: bool
+    images: Path | None
+    arch: str | None
+    image_size: int | None
+    device: str
+
+    def load(self) -> tuple[TorchEmbedder, OnnxCard]:
+        """Open the model; the card has its classes."""
+        source, card = _load(self.student, self.arch, self.image_size, self.device)
+        text = None if self.text is None else _classes(self.text, source.spec)
+        return source, replace(card, text=text)
+
+
+def _export_onnx(request: _Request, out: Path, target: Target) -> ExportResult:
     """Write one ONNX file; see `export`."""
     check_output(out)
-    _check_kind(student, teacher, arch)
-    if fp16 and target != "tensorrt":
+    _check_kind(request.student, request.teacher, request.arch)
+    if request.fp16 and target != "tensorrt":
         raise OptionError(
             "--fp16 is for --target tensorrt: CPUs have no fast FP16 kernels in ONNX Runtime. "
             "Add --target tensorrt, or leave --fp16 away."
         )
     with needs_training_extra("Exporting"):
         from .graph import check_head
-    source, card = _load(student, arch, image_size, device)
-    card = replace(
-        card,
-        text=None if text is None else _classes(text, source.spec),
-        target=target,
-        precision="fp16" if fp16 else "fp32",
-    )
-    checks = _choose_pictures(student, images, card)
+    source, card = request.load()
+    card = replace(card, target=target, precision="fp16" if request.fp16 else "fp32")
+    checks = _choose_pictures(request.student, request.images, card)
     started = time.perf_counter()
     with locked_files("export", out), atomic_path(out) as temporary:
         card, report = _write(source, card, checks, temporary)
@@ -307,13 +306,51 @@ def _export_file(
         check_head(written, checks.pixels[:CHECK_PICTURES])
         size = written.spec.size_bytes
         del written  # Windows cannot rename an open file
+    return _result(out, card, checks, cosine, steady, size, started, report)
+
+
+def _export_litert(request: _Request, out: Path) -> ExportResult:
+    """Write one LiteRT file; see `export`."""
+    check_output(out, TFLITE)
+    _check_kind(request.student, request.teacher, request.arch)
+    with needs_training_extra("Exporting"):
+        from .litert import write_litert
+    source, card = request.load()
+    int8 = card.compression is not None and card.compression.int8 is not None
+    if int8 and request.fp16:
+        raise OptionError(
+            f"{request.student} is an INT8 student, and LiteRT has no FP16 beside INT8. Leave "
+            "--fp16 away."
+        )
+    precision: FilePrecision = "int8" if int8 else "fp16" if request.fp16 else "fp32"
+    card = replace(card, target="litert", precision=precision)
+    checks = _choose_pictures(request.student, request.images, card)
+    started = time.perf_counter()
+    with locked_files("export", out), atomic_path(out) as temporary:
+        write_litert(source.module, card, card.preprocess.normalize(checks.pixels), temporary)
+        cosine, steady = _compare(source, temporary, card, checks.pixels)
+        size = temporary.stat().st_size
+    return _result(out, card, checks, cosine, steady, size, started)
+
+
+def _result(
+    out: Path,
+    card: OnnxCard,
+    checks: _Checks,
+    cosine: NDArray[np.float32],
+    steady: float,
+    size: int,
+    started: float,
+    report: LintReport | None = None,
+) -> ExportResult:
+    """What was written; `report` is the linter's, of an ONNX file."""
     return ExportResult(
         out=out,
         arch=card.arch,
         role=card.role,
         dim=card.dim,
         image_size=card.preprocess.size,
-        opset=report.opset,
+        opset=0 if report is None else report.opset,
         target=card.target,
         precision=card.precision,
         labels=() if card.text is None else card.text.labels,
@@ -322,67 +359,10 @@ def _export_file(
         mean_cosine=float(cosine.mean()),
         steadiness=steady,
         checked_on=checks.source,
-        int8_share=report.int8_macs_share,
-        two_four_share=report.two_four_macs_share,
-        engaging_share=report.engaging_macs_share,
-        remarks=_remarks(report),
-        seconds=time.perf_counter() - started,
-    )
-
-
-def _export_litert(
-    student: str,
-    out: Path,
-    text: Path | None,
-    fp16: bool,
-    teacher: bool,
-    images: Path | None,
-    arch: str | None,
-    image_size: int | None,
-    device: str,
-) -> ExportResult:
-    """Write one LiteRT file; see `export`."""
-    check_output(out, TFLITE)
-    _check_kind(student, teacher, arch)
-    with needs_training_extra("Exporting"):
-        from .litert import write_litert
-    source, card = _load(student, arch, image_size, device)
-    int8 = card.compression is not None and card.compression.int8 is not None
-    if int8 and fp16:
-        raise OptionError(
-            f"{student} is an INT8 student, and LiteRT has no FP16 beside INT8. Leave --fp16 away."
-        )
-    card = replace(
-        card,
-        text=None if text is None else _classes(text, source.spec),
-        target="litert",
-        precision="int8" if int8 else "fp16" if fp16 else "fp32",
-    )
-    checks = _choose_pictures(student, images, card)
-    started = time.perf_counter()
-    with locked_files("export", out), atomic_path(out) as temporary:
-        write_litert(source.module, card, card.preprocess.normalize(checks.pixels), temporary)
-        cosine, steady = _compare(source, temporary, card, checks.pixels)
-        size = temporary.stat().st_size
-    return ExportResult(
-        out=out,
-        arch=card.arch,
-        role=card.role,
-        dim=card.dim,
-        image_size=card.preprocess.size,
-        opset=0,
-        target="litert",
-        precision=card.precision,
-        labels=() if card.text is None else card.text.labels,
-        size_mb=size / 1e6,
-        min_cosine=float(cosine.min()),
-        mean_cosine=float(cosine.mean()),
-        steadiness=steady,
-        checked_on=checks.source,
-        int8_share=0.0,
-        two_four_share=0.0,
-        engaging_share=0.0,
-        remarks=(),
+        int8_share=0.0 if report is None else report.int8_macs_share,
+        two_four_share=0.0 if report is None else report.two_four_macs_share,
+        engaging_share=0.0 if report is None else report.engaging_macs_share,
+        remarks=() if report is None else _remarks(report),
         seconds=time.perf_counter() - started,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...core.errors import InputError, OptionError
 from ...core.results import list_some
@@ -81,12 +82,7 @@ def calibrated(
         right = task.truth[embedded.rows]
         target = np.eye(len(text.labels), dtype=np.float32)[right]
     else:
-        assert reference is not None
-        _, mine, theirs = np.intersect1d(
-            embedded.rows, reference.embedded.rows, return_indices=True
-        )
-        cosines = cosines[mine]
-        target = scores_of(reference.embedded.vectors[theirs], text)
+        cosines, target = _of_reference(cosines, embedded, reference, text)
         right = top_k(target, 1)[:, 0]
     found = calibrate(
         cosines,
@@ -97,6 +93,18 @@ def calibrated(
         model=last_name(embedder.spec.name),
     )
     return replace(task, text=replace(text, calibration=found))
+
+
+def _of_reference(
+    cosines: NDArray[np.float32],
+    embedded: Embedded,
+    reference: Reference | None,
+    text: TextEmbeddings,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Cosines of the images that both models embedded, and the reference's probabilities."""
+    assert reference is not None
+    _, mine, theirs = np.intersect1d(embedded.rows, reference.embedded.rows, return_indices=True)
+    return cosines[mine], scores_of(reference.embedded.vectors[theirs], text)
 
 
 def _independent(
@@ -112,12 +120,7 @@ def _independent(
     if task.truths is not None:
         target = task.truths[embedded.rows].astype(np.float32)
     else:
-        assert reference is not None
-        _, mine, theirs = np.intersect1d(
-            embedded.rows, reference.embedded.rows, return_indices=True
-        )
-        cosines = cosines[mine]
-        target = scores_of(reference.embedded.vectors[theirs], text)
+        cosines, target = _of_reference(cosines, embedded, reference, text)
     return calibrate_independent(
         text,
         cosines,
