@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -155,3 +158,20 @@ def test_a_network_with_another_head_is_trained_without(tmp_path, data, weights,
         )
     assert result.before == ()
     assert "does not end in one linear layer" in capsys.readouterr().err
+
+
+@pytest.mark.scale
+def test_two_processes_fit_what_one_fits(tmp_path, data, weights):
+    one = tmp_path / "one"
+    run(data, one, replace(STILL, student_weights=weights))
+    several = "-m torch.distributed.run --nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint"
+    options = f"--image-size 32 --batch-size 8 --num-epochs 1 --student-weights {weights}"
+    command = [sys.executable, *several.split(), "localhost:0", "-m", "clipdistill", "distill"]
+    command += ["test_resnet", *map(str, data), str(tmp_path / "two"), *options.split()]
+    command += ["--val-fraction", "0.2", "--device", "cpu", "--no-check"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (load_card(out).training["before"][0] for out in (one, tmp_path / "two"))
+    assert (second["images"], second["ridge"]) == (first["images"], first["ridge"])
+    assert second["val_cosine"] == pytest.approx(first["val_cosine"], abs=1e-5)
