@@ -124,12 +124,12 @@ def rows_of(arch: str, folder: Path, asked: argparse.Namespace) -> list[list[str
             threads=asked.threads,
             limit=asked.limit,
         )
+        if state == "FP32":
+            base = next(row.latency_ms or 0 for row in found.rows if row.runtime == "onnxruntime")
         for row in found.rows:
             if row.latency_ms is None:
                 lines.append([arch, state, row.runtime, row.reason, "", "", "", ""])
                 continue
-            if state == "FP32" and row.runtime == "onnxruntime":
-                base = row.latency_ms
             lines.append(
                 [
                     *(arch, state, row.runtime, f"{row.size_mb:.1f}", f"{row.cosine or 1:.5f}"),
