@@ -30,8 +30,9 @@ lint: $(READY) ## Check style, types and layers.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-litert: $(READY) ## Install what makes LiteRT files (--target litert, 0.9 GB), and its tests run.
+litert: $(READY) ## Install what makes LiteRT files (--target litert, 0.9 GB), and run its tests.
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -r tools/litert-convert.txt
+	$(TEST_ENV) $(BIN)/python -m pytest tests/deploy/test_litert.py tests/formats/test_litert_files.py $(ARGS)
 
 interop: $(READY) ## Compare with the real thing: TensorRT's bindings, Docker, clip-retrieval (10 GB, network).
 	$(BIN)/python tools/tensorrt_bindings.py

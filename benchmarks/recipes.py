@@ -32,8 +32,7 @@ from clipdistill.core.zeroshot import normalized
 from clipdistill.distillation.batches import split_rows
 from clipdistill.formats.embeddings import load_embeddings
 from clipdistill.formats.text import TextEmbeddings, load_text
-from clipdistill.images.sources import list_images
-from clipdistill.measure.task import Task, embed, true_classes
+from clipdistill.measure.task import Task, embed, true_labels
 from clipdistill.models.open import open_embedder
 
 OLDER = "older scripts"
@@ -192,9 +191,8 @@ def prepare(asked: argparse.Namespace) -> World:
     clipdistill.embed_text(out / "names.txt", out / "names.npy", model_name=teacher)
     clipdistill.adapt(out / "text.npy", out / "emb", out / "refined.npy")
     text = {name: load_text(out / f"{name}.npy") for name in ("text", "refined")}
-    items = list_images(asked.labelled)
-    truth, _ = true_classes(asked.labelled, items, text["text"].labels)
-    task = Task(items, truth, text["text"], 64, 2)
+    found = true_labels(asked.labelled, None, text["text"].labels)
+    task = Task(found.items, found.truth, text["text"], 64, 2)
     pool = load_embeddings(out / "emb")
     _, val = split_rows([row.image_path for row in pool.rows], VAL_FRACTION, 0)
     vectors = embed(open_embedder(teacher, device="cpu"), task).vectors

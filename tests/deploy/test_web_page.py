@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from browser import launched, opened, web_runtime
 from clipdistill.core.errors import InputError
@@ -214,6 +214,53 @@ def test_the_browser_answers_as_onnx_runtime(chromium, made: Path) -> None:
                 assert share == pytest.approx(shares[label], abs=1e-3)
             chosen.add(ranked[0][0])
     assert len(chosen) > 1, "every image has the same label: nothing is compared"
+
+
+def large_jpegs() -> list[bytes]:
+    """JPEGs at least four times as large as the model's input, as cameras write them."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = profile.replace(b"rXYZ", b"    ", 1).replace(b"bXYZ", b"rXYZ", 1)
+    swapped = swapped.replace(b"    ", b"bXYZ", 1)  # red and blue, to whom obeys it
+    files = []
+    for index in range(18):
+        times = (4, 9, 17)[index % 3]  # 1/2, 1/4 and 1/8 of the size
+        small = draw_picture(500 + index, (36, 41))
+        image = small.resize((36 * times, 41 * times + index % 2), Image.Resampling.BICUBIC)
+        image = image.convert("L" if index == 4 else "RGB")
+        exif = image.getexif()
+        exif[0x0112] = 1 + index % 8
+        file = io.BytesIO()
+        image.save(
+            file,
+            "JPEG",
+            quality=80,
+            exif=exif,
+            progressive=index % 2 == 1,
+            icc_profile=swapped if index % 5 == 0 else None,
+            **({} if index == 4 else {"subsampling": (index // 3) % 3}),
+        )
+        files.append(file.getvalue())
+    return files
+
+
+def test_large_jpegs_are_decoded_at_a_fraction_of_their_size(chromium, made: Path) -> None:
+    """As Pillow decodes them; where a browser cannot, their pixels are averaged."""
+    recognizer = open_recognizer(str(made / "classifier.onnx"))
+    average = """async ([rgba, width, height]) => {
+        const { averaged } = await import("./preprocess.js");
+        return [...averaged({ data: Uint8ClampedArray.from(rgba), width, height }, 2).data];
+    }"""
+    with hosted(made) as url, visiting(chromium, url) as seen:
+        for data in large_jpegs():
+            ranked = seen.page.evaluate(ASK, base64.b64encode(data).decode())
+            shares = expected(recognizer, data)
+            for label, share in ranked:
+                assert share == pytest.approx(shares[label], abs=1e-3)
+        pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 4), np.uint8)
+        pixels[..., 3] = 0
+        found = seen.page.evaluate(average, [pixels.ravel().tolist(), 4, 5])
+        parts = [pixels[y : y + 2, x : x + 2].mean(axis=(0, 1)) for y in (0, 2, 4) for x in (0, 2)]
+        assert found == np.floor(np.array(parts) + 0.5).ravel().tolist()
 
 
 def test_preprocessing_is_python_s_bit_for_bit(chromium, made: Path) -> None:

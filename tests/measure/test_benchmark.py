@@ -152,6 +152,32 @@ def test_images_apart_from_labelled_ones(
     assert result.rows[0].agreement == 1.0
 
 
+def test_labels_of_a_table_are_those_of_evaluate(
+    independent_classifier: Path, pictures, tmp_path: Path
+) -> None:
+    """Only the images that it names are measured; wrong names are refused before any timing."""
+    paths = pictures(tmp_path / "photos", 8)
+    table = tmp_path / "photos" / "labels.csv"
+    some = ("red disc;green square", "", "blue triangle", "red disc", "yellow stripe;red disc", "")
+    rows = [f"{path.name},{labels}" for path, labels in zip(paths, some, strict=False)]
+    table.write_text("\n".join(["image_path,labels", *rows]))
+    model, options = f"onnxruntime:{independent_classifier}", BenchmarkOptions(batch="1", rounds=1)
+    result = benchmark(model, labelled=table, options=options)
+    expected = evaluate(model, labelled=table).rows[0]
+    assert (result.images, result.labelled) == (6, 6)
+    assert result.rows[0].accuracy == pytest.approx(expected.accuracy)
+    elsewhere = Path(table.rename(tmp_path / "labels.csv"))
+    moved = benchmark(model, labelled=elsewhere, images=tmp_path / "photos", options=options)
+    assert (moved.images, moved.labelled) == (8, 6)
+    with pytest.raises(InputError, match=r"no image below .*6 of 6.*--images"):
+        benchmark(model, labelled=elsewhere, options=options)
+    elsewhere.write_text("image_path,labels\npicture_0.png,red disk\n")
+    with pytest.raises(InputError, match="Did you mean red disc"):
+        benchmark(model, labelled=elsewhere, images=tmp_path / "photos", options=options)
+    with pytest.raises(InputError, match=r"folder of images per class, or a table .*\.csv"):
+        benchmark(model, labelled=paths[0], options=options)
+
+
 class FakeRacer:
     """Takes `seconds` a picture, and writes down when it was asked."""
 

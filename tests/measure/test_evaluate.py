@@ -17,7 +17,7 @@ from clipdistill.formats.text import load_text
 from clipdistill.images.loading import load_one, stack
 from clipdistill.images.sources import list_images
 from clipdistill.measure.evaluate import evaluate
-from clipdistill.measure.task import true_classes
+from clipdistill.measure.task import true_labels
 from clipdistill.models.open import open_embedder
 
 FOLDERS = ("Red_Disc", "green-square", "blue triangle")  # the fourth label has no folder
@@ -245,7 +245,7 @@ def test_folders_in_another_unicode_form_are_the_same_labels(tmp_path: Path) -> 
     for name in ("cafe\u0301", "Zu\u0308rich"):  # as macOS writes them
         (tmp_path / name).mkdir()
         Image.new("RGB", (32, 32)).save(tmp_path / name / "a.png")
-    items = list_images(tmp_path)
-    truth, empty = true_classes(tmp_path, items, ("z\u00fcrich", "caf\u00e9"))
-    assert truth.tolist() == [1 if item.key.startswith("cafe") else 0 for item in items]
-    assert empty == ()
+    found = true_labels(tmp_path, None, ("z\u00fcrich", "caf\u00e9"))
+    expected = [1 if item.key.startswith("cafe") else 0 for item in found.items]
+    assert found.truth.tolist() == expected
+    assert found.empty == ()

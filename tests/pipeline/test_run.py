@@ -19,7 +19,13 @@ import onnx
 import pytest
 
 from clipdistill import cli
-from clipdistill.core.errors import FormatError, InputError, ModelNotFoundError, OutputError
+from clipdistill.core.errors import (
+    FormatError,
+    InputError,
+    ModelNotFoundError,
+    OptionError,
+    OutputError,
+)
 from clipdistill.core.progress import Silent, reporting
 from clipdistill.core.results import Table
 from clipdistill.formats.embeddings import load_embeddings
@@ -305,6 +311,63 @@ def test_independent_goes_through_all_steps_and_can_be_taken_back(
     again = load_text(folder.text)
     assert again.independent is None
     assert np.allclose(again.vectors, before.vectors, atol=1e-6)
+
+
+def test_a_table_gives_the_images_of_a_run_several_labels(
+    copied: Path, world: Path, options: RunOptions, tmp_path: Path
+) -> None:
+    folder, shown = RunFolder(copied), tmp_path / "shown"
+    keys = [path.name for path in sorted((world / "labelled").rglob("*.jpg"))]
+    kinds = [path.parent.name for path in sorted((world / "labelled").rglob("*.jpg"))]
+    shown.mkdir()
+    for path in [*(world / "labelled").rglob("*.jpg"), *(world / "photos").glob("*0.jpg")]:
+        shutil.copy(path, shown / path.name)
+    labels = [f"{kind};{kinds[0]}" if index else "" for index, kind in enumerate(kinds)]
+    table = shown / "labels.csv"
+
+    def write() -> None:
+        rows = [f"{key},{some}" for key, some in zip(keys, labels, strict=True)]
+        table.write_text("\n".join(["image_path,labels", *rows]))
+
+    write()
+    asked = replace(options, labelled=table)
+    with pytest.raises(OptionError, match=r"several labels or none.*--independent"):
+        run(world / "prompts.txt", copied, asked)
+    asked = replace(asked, independent=True)
+    result, _ = told(world, copied, asked)
+    assert result.evaluation.images == result.baseline.labelled_images == len(keys)
+    assert result.evaluation.rows[0].accuracy == pytest.approx(result.baseline.accuracy)
+    assert "distill" not in result.done
+    table_shown = next(part for part in result.summary() if isinstance(part, Table))
+    _, head, *rows = table_shown.text().split("\n")
+    assert head.split()[:6] == ["model", "runtime", "accuracy", "mAP", "F1", "agreement"]
+    several = result.evaluation.rows[0].several
+    assert f"{100 * several.mean_average_precision:.1f}%" in rows[0].split()
+    assert f"{100 * several.f1:.1f}%" in rows[0].split()
+    page = folder.report.read_text(encoding="utf-8")
+    assert "There are no true labels" not in page
+    assert "no label</bdi>" in page  # of the first image
+    assert sorted(path.name for path in folder.labelled_images.iterdir()) == sorted(keys)
+    labels[0] = kinds[0]
+    write()
+    again, said = told(world, copied, asked)
+    assert set(again.done) == {"baseline", "calibrate", "evaluate", "report"}
+    plan = {row[0]: row[1] for row in said.tables[0].rows}
+    assert plan["evaluate"] == "again: labels changed"
+
+
+def test_a_folder_in_the_way_of_the_links_is_not_deleted(
+    copied: Path, world: Path, options: RunOptions
+) -> None:
+    """It may hold the labelled images themselves."""
+    folder = RunFolder(copied).labelled_images
+    shutil.copytree(world / "labelled", folder)
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.jpg"))]
+    rows = [f"{name},{name.partition('/')[0]}" for name in names]
+    (folder / "labels.csv").write_text("\n".join(["image_path,labels", *rows]))
+    with pytest.raises(OutputError, match="is in the way"):
+        run(world / "prompts.txt", copied, replace(options, labelled=folder / "labels.csv"))
+    assert all((folder / name).is_file() for name in names)
 
 
 def test_a_student_of_other_settings_is_moved_away_not_deleted(

@@ -17,9 +17,13 @@ from clipdistill.core.errors import FormatError, InputError
 from clipdistill.core.files import read_json, write_json
 from clipdistill.core.zeroshot import Independent
 from clipdistill.formats.measurements import Evaluation, load_measurement, save_measurement
+from clipdistill.formats.predictions import load_predictions, save_predictions
 from clipdistill.formats.run import RunFolder
 from clipdistill.formats.text import load_text, save_text
 from clipdistill.measure.several import several_labels
+from clipdistill.show.pages.gallery import gallery_of
+from clipdistill.show.pages.gather import gather
+from clipdistill.show.pages.reliability import reliability_of
 from clipdistill.show.report import report
 from run_folders import assemble, make_record, make_student, make_text
 
@@ -307,6 +311,47 @@ def test_labels_of_which_an_image_may_have_several(tmp_path: Path) -> None:
     assert "Average precision" in page.words
     card = report(folder.out, format="markdown").out.read_text()
     assert "gives an image several of these labels or none" in card
+
+
+def test_images_labelled_by_a_table_are_shown_with_all_their_labels(tmp_path: Path) -> None:
+    """Right is a model that gives some of an image's labels and no other, or none to none."""
+    folder = assemble(tmp_path / "run", KINDS_OF_FOUR, a_class=1)
+    text = load_text(folder.text)
+    own = Independent((9.0,) * 4, (-2.0,) * 4, (0.5,) * 4, "pool", "pool", 9, (9,) * 4, ())
+    fitted = replace(text.calibration, independent=own, threshold=0.0)
+    save_text(folder.text, replace(text, independent=own, calibration=fitted))
+    before = load_predictions(folder.predictions)
+    truths = ((0, 1), (), (2,), (3, 0))
+    shown = tuple(
+        replace(picture, truth=None, truths=some)
+        for picture, some in zip(before.pictures, truths, strict=True)
+    )
+    ranked = (
+        ((0, 0.9), (1, 0.8), (2, 0.1)),  # both of its labels
+        ((1, 0.4), (0, 0.3), (2, 0.1)),  # none, as it has none
+        ((2, 0.7), (1, 0.6), (0, 0.1)),  # one too many
+        ((3, 0.4), (0, 0.2), (2, 0.1)),  # none of its two
+    )
+    models = tuple(replace(model, ranked=ranked) for model in before.models)
+    save_predictions(folder.predictions, replace(before, pictures=shown, models=models))
+    found = load_measurement(folder.evaluation, Evaluation)
+    rows = tuple(replace(row, confusion=[], per_class={}) for row in found.rows)
+    save_measurement(folder.evaluation, replace(found, rows=rows))
+    run = gather(folder.out)
+    gallery = gallery_of(run, "dense")
+    assert gallery.labelled
+    assert {wall.name: wall.total for wall in gallery.walls}["wrong"] == 2
+    cards = {card.key: card for wall in gallery.walls for card in wall.cards}
+    told = [cards[picture.key] for picture in shown]
+    assert [card.truth for card in told] == ["dog, cat", "no label", "fish", "dog, bird"]
+    assert [card.said[1].label for card in told] == ["dog, cat", "unknown", "fish, cat", "unknown"]
+    assert [card.said[1].right for card in told] == [True, True, False, False]
+    assert told[0].said[1].others == (("fish", 0.1),)
+    believed = reliability_of(run, "dense")
+    assert (believed.truth, believed.total) == ("label", 4)
+    page = page_of(folder)
+    assert "There are no true labels" not in page.words
+    assert "since an image may have several true ones" in page.words
 
 
 def test_every_command_that_is_proposed_exists(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ class BenchmarkRow:
             it embedded the folders; memory of a GPU is not included.
         preprocess_ms: milliseconds to read, decode, resize, crop and normalise one image on one
             thread.
-        accuracy: zero-shot top-1 accuracy, 0 to 1.
+        accuracy: zero-shot top-1 accuracy, 0 to 1, as in `ModelEvaluation`.
         agreement: share of images whose best label is the reference's, 0 to 1.
         cosine: mean cosine with the reference's embeddings.
         images: number of images on which agreement and cosine were measured.
@@ -275,13 +275,14 @@ class Baseline(Versioned):
         labelled: whether there were labelled images.
         images: number of unlabelled images.
         labelled_images: number of labelled images.
-        accuracy: zero-shot top-1 accuracy, 0 to 1; None without labels.
+        accuracy: zero-shot top-1 accuracy, 0 to 1, as in `ModelEvaluation`; None without labels.
         text_accuracy: accuracy with the class vectors of the text, where `adapt` changed them.
         changed: share of the unlabelled images whose label `adapt` changed, 0 to 1.
         confidence: mean probability of the best label.
         margin: mean difference of the probabilities of the two best labels.
         counts: label -> number of images with this best label.
-        per_class: label -> accuracy, of the classes that have labelled images.
+        per_class: label -> accuracy, of the classes that have labelled images; empty where an
+            image may have several labels.
         overlapping: (label, label, cosine of their text embeddings), the nearest first.
         empty: labels that are the best label of no image.
     """

@@ -1,7 +1,8 @@
 """`predictions.json`: the labels and probabilities that each model gives each image.
 
 {"format": "clipdistill.predictions", "version": 1, "labels": [...],
- "pictures": [{"path": "/photos/dog/1.jpg", "key": "dog/1.jpg", "truth": 3 or null}, ...],
+ "pictures": [{"path": "/photos/dog/1.jpg", "key": "dog/1.jpg", "truth": 3 or null,
+               "truths": [3, 5] or null}, ...],
  "models": [{"model": "student", "runtime": "torch", "role": "student",
              "ranked": [[[3, 0.91], [0, 0.05], [7, 0.01]], ...],  best first; null: not read
              "cosine": [0.83, ...]}]}                            null: no reference
@@ -31,12 +32,21 @@ class Picture:
     Attributes:
         path: file of the image; the tar, for an image in a tar.
         key: key of the image below its folder.
-        truth: index of its true label; None without labels.
+        truth: index of its true label; None without labels, and where images may have several.
+        truths: indices of its true labels, which may be none; None unless images may have several.
     """
 
     path: str
     key: str
     truth: int | None
+    truths: tuple[int, ...] | None = None
+
+    @property
+    def true_labels(self) -> frozenset[int] | None:
+        """Indices of its true labels, however many; None without labels."""
+        if self.truths is not None:
+            return frozenset(self.truths)
+        return None if self.truth is None else frozenset([self.truth])
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,8 @@ class Predictions(Versioned):
 
     def __post_init__(self) -> None:
         known = range(len(self.labels))
-        if any(one.truth is not None and one.truth not in known for one in self.pictures):
+        true = (index for one in self.pictures for index in (one.truth, *(one.truths or ())))
+        if any(index is not None and index not in known for index in true):
             raise ValueError("no label has the index of a true label")
         for model in self.models:
             if not len(model.ranked) == len(model.cosine) == len(self.pictures):

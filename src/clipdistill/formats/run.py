@@ -7,6 +7,7 @@ image_urls.txt         URLs that a search found, and images/ the downloaded imag
                        a search, otherwise the images stay in their folder
 embeddings/            the teacher's embeddings of the images
 labelled-embeddings/   the teacher's embeddings of the labelled images, if there are any
+labelled-images/       links to the labelled images; only where a table gives the labels
 text.npy, text.json    the text embeddings
 training.txt, holdout/ keys of the training images, one per line, and links to the holdout; only
                        where a share is held out
@@ -78,6 +79,7 @@ class RunFolder:
     images = _Inside("images")
     embeddings = _Inside("embeddings")
     labelled_embeddings = _Inside("labelled-embeddings")
+    labelled_images = _Inside("labelled-images")
     text = _Inside("text.npy")
     training_list = _Inside("training.txt")
     holdout = _Inside("holdout")

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from cyclopts import Parameter
 
-from ..core import metrics
 from ..core.charts import check_available
 from ..core.errors import ClipDistillError, InputError, OptionError, OutputError
 from ..core.files import ensure_folder, write_bytes
@@ -19,10 +18,10 @@ from ..core.locks import locked_files
 from ..core.model_names import short_names
 from ..core.progress import track
 from ..core.signatures import NameOrPath
-from ..core.zeroshot import top_k
 from ..formats.cards import TeacherCard
 from ..formats.classifier import OnnxCard
 from ..formats.engine import load_engine_card
+from ..formats.label_table import is_label_table
 from ..formats.litert import read_litert_card
 from ..formats.measurements import BenchmarkRow
 from ..formats.onnx_wire import read_onnx
@@ -36,7 +35,16 @@ from .race.conclusions import Timed, conclusions
 from .race.pictures import Pictures, PictureShelf
 from .race.race import race
 from .race.report import BenchmarkResult, chart, machine
-from .task import Embedded, Reference, against, choose_text, scores_of, true_classes
+from .task import (
+    Embedded,
+    Labels,
+    Reference,
+    against,
+    choose_text,
+    scores_of,
+    share_right,
+    true_labels,
+)
 
 TIMED_IMAGES = 32
 """Different images that are timed; larger batches repeat them."""
@@ -152,14 +160,17 @@ def benchmark(
     Args:
         models: .onnx, .engine or .tflite files, students' folders or checkpoints (.pth), teachers
             (NAME/PRETRAINED, hf-hub:ORG/REPO, local-dir:FOLDER).
-        images: folder of images; the images of --labelled unless given.
-        labelled: folder with one folder of images per class, to measure accuracy.
+        images: folder of images; the images of --labelled unless given. The names in a table of
+            labels count from it, or without it from the table's folder.
+        labelled: folder with one folder of images per class, or a table of labels (.csv, .tsv,
+            .jsonl; see `evaluate`), to measure accuracy.
         text: text embeddings from `clipdistill embed-text`; not needed when a MODEL contains its
             own.
         options: see `BenchmarkOptions`.
 
     Raises:
-        InputError: there is nothing to measure, or none of the models can be opened.
+        InputError: there is nothing to measure, a class folder is no label, or none of the models
+            can be opened.
         MismatchError: the models are of different teachers.
         OutputError: --out or --plot cannot be written, or another process is writing it.
     """
@@ -176,13 +187,14 @@ def benchmark(
             _open_all(entries, options)
             opened = [entry for entry in entries if entry.about]
             classes = choose_text([(entry.spec(), _carried(entry.model)) for entry in opened], text)
+            found = _labels(labelled, images, classes)
             shelf = PictureShelf(Path(folder))
-            plain = _spread(list_images(images or labelled or Path()), options.limit)
-            _prepare_all(opened, shelf, "images", plain)
+            plain = found.items if images is None and found else list_images(images or Path())
+            _prepare_all(opened, shelf, "images", _spread(plain, options.limit))
             _time_all(opened, batches, options.rounds)
             reference = _compare_all(opened, classes, shelf)
-            if labelled is not None:
-                _add_accuracy(opened, classes, shelf, labelled)
+            if found is not None:
+                _add_accuracy(opened, classes, shelf, found)
         result = BenchmarkResult(
             rows=tuple(entry.row for entry in entries),
             reference=reference,
@@ -360,17 +372,22 @@ def _compare_all(entries: Sequence[_Entry], classes: TextEmbeddings, shelf: Pict
     return name
 
 
+def _labels(labelled: Path | None, images: Path | None, classes: TextEmbeddings) -> Labels | None:
+    """Read the labels before anything is timed; None without."""
+    if labelled is None:
+        return None
+    return true_labels(labelled, images if is_label_table(labelled) else None, classes.labels)
+
+
 def _add_accuracy(
-    entries: Sequence[_Entry], classes: TextEmbeddings, shelf: PictureShelf, labelled: Path
+    entries: Sequence[_Entry], classes: TextEmbeddings, shelf: PictureShelf, found: Labels
 ) -> None:
-    items = list_images(labelled)
-    truth, _ = true_classes(labelled, items, classes.labels)
-    _prepare_all(entries, shelf, "labelled", items)
+    _prepare_all(entries, shelf, "labelled", found.items)
     for index, entry in enumerate(entries):
         own = _embed(entry, shelf, "labelled", index)
         if own is not None:
-            predicted = top_k(scores_of(own.vectors, classes), 1)[:, 0]
-            entry.note(accuracy=metrics.accuracy(predicted, truth[own.rows]))
+            scores = scores_of(own.vectors, classes)
+            entry.note(accuracy=share_right(scores, found.truths[own.rows]))
 
 
 def _embed(entry: _Entry, shelf: PictureShelf, what: str, index: int) -> Embedded | None:

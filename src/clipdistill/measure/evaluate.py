@@ -46,6 +46,7 @@ from .task import (
     embed,
     latency_ms,
     scores_of,
+    share_right,
     true_labels,
 )
 
@@ -268,8 +269,8 @@ def _measure(
         model=embedder.spec.name,
         runtime=embedder.spec.runtime,
         role=embedder.spec.role,
-        accuracy=None if truths is None else metrics.any_right(scores, truths, 1),
-        top5=None if truths is None else metrics.any_right(scores, truths, 5),
+        accuracy=None if truths is None else share_right(scores, truths),
+        top5=None if truths is None else share_right(scores, truths, 5),
         agreement=agreement,
         cosine=cosine,
         confidence=float(scores.max(axis=1).mean(dtype=np.float64)),
@@ -286,9 +287,12 @@ def _measure(
 
 def _pictures(task: Task) -> tuple[Picture, ...]:
     truth = [None] * len(task.items) if task.truth is None else task.truth.tolist()
+    truths: list[tuple[int, ...] | None] = [None] * len(task.items)
+    if task.truths is not None and task.truth is None:
+        truths = [tuple(np.flatnonzero(row).tolist()) for row in task.truths]
     return tuple(
-        Picture(str(item.path.resolve()), item.key, true)
-        for item, true in zip(task.items, truth, strict=True)
+        Picture(str(item.path.resolve()), item.key, one, several)
+        for item, one, several in zip(task.items, truth, truths, strict=True)
     )
 
 

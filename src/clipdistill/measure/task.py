@@ -19,7 +19,7 @@ from ..core.progress import track
 from ..core.wording import many
 from ..core.zeroshot import Logits, normalized, probabilities
 from ..formats.embeddings import Failure
-from ..formats.label_table import is_label_table, load_label_table
+from ..formats.label_table import ENDINGS, is_label_table, load_label_table
 from ..formats.text import TextEmbeddings, load_text
 from ..images.loading import batched, load_pixels, stack
 from ..images.sources import ImageItem, list_images
@@ -114,16 +114,10 @@ def choose_text(
     return classes
 
 
-def true_classes(
+def _true_classes(
     root: Path, items: Sequence[ImageItem], labels: Sequence[str]
 ) -> tuple[NDArray[np.intp], tuple[str, ...]]:
-    """Return the true class of each image (int (N,)), and the class folders without images.
-
-    Raises:
-        InputError: an image is in no class folder, or a folder is no label.
-    """
-    if not root.is_dir():
-        raise InputError(f"{root}: expected a folder with one folder of images per class.")
+    """Return the true class of each image (int (N,)), and the class folders without images."""
     loose = [item.key for item in items if "/" not in item.key]
     if loose:
         raise InputError(
@@ -156,25 +150,36 @@ def true_labels(labelled: Path, images: Path | None, labels: Sequence[str]) -> L
 
     Args:
         labelled: folder with one folder per class, or a table of labels.
-        images: folder that the table's names are below; None: the table's own.
+        images: folder that the table's names are below; None: the table's own, of which --images
+            names another.
         labels: the classes.
 
     Raises:
-        InputError: no such images, or a name is no label.
+        InputError: no such images, an image is in no class folder, or a name is no label.
         FormatError: the table cannot be read.
     """
     if not is_label_table(labelled):
+        if labelled.exists() and not labelled.is_dir():
+            raise InputError(
+                f"{labelled}: expected a folder with one folder of images per class, or a table of "
+                f"labels ({', '.join(ENDINGS)})."
+            )
         listed = list_images(labelled)
-        truth, empty = true_classes(labelled, listed, labels)
+        truth, empty = _true_classes(labelled, listed, labels)
         return Labels(listed, truth[:, None] == np.arange(len(labels)), truth, empty)
     table = load_label_table(labelled)
     root = labelled.parent if images is None else images
     items = [item for item in list_images(root) if item.key in table]
     missing = sorted(table.keys() - {item.key for item in items})
     if missing:
+        advice = (
+            "Give the folder of the images with --images."
+            if images is None
+            else "The names count from that folder."
+        )
         raise InputError(
             f"{labelled}: {missing[0]} is no image below {root} ({len(missing)} of "
-            f"{many(len(table), 'image')} missing). Give the folder of the images with --images."
+            f"{many(len(table), 'image')} missing). {advice}"
         )
     known = {_plain(label): index for index, label in reversed(list(enumerate(labels)))}
     truths = np.zeros((len(items), len(labels)), bool)
@@ -240,6 +245,19 @@ def scores_of(
         logits: what turns cosines into probabilities; None: the teacher's own.
     """
     return probabilities(normalized(vectors), text.vectors, logits or text.teacher_logits)
+
+
+def share_right(
+    scores: NDArray[np.float32], truths: NDArray[np.bool_], best: int = 1
+) -> float | None:
+    """Share of the images with labels of which one is among the best; None without such images.
+
+    Args:
+        scores: probabilities, float32 (N, C).
+        truths: whether each image has each label, (N, C).
+        best: number of labels that count as an answer; with one it is the accuracy.
+    """
+    return metrics.any_right(scores, truths, best) if truths.any() else None
 
 
 def against(

@@ -15,8 +15,7 @@ from ..core.zeroshot import top_k
 from ..formats.embeddings import Embeddings, load_embeddings, match_rows
 from ..formats.measurements import Baseline
 from ..formats.text import TextEmbeddings, load_text
-from ..images.sources import list_images
-from ..measure.task import scores_of, true_classes
+from ..measure.task import scores_of, share_right, true_labels
 
 BLURRED = 0.5
 """Share of two labels' images with nearly equal probabilities above which it hardly does."""
@@ -46,7 +45,7 @@ def measure(
     Args:
         embeddings: of the unlabelled images.
         text: the class list.
-        labelled: folder of labelled images; None without.
+        labelled: folder of labelled images, or table of labels; None without.
         labelled_embeddings: of those.
 
     Raises:
@@ -95,23 +94,23 @@ def _best(stored: Embeddings, classes: TextEmbeddings) -> _Best:
 
 def _accuracy(
     labelled: Path, embeddings: Path, classes: TextEmbeddings
-) -> tuple[float, dict[str, float], int]:
-    """Accuracy, accuracy of each class, and the number of images."""
-    items = list_images(labelled)
-    truth, _ = true_classes(labelled, items, classes.labels)
+) -> tuple[float | None, dict[str, float], int]:
+    """Accuracy, accuracy of each class where an image has one, and the number of images."""
+    found = true_labels(labelled, None, classes.labels)
     stored = load_embeddings(embeddings)
-    rows = match_rows(stored, [item.key for item in items])
-    read = [index for index, item in enumerate(items) if item.key in rows]
-    vectors = stored.mapped[[rows[items[index].key] for index in read]].astype(np.float32)
-    predicted = top_k(scores_of(vectors, classes), 1)[:, 0]
-    right = truth[read]
-    shares = metrics.class_accuracy(metrics.confusion(predicted, right, len(classes.labels)))
-    known = {
-        label: float(share)
-        for label, share in zip(classes.labels, shares, strict=True)
-        if not np.isnan(share)
-    }
-    return metrics.accuracy(predicted, right), known, len(read)
+    keys = [item.key for item in found.items]
+    rows = match_rows(stored, keys)
+    read = [index for index, key in enumerate(keys) if key in rows]
+    scores = scores_of(
+        stored.mapped[[rows[keys[index]] for index in read]].astype(np.float32), classes
+    )
+    accuracy = share_right(scores, found.truths[read])
+    if found.truth is None:
+        return accuracy, {}, len(read)
+    counts = metrics.confusion(top_k(scores, 1)[:, 0], found.truth[read], len(classes.labels))
+    shares = zip(classes.labels, metrics.class_accuracy(counts), strict=True)
+    known = {label: float(share) for label, share in shares if not np.isnan(share)}
+    return accuracy, known, len(read)
 
 
 def _overlapping(classes: TextEmbeddings, best: _Best) -> tuple[tuple[str, str, float], ...]:
@@ -133,12 +132,12 @@ def table(baseline: Baseline) -> Table:
     """Images and accuracy of each label, the fewest images first."""
     labels = sorted(baseline.counts, key=lambda label: baseline.counts[label])
     more = len(labels) - MOST_ROWS
-    columns = ("label", ">images", *((">accuracy",) if baseline.labelled else ()))
+    columns = ("label", ">images", *((">accuracy",) if baseline.per_class else ()))
     rows = [
         (
             label,
             str(baseline.counts[label]),
-            *((percent(baseline.per_class.get(label)),) if baseline.labelled else ()),
+            *((percent(baseline.per_class.get(label)),) if baseline.per_class else ()),
         )
         for label in labels[:MOST_ROWS]
     ]

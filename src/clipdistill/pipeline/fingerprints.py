@@ -13,8 +13,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..formats.prompts import Prompts
 from ..images.sources import ImageItem
+from ..measure.task import Labels
 
 LENGTH = 8
 """Bytes of a digest: enough for the states of one run."""
@@ -36,6 +39,15 @@ def of_images(items: Sequence[ImageItem]) -> str:
     """Of a list of images."""
     lines = (f"{item.key}\t{item.size}\t{item.mtime_ns}\n".encode() for item in items)
     return f"{len(items)} pictures, {_digest(lines)}"
+
+
+def of_labels(found: Labels) -> str:
+    """Of which image has which labels, by their places in the list of classes."""
+    pairs = (
+        f"{item.key}\t{np.flatnonzero(row).tolist()}\n".encode()
+        for item, row in zip(found.items, found.truths, strict=True)
+    )
+    return _digest(pairs)
 
 
 def of_teacher(model_name: str) -> str:

@@ -1,4 +1,4 @@
-"""Holding images out: a list of those to train on, and a folder of links to the others."""
+"""Holding images out: a list of those to train on, and folders of links to images."""
 
 from __future__ import annotations
 
@@ -50,19 +50,24 @@ def hold_out(items: Sequence[ImageItem], share: float, seed: int, folder: RunFol
             f"Too few images to hold some out: {len(items)}. Add images, or measure on "
             "labelled ones: --labelled FOLDER"
         )
-    with writing(folder.holdout):
-        shutil.rmtree(folder.holdout, ignore_errors=True)
-        for item in held:
-            _link(item, ensure_parent(folder.holdout / item.key))
+    link_images(held, folder.holdout)
     write_bytes(folder.training_list, "".join(f"{key}\n" for key in learnt).encode())
     return len(held)
 
 
-def ensure_parent(path: Path) -> Path:
-    """Make the folder of a file."""
-    if not path.parent.is_dir():
-        ensure_folder(path.parent)
-    return path
+def link_images(items: Sequence[ImageItem], folder: Path) -> None:
+    """Make a folder of links to images, each under its key; what was in the folder is deleted.
+
+    Raises:
+        OutputError: the links cannot be written.
+    """
+    with writing(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        for item in items:
+            path = folder / item.key
+            if not path.parent.is_dir():
+                ensure_folder(path.parent)
+            _link(item, path)
 
 
 def _lot(key: str, seed: int) -> float:

@@ -16,6 +16,7 @@ from ..core.errors import InputError, OptionError
 from ..core.signatures import check_ranges, field_names
 from ..distillation.options import DistillOptions, TrainingOptions
 from ..formats.classifier import Target
+from ..formats.label_table import is_label_table
 from ..models.students import AUTO, DEFAULT_STUDENT
 from ..models.teachers import DEFAULT_TEACHER
 
@@ -81,7 +82,8 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
             is trained 2:4 for as many, then INT8 for a fifth of them.
         fine_tuning_lr: peak learning rate of the sparse and INT8 students; default: 1e-3 for sparse
             ones, 1e-4 for INT8. One that is both is trained INT8 with a tenth of it.
-        labelled: folder with one folder of images per class, for measuring only.
+        labelled: folder with one folder of images per class, or a table of labels (.csv, .tsv,
+            .jsonl; see the verb evaluate) in the folder of its images; for measuring only.
         holdout: share of the images to hold out of the training and, without --labelled, to measure
             on, against the teacher; default: 0.1 without --labelled, otherwise none.
         target: runtime of classifier.onnx: onnxruntime, or tensorrt (also for OpenVINO).
@@ -159,6 +161,12 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
     def shipped(self) -> StudentName:
         """The student that becomes classifier.onnx."""
         return self.classifier or self.students[-1]
+
+    @property
+    def label_table(self) -> Path | None:
+        """The table of labels; None where folders name the classes, or without labels."""
+        given = self.labelled
+        return given if given is not None and is_label_table(given) else None
 
     @property
     def held_out(self) -> float:

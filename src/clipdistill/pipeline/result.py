@@ -30,6 +30,8 @@ class Row:
         latency_ms: median time of one image, batch 1: that of `benchmark`, as in the report; where
             it did not measure the model, the rougher one of `evaluate`.
         rounds_ms: the same in each round of `benchmark`.
+        mean_average_precision: of the labels, 0 to 1, where an image may have several; else None.
+        f1: the same of F1.
     """
 
     model: str
@@ -40,6 +42,8 @@ class Row:
     size_mb: float
     latency_ms: float
     rounds_ms: tuple[float, ...] = ()
+    mean_average_precision: float | None = None
+    f1: float | None = None
 
 
 def rows_of(result: Evaluation, raced: Benchmark | None = None) -> tuple[Row, ...]:
@@ -54,6 +58,9 @@ def rows_of(result: Evaluation, raced: Benchmark | None = None) -> tuple[Row, ..
     for one in result.rows:
         shares, race = (one.accuracy, one.agreement, one.cosine), races.get(_key(one))
         row = Row(_short_name(one), one.runtime, *shares, one.size_mb, one.latency_ms)
+        if one.several is not None:
+            mean = one.several.mean_average_precision
+            row = replace(row, mean_average_precision=mean, f1=one.several.f1)
         if race is not None and race.latency_ms is not None:
             row = replace(row, latency_ms=race.latency_ms, rounds_ms=race.round_ms)
         rows.append(row)
@@ -74,12 +81,14 @@ def _short_name(one: ModelEvaluation) -> str:
 def results_table(title: str, rows: Sequence[Row]) -> Table:
     """Rows for a terminal."""
     labelled = any(row.accuracy is not None for row in rows)
-    accuracy = (">accuracy",) if labelled else ()
+    several = any(row.f1 is not None for row in rows)
+    shares = (*((">accuracy",) if labelled else ()), *((">mAP", ">F1") if several else ()))
     lines = tuple(
         (
             row.model,
             row.runtime,
             *((percent(row.accuracy),) if labelled else ()),
+            *((percent(row.mean_average_precision), percent(row.f1)) if several else ()),
             percent(row.agreement),
             "-" if row.cosine is None else f"{row.cosine:.3f}",
             f"{row.size_mb:.1f}",
@@ -87,7 +96,7 @@ def results_table(title: str, rows: Sequence[Row]) -> Table:
         )
         for row in rows
     )
-    columns = ("model", "runtime", *accuracy, ">agreement", ">cosine", ">MB", ">ms")
+    columns = ("model", "runtime", *shares, ">agreement", ">cosine", ">MB", ">ms")
     return Table(title, columns, lines)
 
 

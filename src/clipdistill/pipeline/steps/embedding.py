@@ -15,6 +15,7 @@ from ...images.sources import list_images
 from ..baseline import measure, sentence, table, warnings
 from ..context import RunContext
 from ..fingerprints import of_embedded
+from ..holdout import link_images
 from .command import command
 from .step import Estimate, Step, teacher_seconds
 
@@ -40,20 +41,42 @@ def embed(context: RunContext) -> list[Step]:
 
 
 def embed_labelled(context: RunContext) -> list[Step]:
-    """Embed the labelled images, if there are any."""
-    if context.options.labelled is None:
+    """Embed the labelled images, if there are any: of a table those that it names."""
+    folder, labelled = context.folder, context.options.labelled
+    if labelled is None:
         return []
+    links = [] if context.options.label_table is None else [_link_labelled(context)]
     return [
+        *links,
         _embed(
             context,
             name="embed labelled",
             about="embed the labelled images with the teacher",
-            images=context.options.labelled,
-            out=context.folder.labelled_embeddings,
+            images=folder.labelled_images if links else labelled,
+            out=folder.labelled_embeddings,
             count=context.inputs.measured,
             digest="labelled",
-        )
+            after=tuple(step.name for step in links),
+        ),
     ]
+
+
+def _link_labelled(context: RunContext) -> Step:
+    folder, found = context.folder.labelled_images, context.inputs.labelled
+    assert found is not None
+
+    def run() -> None:
+        # A link to a damaged tar would be one to all of its images.
+        link_images([item for item in found.items if not item.problem], folder)
+
+    return Step(
+        name="labelled images",
+        about="link the images that the table of labels names",
+        run=run,
+        inputs={"labelled": context.inputs.digests["labelled"]},
+        outputs=(context.below(folder),),
+        leftovers="move",
+    )
 
 
 def _embed(
@@ -227,11 +250,13 @@ def baseline(context: RunContext) -> list[Step]:
             message(line)
 
     more = ("embed labelled",) if labelled is not None else ()
+    labels = context.inputs.digests.get("labels")
     return [
         Step(
             name="baseline",
             about="measure the teacher's own zero-shot result",
             run=run,
+            inputs={} if labels is None else {"labels": labels},
             after=("embed", CLASS_VECTORS, *more),
             outputs=(context.below(folder.baseline),),
         )

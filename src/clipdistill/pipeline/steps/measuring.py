@@ -42,7 +42,8 @@ def calibrate(context: RunContext) -> list[Step]:
     flags = {"text": folder.text, "calibrate": True, **_measuring_flags(context)}
 
     def run() -> None:
-        count = len(list_images(context.options.labelled or folder.holdout))
+        given = context.options.labelled is not None
+        count = context.inputs.measured if given else len(list_images(folder.holdout))
         if count < LEAST_IMAGES:
             message(f"Left out: {many(count, 'image')} found, {LEAST_IMAGES} needed.")
             return
@@ -54,7 +55,7 @@ def calibrate(context: RunContext) -> list[Step]:
             about="calibrate the classifier's probabilities",
             run=run,
             estimate=lambda probe: _evaluation_cost(context, probe, 1),
-            inputs={"labelled": context.inputs.digests["labelled"]},
+            inputs=context.inputs.label_digests,
             after=("classifier", CLASS_VECTORS, *held_out(context)),
             command=command("evaluate", *models, **flags),
             changes=("classifier", "embed-text"),
@@ -101,7 +102,7 @@ def evaluate(context: RunContext) -> list[Step]:
             run=run,
             estimate=lambda probe: _evaluation_cost(context, probe, 1 + len(options.students)),
             settings={"target": options.target, **_measuring_settings(context)},
-            inputs={"labelled": context.inputs.digests["labelled"]},
+            inputs=context.inputs.label_digests,
             after=("distill", *exported, *calibrated, *held_out(context)),
             outputs=(context.below(folder.evaluation), context.below(folder.predictions)),
             command=command("evaluate", *models, **flags),
@@ -151,7 +152,7 @@ def benchmark(context: RunContext) -> list[Step]:
             run=run,
             estimate=estimate,
             settings={"rounds": options.rounds, **_measuring_settings(context)},
-            inputs={"labelled": context.inputs.digests["labelled"]},
+            inputs=context.inputs.label_digests,
             after=("distill", *(export_step(*one) for one in made), *held_out(context)),
             outputs=(path, context.below(folder.chart)),
             markers=(path,),

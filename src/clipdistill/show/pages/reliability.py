@@ -19,7 +19,7 @@ class Reliability:
 
     Attributes:
         truth: "label", or without labels "teacher": the labels that count as correct.
-        said: mean probability of each bin that has enough images, 0 to 1.
+        said: mean probability of the best label of each bin that has enough images, 0 to 1.
         right: share of correct labels of each of these bins, 0 to 1.
         images: number of images of each of these bins.
         total: number of all images, including those of small bins.
@@ -39,15 +39,15 @@ def reliability_of(run: Gathered, kind: str) -> Reliability | None:
     student = student_predictions(run, kind)
     if run.predictions is None or student is None:
         return None
-    truth: list[int | None] = [picture.truth for picture in run.predictions.pictures]
+    truth = [picture.true_labels for picture in run.predictions.pictures]
     by_labels = any(true is not None for true in truth)
     if not by_labels:
         teacher = teacher_predictions(run)
         if teacher is None:
             return None
-        truth = [ranked[0][0] if ranked else None for ranked in teacher.ranked]
+        truth = [frozenset([ranked[0][0]]) if ranked else None for ranked in teacher.ranked]
     pairs = [
-        (ranked[0][1], ranked[0][0] == true)
+        (ranked[0][1], ranked[0][0] in true)
         for ranked, true in zip(student.ranked, truth, strict=True)
         if ranked and true is not None
     ]

@@ -109,14 +109,16 @@ function fit(image, { size, interpolation, fill_color: fill }) {
   return result;
 }
 
-// What Pillow's decoder makes of a JPEG that is far larger than a model's input: 1/2, 1/4 or 1/8 of its size,
-// by averages of squares.  Pillow averages brightness and colour apart, before the colours are upsampled, and
-// so some pixels differ by a few levels from these.
-export function reduceJpeg(image, { size }) {
-  const { width, height, data } = image;
+// Of a JPEG that is far larger than a model's input, Pillow's decoder gives 1/2, 1/4 or 1/8 of its size: 2, 4 or 8, else 1.
+export function fractionOf(width, height, { size }) {
   const most = Math.min(Math.floor(width / (2 * size)), Math.floor(height / (2 * size)));
-  const side = [8, 4, 2].find((one) => one <= most);
-  if (!side) return image;
+  return [8, 4, 2].find((one) => one <= most) ?? 1;
+}
+
+// RGBA {data, width, height} -> the same at 1 / side of its size, by averages of squares.  A JPEG's decoder averages
+// brightness and colour apart, before the colours are upsampled, and so some pixels differ by a few levels from its.
+export function averaged(image, side) {
+  const { width, height, data } = image;
   const reduced = { width: Math.ceil(width / side), height: Math.ceil(height / side) };
   reduced.data = new Uint8ClampedArray(reduced.width * reduced.height * 4);
   for (let row = 0; row < reduced.height; row++) {

@@ -1,7 +1,7 @@
 // The classifier: loads classifier.onnx and answers images, away from the page's own thread.
 
 import { metadata } from "./onnx.js";
-import { normalize, reduceJpeg, toPixels } from "./preprocess.js";
+import { averaged, fractionOf, normalize, toPixels } from "./preprocess.js";
 import { RUNTIME } from "./runtime.js";
 
 const SHOWN = 5; // labels in an answer
@@ -92,14 +92,38 @@ async function decode(blob) {
     if (width * height > MOST_PIXELS) {
       throw new Problem(`This image has ${width}x${height} pixels; at most ${MOST_PIXELS / 1e6} million are taken.`);
     }
-    const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
-    context.fillStyle = "#fff";
-    context.fillRect(0, 0, width, height);
-    context.drawImage(bitmap, 0, 0);
-    const image = context.getImageData(0, 0, width, height);
-    return (await isJpeg(blob)) ? reduceJpeg(image, preprocess) : image;
+    const side = (await isJpeg(blob)) ? fractionOf(width, height, preprocess) : 1;
+    if (side === 1) return pixelsOf(bitmap, width, height);
+    const small = await decodeSmaller(blob, Math.ceil(width / side), Math.ceil(height / side));
+    return small ?? averaged(pixelsOf(bitmap, width, height), side);
   } finally {
     bitmap.close();
+  }
+}
+
+function pixelsOf(image, width, height) {
+  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, width, height);
+  context.drawImage(image, 0, 0);
+  return context.getImageData(0, 0, width, height);
+}
+
+// A JPEG as its decoder gives it at a fraction of its size, as Pillow's does; null where the browser has no such decoder.
+async function decodeSmaller(blob, width, height) {
+  if (!self.ImageDecoder) return null;
+  const least = { desiredWidth: width + 1, desiredHeight: height + 1 }; // the next larger fraction is taken
+  const decoder = new ImageDecoder({ type: "image/jpeg", data: await blob.arrayBuffer(), colorSpaceConversion: "none", ...least });
+  try {
+    const { image } = await decoder.decode();
+    const found = [image.displayWidth, image.displayHeight];
+    const pixels = found.join() === [width, height].join() ? pixelsOf(image, width, height) : null;
+    image.close();
+    return pixels;
+  } catch {
+    return null; // the average is as good where this decoder is not there for this file
+  } finally {
+    decoder.close();
   }
 }
 
