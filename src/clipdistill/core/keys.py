@@ -26,7 +26,6 @@ class Keys:
     """
 
     def __init__(self, kind: type[np.integer]) -> None:
-        self._kind = kind
         self._bits = 0
         self._buckets: list[_Bucket] = [
             (np.empty(0, np.uint64), np.empty(0, np.uint32), np.empty(0, kind))

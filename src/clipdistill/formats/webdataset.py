@@ -5,8 +5,8 @@
     OUT/index.parquet    the ledger; `file` is "00000.tar/NAME.jpg", as `embed` names the image
 
 A tar is written once, whole, and never changed; its images' own files are deleted after that.  So a
-packing that was killed continues with the next tar, and ends with the same ones.  Rows are streamed:
-nothing of them but columns is in memory.
+packing that was killed continues with the next tar, and ends with the same ones.  Rows are
+streamed: only columns of them are in memory.
 """
 
 from __future__ import annotations
