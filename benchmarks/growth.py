@@ -3,8 +3,9 @@
 The cases run on synthetic tables of 10^4 and 10^5 images, a process for each size: a listing, the
 rows of embeddings, embed's plan when nothing is new, the pairing of `distill` (with the loading of
 the embeddings as `distill`), the names that `select` and `serve` look up in a pool, a search of it,
-the near-duplicates and the choice of `select`, and what `download` remembers of its list and its
-ledger, half of which is in the index and half in the journal.
+the near-duplicates and the choice of `select`, a web `search` that finds so many URLs and writes
+their list, and what `download` remembers of its list and its ledger, half of which is in the index
+and half in the journal.
 
     python benchmarks/growth.py [--images 10000 100000] [--cases CASE ...] [--dim 64] [--root SRC]
 
@@ -119,6 +120,21 @@ def ledger():
     return run
 
 
+def urls():
+    from clipdistill.collect import search
+    from clipdistill.collect.sources.options import SearchOptions
+
+    def hits(prompt, n):
+        for i in range(count):
+            url, caption = f"https://example.org/images/{i:09d}.jpg", f"a cat on a mat, seen {i}"
+            yield UrlRow(url, prompt, i + 1, 1 - i / count, "pool", caption)
+
+    (root / "prompts.txt").write_text("a cat\n")
+    search._open_source = lambda *_: (hits, 1)
+    options = SearchOptions(source="pool", pool=root, num_images=count)
+    return search.search(root / "prompts.txt", root / "found.txt", options)
+
+
 def write_ledger():
     urls = [f"https://example.org/images/{n:09d}.jpg" for n in range(count)]
     save_urls(folder / "urls.txt", [UrlRow(url, prompt="a cat") for url in urls])
@@ -132,7 +148,7 @@ folder = root / "download"
 folder.mkdir()
 cases = {
     "listing": listing, "load": load, "resume": resume, "pair": pair, "pool": pool,
-    "distill": distilling, "search": searching, "select": selecting, "ledger": ledger,
+    "distill": distilling, "search": searching, "select": selecting, "urls": urls, "ledger": ledger,
 }
 if not chosen or "ledger" in chosen:
     write_ledger()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 import growing
@@ -111,8 +113,7 @@ def test_a_download_keeps_a_few_bytes_of_each_url(ledgers) -> None:
     found = growing.slope(
         SMALL_BLOCKS + "from clipdistill.collect.web.download import Download\n"
         "from clipdistill.collect.web.options import DownloadOptions\n"
-        "one = lambda *_: None\n"
-        "from clipdistill.core import keys; keys.BUCKET_BITS = 8\n",
+        "one = lambda *_: None\n",
         "run = Download(root / 'urls.txt', root, DownloadOptions(), one)\n"
         "run._recall()\n"
         "assert not list(run._todo())\n"
@@ -147,3 +148,57 @@ def test_choosing_keeps_columns(stores) -> None:
     )
     assert found.held < 30, found
     assert found.most < 80, found
+
+
+@pytest.fixture(scope="module")
+def web_pools(tmp_path_factory):
+    """Pools of images on the web, in clip-retrieval's layout, and a prompt for each."""
+    made = {}
+    for count in (1_500, 4_500):
+        root = tmp_path_factory.mktemp(f"web-{count}")
+        for name in ("img_emb", "metadata"):
+            (root / name).mkdir()
+        np.save(root / "img_emb/img_emb_0.npy", np.ones((count, 8), np.float16))
+        columns = {
+            "url": [URL.format(n) for n in range(count)],
+            "caption": [f"a cat that is number {n} of many" for n in range(count)],
+        }
+        table = pyarrow.table(columns)
+        pyarrow.parquet.write_table(table, root / "metadata/metadata_0.parquet", row_group_size=256)
+        (root / "prompts.txt").write_text("a cat\n")
+        made[count] = root
+    return made
+
+
+SEARCH = """
+import numpy as np
+from clipdistill.collect import pool, search
+from clipdistill.collect.sources import hits, pooled
+from clipdistill.collect.sources.options import SearchOptions
+from clipdistill.formats import parquet, urls
+parquet.WRITTEN_ROWS = parquet.CONVERTED_ROWS = urls.BATCH_ROWS = 128
+hits.HITS_AT_ONCE = pooled.ROWS_AT_ONCE = 128
+embed = lambda texts: np.full((len(texts), 8), 8**-0.5, np.float32)
+options = SearchOptions(source="pool", pool=root, num_images=count // 2, append=True)
+pool.TABLE_CACHE = 0
+made = pooled.make_pooled(pool.open_pool(root), embed, ["a cat"], count)
+assert next(made("a cat", 1)).url
+search._open_source = lambda *_: (made, 1)
+"""
+
+
+@pytest.mark.parametrize("lists", ["new", "appended"])
+def test_a_search_keeps_a_few_bytes_of_each_url(web_pools, lists, monkeypatch) -> None:
+    """Appended to a list of as many URLs, there are two rows for each."""
+    if lists == "appended":
+        monkeypatch.setattr("clipdistill.formats.parquet.WRITTEN_ROWS", 256)
+        for count, root in web_pools.items():
+            rows = (UrlRow(f"https://kept.org/{n}", caption="a cat") for n in range(count))
+            save_urls(root / "appended.txt", rows)
+    found = growing.slope(
+        SEARCH,
+        f"search.search(root / 'prompts.txt', root / '{lists}.txt', options)",
+        web_pools,
+    )
+    assert found.held < 5, found
+    assert found.most < {"new": 40, "appended": 60}[lists], found

@@ -298,9 +298,9 @@ def test_texts_that_utf8_cannot_hold_end_no_search(prompts, urls):
 )
 def test_a_bad_row_in_an_old_journal_ends_no_search(knn, prompts, urls, row):
     urls.parent.mkdir()
-    head = {"format": "clipdistill.search", "version": 1, "settings": options(knn).identity()}
-    line = {"prompt": "a red disc", "rows": [row]}
-    journal_path(urls).write_text(f"{json.dumps(head)}\n{json.dumps(line)}\n")
+    head = {"format": "clipdistill.search", "version": 2, "settings": options(knn).identity()}
+    end = {"prompt": "a red disc", "hits": 1}
+    journal_path(urls).write_text("".join(f"{json.dumps(one)}\n" for one in (head, row, end)))
     result = search(prompts, urls, options(knn))
     assert result.added >= 10
     assert all(url.startswith("http") and url.isascii() for url in lines(urls))
@@ -342,7 +342,8 @@ def test_a_search_that_was_stopped_resumes(prompts, urls, tmp_path, how):
         ]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         give_up = time.monotonic() + 30
-        while not journal_path(urls).exists() or journal_path(urls).read_text().count("\n") < 3:
+        ended = lambda: journal_path(urls).read_text().count('", "hits"')  # noqa: E731
+        while not journal_path(urls).exists() or ended() < 2:
             assert time.monotonic() < give_up
             time.sleep(0.01)
         process.send_signal(how)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from ..formats.prompts import load_prompts
 from ..formats.urls import UrlRow, read_urls, save_urls
 from ..models.teachers import DEFAULT_MODEL_NAME, DEFAULT_PRETRAINED
 from .sources.asking import ask_all
-from .sources.hits import Embed, Source, balance, ranked
+from .sources.hits import Embed, Hits, Source, balance, in_turn, ranked
 from .sources.journal import Journal, journal_path
 from .sources.options import SearchOptions
 
@@ -135,30 +136,30 @@ def search(prompts: Path, urls: Path, options: SearchOptions = SearchOptions()) 
             if todo:
                 _ask_all(todo, options, journal, done=len(texts) - len(todo))
             found = [journal.found[text] for text in texts]
-            chosen = balance(found, options.num_images, {row.url for row in kept})
-            save_urls(urls, [*kept, *chosen])
+            shares = balance(found, options.num_images, kept.keys)
+            chosen = (journal.row(texts[place], number) for place, number in in_turn(shares))
+            save_urls(urls, itertools.chain(kept.rows(), chosen))
             journal.close(done=True)
         finally:
             journal.close()
     return SearchResult(
         urls=urls,
         source=str(options.source),
-        prompts=_per_prompt(texts, found, chosen),
+        prompts=_per_prompt(texts, found, shares),
         asked=options.num_images,
-        added=len(chosen),
-        kept=len(kept),
+        added=sum(map(len, shares)),
+        kept=int(kept.first.sum()),
         resumed=len(texts) - len(todo),
         seconds=time.monotonic() - start,
     )
 
 
 def _per_prompt(
-    texts: Sequence[str], found: Sequence[Sequence[UrlRow]], chosen: Sequence[UrlRow]
+    texts: Sequence[str], found: Sequence[Hits], shares: Sequence[Sequence[int]]
 ) -> tuple[PromptHits, ...]:
-    counts = Counter(row.prompt for row in chosen)
     return tuple(
-        PromptHits(text, len(rows), sum(not row.url for row in rows), counts[text])
-        for text, rows in zip(texts, found, strict=True)
+        PromptHits(text, len(hits), int((hits.keys == 0).sum()), len(share))
+        for text, hits, share in zip(texts, found, shares, strict=True)
     )
 
 
@@ -172,8 +173,37 @@ def _parquet(urls: Path) -> Path:
     return urls.with_suffix(".parquet")
 
 
-def _existing(urls: Path, append: bool) -> list[UrlRow]:
-    """The rows of an existing list, which are kept.
+@dataclass(frozen=True)
+class _Kept:
+    """An existing list, without repeated URLs; its rows stay on the disk.
+
+    Attributes:
+        path: of the list or of its .parquet; None where there is none.
+        keys: hashes of the URLs of its rows, int64 (N,).
+        first: whether each row is the first of its URL, bool (N,).
+    """
+
+    path: Path | None
+    keys: NDArray[np.int64]
+    first: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, path: Path | None) -> _Kept:
+        """Read a list."""
+        urls = (row.url for row in read_urls(path)) if path else ()
+        keys = np.frombuffer(array("q", map(hash, urls)), np.int64)
+        order = np.argsort(keys, kind="stable")
+        first = np.ones(len(keys), bool)
+        first[order[1:]] = keys[order[1:]] != keys[order[:-1]]
+        return cls(path, keys, first)
+
+    def rows(self) -> Iterator[UrlRow]:
+        """Read the list again, the first row of each URL."""
+        return itertools.compress(read_urls(self.path), self.first) if self.path else iter(())
+
+
+def _existing(urls: Path, append: bool) -> _Kept:
+    """The existing list, which is kept.
 
     Raises:
         OutputError: the list exists, and `append` was not given.
@@ -185,15 +215,10 @@ def _existing(urls: Path, append: bool) -> list[UrlRow]:
             "written beside it."
         )
     there = [path for path in (urls, _parquet(urls)) if path.exists()]
-    if not there:
-        return []
-    if append:
-        rows: dict[str, UrlRow] = {}
-        for row in read_urls(there[0]):
-            rows.setdefault(row.url, row)
-        return list(rows.values())
-    if there == [_parquet(urls)] and journal_path(urls).exists():
-        return []  # killed between the two files; this run writes both
+    if there and append:
+        return _Kept.of(there[0])
+    if not there or (there == [_parquet(urls)] and journal_path(urls).exists()):
+        return _Kept.of(None)  # or killed between the two files; this run writes both
     raise OutputError(
         f"{there[0]} exists. Add to it with --append, choose another file, or delete it."
     )
@@ -204,13 +229,12 @@ def _ask_all(texts: Sequence[str], options: SearchOptions, journal: Journal, don
     stop = threading.Event()
     source, workers = _open_source(texts, options, stop)
 
-    def ask(text: str) -> list[UrlRow]:
-        return ranked(list(source(text, options.hits)))
+    def ask(text: str) -> Iterator[UrlRow]:
+        return ranked(source(text, options.hits))
 
     with track("search", done + len(texts), "prompts", done) as step:
         for text, rows in ask_all(texts, ask, workers, stop):
-            journal.add(text, rows)
-            step(1, f"{len(rows)} for {text!r}")
+            step(1, f"{len(journal.add(text, rows))} for {text!r}")
 
 
 def _open_source(

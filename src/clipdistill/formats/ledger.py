@@ -8,24 +8,27 @@ download merges the journal into `index.parquet`, sorted by file name, and delet
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import itertools
 import json
 import os
 import uuid
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.errors import FormatError
 from ..core.files import atomic_path, writing
+from ..core.keys import KEY_BYTES, Keys
 from ..core.node_cache import at_hand
 from ..core.results import from_json
-from ..core.texts import Index, Texts
+from ..core.texts import Texts
 from .parquet import TypeMismatch, arrow, typed_rows, write_rows
 
 INDEX = "index.parquet"
@@ -122,14 +125,12 @@ def read_ledger(folder: Path) -> list[LedgerRow]:
 
 
 def iter_ledger(folder: Path) -> Iterator[LedgerRow]:
-    """As `read_ledger`, row by row: some 40 bytes per line of the journal are in memory.
+    """As `read_ledger`, row by row: some 35 bytes per line of the journal are in memory.
 
     Raises:
         FormatError: the index or the journal is damaged.
     """
-    owners = _Owners(folder)
-    for _, row in placed_rows(folder):
-        yield owners.resolved(row)
+    return with_owners(lambda: (row for _, row in placed_rows(folder)))
 
 
 def placed_rows(folder: Path) -> Iterator[tuple[int, LedgerRow]]:
@@ -140,11 +141,7 @@ def placed_rows(folder: Path) -> Iterator[tuple[int, LedgerRow]]:
     Raises:
         FormatError: the index or the journal is damaged.
     """
-    index: Iterable[tuple[bytes, int, LedgerRow]] = (
-        (key_of_url(row.url), -1 - number, row) for number, row in _index_rows(folder, ())
-    )
-    if not _is_sorted(folder):
-        index = sorted(index, key=lambda one: one[0])
+    index = ((key, -1 - number, row) for key, number, row in sorted_index(folder))
     journal = ((key_of_url(row.url), place, row) for place, row in _newest(folder))
     before = b""
     # Of equal keys the journal's comes first, and the index's is outdated.
@@ -152,6 +149,16 @@ def placed_rows(folder: Path) -> Iterator[tuple[int, LedgerRow]]:
         if key != before:
             yield place, row
         before = key
+
+
+def sorted_index(folder: Path) -> Iterator[tuple[bytes, int, LedgerRow]]:
+    """Yield the index's rows sorted by file name: `key_of_url`, number in the index, and row.
+
+    Raises:
+        FormatError: it is damaged.
+    """
+    index = ((key_of_url(row.url), number, row) for number, row in _index_rows(folder, ()))
+    return index if _is_sorted(folder) else iter(sorted(index, key=lambda one: one[0]))
 
 
 def _is_sorted(folder: Path) -> bool:
@@ -162,20 +169,40 @@ def _is_sorted(folder: Path) -> bool:
 
 def _newest(folder: Path) -> Iterator[tuple[int, LedgerRow]]:
     """Yield the last line about each URL of the journal and its place, sorted by file name."""
+    places, differs = _sorted_lines(folder)
+    if not len(places):
+        return
+    with open(folder / JOURNAL, "rb") as handle:
+        same: dict[str, tuple[int, LedgerRow]] = {}
+        for start in range(0, len(places), ROWS_AT_ONCE):
+            block = slice(start, start + ROWS_AT_ONCE)
+            for place, new in zip(places[block].tolist(), differs[block].tolist(), strict=True):
+                if new:
+                    yield from sorted(same.values(), key=lambda one: key_of_url(one[1].url))
+                    same.clear()
+                row = _line_at(handle, place)
+                same[row.url] = place, row
+        yield from sorted(same.values(), key=lambda one: key_of_url(one[1].url))
+
+
+def _sorted_lines(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The places of the journal's lines, sorted by the first eight bytes of their file names.
+
+    Returns:
+        The places (N,), those of equal bytes ascending; and whether the bytes differ from those
+        before (N,).
+    """
     heads, places = array("Q"), array("q")
     for place, row in _lines(folder):
         heads.append(int.from_bytes(key_of_url(row.url)[:8], "big"))
         places.append(place)
-    if not heads:
-        return
-    found, at = np.frombuffer(heads, np.uint64), np.frombuffer(places, np.int64)
-    order = np.argsort(found, kind="stable")
-    bounds = np.flatnonzero(np.diff(found[order], prepend=found[order[:1]]) > 0)
-    with open(folder / JOURNAL, "rb") as handle:
-        for start, stop in itertools.pairwise(itertools.chain([0], bounds, [len(order)])):
-            same = [(place, _line_at(handle, place)) for place in at[order[start:stop]].tolist()]
-            last = {row.url: (place, row) for place, row in same}
-            yield from sorted(last.values(), key=lambda one: key_of_url(one[1].url))
+    order = np.argsort(np.frombuffer(heads, np.uint64), kind="stable")
+    found = np.frombuffer(heads, np.uint64)[order]
+    del heads
+    differs = np.zeros(len(found), bool)
+    np.not_equal(found[1:], found[:-1], out=differs[1:])
+    del found
+    return np.frombuffer(places, np.int64)[order], differs
 
 
 def _line_at(handle: IO[bytes], place: int) -> LedgerRow:
@@ -211,34 +238,38 @@ class RowReader:
         raise FormatError(f"{self._folder / INDEX}: it was replaced while a download ran.")
 
 
-class _Owners:
-    """The files of the images that have duplicates; memory only for these and the duplicates."""
+def with_owners(rows: Callable[[], Iterable[LedgerRow]]) -> Iterator[LedgerRow]:
+    """Yield rows; each duplicate names the file of the URL that has its bytes.
 
-    def __init__(self, folder: Path) -> None:
-        digests = Texts.of(row.sha256 for _, row in placed_rows(folder) if row.status == DUPLICATE)
-        wanted = Index(digests)
-        self._files: dict[int, str] = {}
-        if len(digests):
-            for _, row in placed_rows(folder):
-                if row.status == OK and (at := int(wanted.find([row.sha256])[0])) >= 0:
-                    self._files[at] = row.file
-        self._wanted = wanted
+    Args:
+        rows: called for each pass over the same rows; some 70 bytes are in memory for each image
+            with duplicates.
+    """
+    wanted = Keys(np.int64)
+    for row in rows():
+        if row.status == DUPLICATE:
+            wanted[digest_of(row)] = -1
 
-    def resolved(self, row: LedgerRow) -> LedgerRow:
-        """The row; that of a duplicate names the file that has its bytes now."""
-        if row.status != DUPLICATE:
-            return row
-        file = self._files.get(int(self._wanted.find([row.sha256])[0]))
-        return row if file is None else replace(row, file=file)
+    def files() -> Iterator[str]:
+        count = 0
+        for row in rows():
+            if row.status == OK and (digest := digest_of(row)) in wanted:
+                wanted[digest] = count
+                count += 1
+                yield row.file
+
+    names = Texts.of(files()) if len(wanted) else Texts.of(())
+    for row in rows():
+        place = wanted.get(digest_of(row), -1) if row.status == DUPLICATE else -1
+        yield row if place < 0 else replace(row, file=names[place])
 
 
-def with_owners(rows: Sequence[LedgerRow]) -> list[LedgerRow]:
-    """Return the rows; each duplicate names the file of the URL that has its bytes."""
-    owners = {row.sha256: row.file for row in rows if row.status == OK}
-    return [
-        replace(row, file=owners.get(row.sha256, row.file)) if row.status == DUPLICATE else row
-        for row in rows
-    ]
+def digest_of(row: LedgerRow) -> bytes:
+    """The SHA-256 of a row's image, by which `Keys` finds it; of anything else some digest."""
+    try:
+        return bytes.fromhex(row.sha256).ljust(KEY_BYTES, b"\0")
+    except ValueError:
+        return hashlib.sha256(row.sha256.encode()).digest()
 
 
 class Ledger:
@@ -297,20 +328,18 @@ class Ledger:
             OutputError: the index cannot be written (the journal stays).
         """
         self.close()
-        with atomic_path(self.folder / INDEX) as temporary:
-            write_rows(temporary, LedgerRow, iter_ledger(self.folder), PURPOSE, group=GROUP_ROWS)
+        write_index(self.folder, iter_ledger(self.folder))
         (self.folder / JOURNAL).unlink()
 
 
 def write_index(folder: Path, rows: Iterable[LedgerRow]) -> None:
-    """Write `index.parquet`, sorted by file name.
+    """Write `index.parquet` from rows that are sorted by file name, and read once.
 
     Raises:
         OutputError: it cannot be written.
     """
-    ordered = sorted(rows, key=lambda row: stem_of(row.url))
     with atomic_path(folder / INDEX) as temporary:
-        write_rows(temporary, LedgerRow, ordered, PURPOSE, group=GROUP_ROWS)
+        write_rows(temporary, LedgerRow, rows, PURPOSE, group=GROUP_ROWS)
 
 
 def read_journal(folder: Path) -> Iterator[LedgerRow]:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from ..core.errors import FormatError, InputError
-from ..core.files import atomic_path, write_bytes
+from ..core.files import atomic_path
 from ..core.wording import valid
 from .parquet import TypeMismatch, arrow, texts, typed_rows, write_rows
 from .url_tables import open_list, table_rows
@@ -61,15 +61,24 @@ class UrlRow:
                 object.__setattr__(self, name, valid(text))
 
 
-def save_urls(path: Path, rows: Sequence[UrlRow]) -> None:
-    """Write the parquet, then the text file `path` beside it.
+def save_urls(path: Path, rows: Iterable[UrlRow]) -> None:
+    """Write the parquet, then the text file `path` beside it; the rows are read once.
 
     Raises:
         OutputError: they cannot be written.
     """
-    with atomic_path(path.with_suffix(".parquet")) as temporary:
-        write_rows(temporary, UrlRow, rows, PURPOSE)
-    write_bytes(path, "".join(f"{one_line(row.url)}\n" for row in rows).encode())
+
+    def noted(lines: IO[str]) -> Iterator[UrlRow]:
+        for row in rows:
+            lines.write(f"{one_line(row.url)}\n")
+            yield row
+
+    with (
+        atomic_path(path) as text,
+        open(text, "w", encoding="utf-8", newline="\n") as lines,
+        atomic_path(path.with_suffix(".parquet")) as temporary,
+    ):
+        write_rows(temporary, UrlRow, noted(lines), PURPOSE)
 
 
 def one_line(url: str) -> str:

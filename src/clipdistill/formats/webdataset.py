@@ -5,76 +5,133 @@
     OUT/index.parquet    the ledger; `file` is "00000.tar/NAME.jpg", as `embed` names the image
 
 A tar is written once, whole, and never changed; its images' own files are deleted after that.  So a
-packing that was killed continues with the next tar, and ends with the same ones.
+packing that was killed continues with the next tar, and ends with the same ones.  Rows are
+streamed: only columns of them are in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
+import heapq
 import io
+import itertools
 import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from ..core.files import atomic_path, writing
+import numpy as np
+
+from ..core.files import TEMPORARY_PREFIX, atomic_path, writing
+from ..core.keys import Keys
 from ..core.storage import RemotePath
 from ..images.intake import ENDINGS
-from ..images.sources import is_picture
 from ..images.tars import tar_members
-from .ledger import OK, LedgerRow, read_index, read_ledger, stem_of, with_owners, write_index
+from .ledger import (
+    INDEX,
+    OK,
+    LedgerRow,
+    key_of,
+    key_of_url,
+    read_index,
+    sorted_index,
+    stem_of,
+    with_owners,
+    write_index,
+)
 from .urls import UrlRow, read_urls
 
 TAR = re.compile(r"(\d{5,})\.tar")
+STEM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+NAMED = sorted(set(ENDINGS.values()))
+"""The endings of stored images."""
 
 
-@dataclass(frozen=True)
-class Packed:
-    """An image in a tar.
+class Tars:
+    """Which images the tars of a download hold, as far as its index does not say it.
 
-    Attributes:
-        file: "00000.tar/NAME.jpg".
-        bytes: its size.
-    """
-
-    file: str
-    bytes: int
-
-
-def packed_images(folder: Path, store: RemotePath | None = None) -> dict[str, Packed]:
-    """Return the images in a folder's tars, by their names without ending.
-
-    What a damaged tar does not hold whole is left out.
+    Where a tar holds what the index names, no more and no less, only its name is in memory.  Each
+    image of another tar, such as of a damaged one, takes 29 bytes.
 
     Args:
-        folder: of the download.
-        store: where the tars are, if that is object storage; of those that the ledger in `folder`
-            names, the members are taken from it.
+        folder: of the download, with the index.
+        store: where the tars are, if that is object storage; of those that the index names, the
+            images are taken from it without reading them.
     """
-    found: dict[str, Packed] = {}
-    if store is None:
-        for path in sorted(folder.iterdir()):
-            if TAR.fullmatch(path.name) and path.is_file():
-                found |= _members(path)
-        return found
-    tars = {path.name: path for path in store.iterdir() if TAR.fullmatch(path.name)}
-    known = set()
-    for row in read_index(folder):
-        tar, _, name = row.file.partition("/")
-        if row.status == OK and tar in tars and name.startswith(f"{stem_of(row.url)}."):
-            known.add(tar)
-            found[stem_of(row.url)] = Packed(row.file, row.bytes)
-    for name in sorted(tars.keys() - known):  # of a download that was killed before its ledger
-        found |= _members(tars[name])
+
+    def __init__(self, folder: Path, store: RemotePath | None = None) -> None:
+        self._listed: set[str] = set()
+        self._others: list[str] = []
+        self._places = Keys(np.int64)
+        self._tars, self._endings, self._sizes = array("I"), array("B"), array("Q")
+        paths = sorted(path for path in (store or folder).iterdir() if TAR.fullmatch(path.name))
+        told = _listed_images(folder) if paths else {}
+        for path in paths:
+            name = path.name
+            if name in told and (store is not None or told[name] == _sum(_members(path))):
+                self._listed.add(name)
+            else:
+                self._add(path)
+
+    def _add(self, path: Path) -> None:
+        self._others.append(path.name)
+        for stem, ending, size in _members(path):
+            self._places[key_of(stem)] = len(self._sizes)
+            self._tars.append(len(self._others) - 1)
+            self._endings.append(NAMED.index(ending))
+            self._sizes.append(size)
+
+    def __len__(self) -> int:
+        """The number of images that are not where the index says."""
+        return len(self._places)
+
+    def located(self, row: LedgerRow) -> LedgerRow:
+        """A row with the place of its image, if that is in a tar."""
+        place = self._places.get(key_of_url(row.url), -1) if row.status == OK else -1
+        if place < 0:
+            return row
+        tar, ending = self._others[self._tars[place]], NAMED[self._endings[place]]
+        return replace(row, file=f"{tar}/{stem_of(row.url)}{ending}")
+
+    def hold(self, row: LedgerRow) -> bool:
+        """Whether an image is, whole, in the tar that its row names."""
+        if tar_of(row) in self._listed:
+            return True
+        place = self._places.get(key_of_url(row.url), -1)
+        return place >= 0 and self.located(row) == row and self._sizes[place] == row.bytes
+
+
+def tar_of(row: LedgerRow) -> str:
+    """The tar that a row names; "" where its image is a file."""
+    tar, _, name = row.file.partition("/")
+    in_tar = (
+        row.status == OK and TAR.fullmatch(tar) and os.path.splitext(name)[0] == stem_of(row.url)
+    )
+    return tar if in_tar else ""
+
+
+def _listed_images(folder: Path) -> dict[str, int]:
+    """The tars that the index names, and the `_sum` of their images."""
+    found: dict[str, int] = {}
+    for row in read_index(folder, ("url", "status", "file", "bytes")):
+        if tar := tar_of(row):
+            name = row.file.partition("/")[2]
+            found[tar] = found.get(tar, 0) + hash((*os.path.splitext(name), row.bytes))
     return found
 
 
-def _members(path: Path) -> dict[str, Packed]:
-    """The whole images of one tar."""
-    found: dict[str, Packed] = {}
+def _sum(images: Iterable[tuple[str, str, int]]) -> int:
+    """A number that differs between different sets of images."""
+    return sum(map(hash, images))
+
+
+def _members(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Yield name, ending and bytes of the whole images of a tar; it may be damaged."""
     damaged = (tarfile.TarError, OSError, ValueError)
     with (
         contextlib.suppress(*damaged),
@@ -83,30 +140,49 @@ def _members(path: Path) -> dict[str, Packed]:
         end = tar.seek(0, os.SEEK_END)
         for member in tar_members(tar, end):
             whole = not member.problem and member.offset + member.size <= end
-            if whole and is_picture(member.name):
-                stem = member.name.partition(".")[0]
-                found[stem] = Packed(f"{path.name}/{member.name}", member.size)
-    return found
+            stem, ending = os.path.splitext(member.name)
+            if whole and ending in NAMED and STEM.fullmatch(stem):
+                yield stem, ending, member.size
 
 
 def recall_ledger(folder: Path, store: RemotePath) -> None:
-    """Bring the ledger of `store` into `folder`, where this machine may have newer rows.
+    """Bring the index of `store` into `folder`, where this machine may have newer rows.
 
     Raises:
         FormatError: one of them is damaged.
         OutputError: it cannot be written.
     """
-    rows = {row.url: row for row in read_index(folder)}
-    for row in read_index(store):
-        if "/" in row.file or row.url not in rows:
-            rows[row.url] = row
-    write_index(folder, rows.values())
+
+    def rows() -> Iterator[LedgerRow]:
+        both = heapq.merge(sorted_index(folder), sorted_index(store), key=lambda one: one[0])
+        for _, same in itertools.groupby(both, key=lambda one: one[0]):
+            mine, *others = (row for _, _, row in same)  # of equal keys the folder's comes first
+            yield next((row for row in others if "/" in row.file), mine)
+
+    write_index(folder, rows())
 
 
-def located(row: LedgerRow, packed: dict[str, Packed]) -> LedgerRow:
-    """Return a row with the place of its image, if that is in a tar."""
-    there = packed.get(stem_of(row.url)) if row.status == OK else None
-    return row if there is None else replace(row, file=there.file)
+def recall_tars(folder: Path, store: RemotePath | None = None) -> Tars:
+    """Read which images are in tars, and write it to the index where that is not up to date.
+
+    The images' own files are deleted.
+
+    Args:
+        folder: of the download; must be locked by this process.
+        store: see `Tars`.
+
+    Raises:
+        FormatError: the index is damaged.
+        OutputError: it cannot be written.
+    """
+    tars = Tars(folder, store)
+    if not len(tars) or not (folder / INDEX).is_file():
+        return tars
+    for row in read_index(folder):
+        if _has_own_file(row) and tars.located(row) != row:
+            (folder / row.file).unlink(missing_ok=True)
+    write_index(folder, with_owners(lambda: map(tars.located, read_index(folder))))
+    return Tars(folder, store)
 
 
 def pack(urls: Path, folder: Path, shard_size: int, store: RemotePath | None = None) -> int:
@@ -115,53 +191,78 @@ def pack(urls: Path, folder: Path, shard_size: int, store: RemotePath | None = N
     Args:
         urls: the list, whose order the images keep.
         folder: of the download; must be locked by this process.
-        shard_size: images per tar; 0: make no tars, only bring the ledger up to date.
-        store: where the tars and, last, the ledger are written; None: `folder`.
+        shard_size: images per tar; 0: make no tars, only bring the index up to date.
+        store: where the tars and, last, the index are written; None: `folder`.
 
     Raises:
         OutputError: a tar cannot be written; the others are kept.
     """
-    packed = packed_images(folder, store)
-    rows = {stem_of(row.url): row for row in read_ledger(folder) if row.status == OK}
-    for stem, row in rows.items():
-        if stem in packed and _has_own_file(row):  # killed after the tar, before this
-            (folder / row.file).unlink(missing_ok=True)
+    recall_tars(folder, store)
     new = 0
     if shard_size:
-        waiting = [
-            (found, row)
-            for found, row in _ordered(urls, rows)
-            if _has_own_file(row) and stem_of(row.url) not in packed
-        ]
-        number = _next_number(store or folder)
-        for start in range(0, len(waiting), shard_size):
-            tar = (store or folder) / f"{number + new:05d}.tar"
-            _write_tar(tar, folder, waiting[start : start + shard_size])
-            new += 1
-    if new or packed:
-        packed = packed_images(folder, store)
-        write_index(folder, with_owners([located(row, packed) for row in read_ledger(folder)]))
+        first = _next_number(store or folder)
+        with _Waiting(folder) as waiting:
+            images = waiting.ordered(urls)
+            while image := next(images, None):
+                some = itertools.chain([image], itertools.islice(images, shard_size - 1))
+                _write_tar((store or folder) / f"{first + new:05d}.tar", folder, some)
+                new += 1
+    if new:
+        recall_tars(folder, store)
     if store is not None:
         write_index(store, read_index(folder))
     return new
 
 
+class _Waiting:
+    """The images of a finished download that are in no tar; 20 bytes each are in memory.
+
+    Their rows are in a temporary file, from which they are read in the order of the list.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._places = Keys(np.int64)
+        with writing(folder):
+            self._file = tempfile.TemporaryFile(dir=folder, prefix=TEMPORARY_PREFIX)  # noqa: SIM115
+            for row in read_index(folder):
+                if row.status == OK and _has_own_file(row):
+                    self._places[key_of_url(row.url)] = self._file.tell()
+                    self._file.write(json.dumps(asdict(row)).encode() + b"\n")
+
+    def __enter__(self) -> _Waiting:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def ordered(self, urls: Path) -> Iterator[tuple[UrlRow, LedgerRow]]:
+        """Yield the images in the order of the list, then those of earlier lists."""
+        for found in read_urls(urls):
+            place = self._places.get(key_of_url(found.url), -1)
+            if place >= 0:
+                yield found, self._take(place)
+        end, place = self._file.seek(0, os.SEEK_END), 0
+        while place < end:
+            here, row = place, self._row_at(place)
+            place = self._file.tell()
+            if self._places.get(key_of_url(row.url), -1) == here:
+                yield UrlRow(row.url, prompt=row.prompt), self._take(here)
+
+    def _take(self, place: int) -> LedgerRow:
+        """Read a row; the image waits no longer."""
+        row = self._row_at(place)
+        self._places[key_of_url(row.url)] = -1
+        return row
+
+    def _row_at(self, place: int) -> LedgerRow:
+        self._file.seek(place)
+        return LedgerRow(**json.loads(self._file.readline()))
+
+
 def _has_own_file(row: LedgerRow) -> bool:
     """Whether an image is a file of the folder; a ledger must not name files elsewhere."""
     name, ending = os.path.splitext(row.file)
-    return name == stem_of(row.url) and ending in ENDINGS.values()
-
-
-def _ordered(urls: Path, rows: dict[str, LedgerRow]) -> Iterator[tuple[UrlRow, LedgerRow]]:
-    """The images in the order of the list, then those of earlier lists."""
-    left = dict(rows)
-    for found in read_urls(urls):
-        row = left.pop(stem_of(found.url), None)
-        if row is not None:
-            yield found, row
-    for stem in sorted(left):
-        row = left[stem]
-        yield UrlRow(row.url, prompt=row.prompt), row
+    return name == stem_of(row.url) and ending in NAMED
 
 
 def _next_number(folder: Path) -> int:
@@ -169,7 +270,8 @@ def _next_number(folder: Path) -> int:
     return max((int(match[1]) for match in matches if match), default=-1) + 1
 
 
-def _write_tar(path: Path, folder: Path, images: Sequence[tuple[UrlRow, LedgerRow]]) -> None:
+def _write_tar(path: Path, folder: Path, images: Iterable[tuple[UrlRow, LedgerRow]]) -> None:
+    written = []
     with (
         atomic_path(path) as temporary,
         tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
@@ -181,9 +283,10 @@ def _write_tar(path: Path, folder: Path, images: Sequence[tuple[UrlRow, LedgerRo
             _add(tar, row.file, data)
             _add(tar, f"{stem}.txt", (found.caption or found.prompt).encode())
             _add(tar, f"{stem}.json", json.dumps(about).encode())
-    for _, row in images:
-        with writing(folder / row.file):
-            (folder / row.file).unlink(missing_ok=True)
+            written.append(row.file)
+    for name in written:
+        with writing(folder / name):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

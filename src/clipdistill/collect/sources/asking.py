@@ -6,11 +6,11 @@ import contextvars
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ...formats.urls import UrlRow
 
-Ask = Callable[[str], list[UrlRow]]
+Ask = Callable[[str], Iterable[UrlRow]]
 _Result = tuple[str, list[UrlRow] | BaseException]
 
 JOIN_SECONDS = 2.0
@@ -19,7 +19,7 @@ JOIN_SECONDS = 2.0
 
 def ask_all(
     texts: Sequence[str], ask: Ask, workers: int, stop: threading.Event
-) -> Iterator[tuple[str, list[UrlRow]]]:
+) -> Iterator[tuple[str, Iterable[UrlRow]]]:
     """Search for every prompt; yield each prompt and its hits as soon as they are there.
 
     The first failure ends the search.  It is raised after the hits that the other threads had
@@ -28,7 +28,7 @@ def ask_all(
     Args:
         texts: the prompts.
         ask: a prompt -> its hits.
-        workers: number of prompts at the same time; 1: in this thread.
+        workers: number of prompts at the same time; 1: in this thread, and hits come one by one.
         stop: is set to stop the other threads.
     """
     if workers == 1:
@@ -46,7 +46,7 @@ def ask_all(
             if text is None:
                 return
             try:
-                results.put((text, ask(text)))
+                results.put((text, list(ask(text))))
             except BaseException as error:  # raised again by the thread that waits for it
                 results.put((text, error))
                 return

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from functools import cache
+
+import numpy as np
 
 from ...core.errors import InputError
 from ...formats.urls import UrlRow
@@ -12,6 +13,9 @@ from ..nearest import Found
 from ..pool import Pool, PoolRow
 from .hits import Embed, Source, usable_url
 from .licenses import rights_of
+
+ROWS_AT_ONCE = 1 << 16
+"""Rows whose metadata is in memory; reading them may take a pass over the pool's metadata."""
 
 
 def make_pooled(pool: Pool, embed: Embed, prompts: Sequence[str], n: int) -> Source:
@@ -30,22 +34,23 @@ def make_pooled(pool: Pool, embed: Embed, prompts: Sequence[str], n: int) -> Sou
         return pool.search(embed(prompts), n)
 
     def search(prompt: str, n: int) -> Iterator[UrlRow]:
-        scores, rows = found().scores[place[prompt]][:n], found().rows[place[prompt]][:n]
-        hits = [
-            (row, score)
-            for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
-            if math.isfinite(score)
-        ]
-        known = pool.metadata([row for row, _ in hits])
-        if known and not any(usable_url(row.url) for row in known):
+        scores, rows = (some[place[prompt]][:n] for some in (found().scores, found().rows))
+        fine = np.isfinite(scores)
+        scores, rows = scores[fine], rows[fine]
+        usable = False
+        for first in range(0, len(rows), ROWS_AT_ONCE):
+            known = pool.metadata(rows[first : first + ROWS_AT_ONCE])
+            for rank, about in enumerate(known, first + 1):
+                row = _row(prompt, rank, float(scores[rank - 1]), about)
+                usable = usable or bool(row.url)
+                yield row
+        if len(rows) and not usable:
             raise InputError(
-                f"{pool.root}: none of the {len(known)} best images for {prompt!r} has a URL, so "
+                f"{pool.root}: none of the {len(rows)} best images for {prompt!r} has a URL, so "
                 "there is nothing to download. For images on this machine use `clipdistill select`,"
                 " or serve them with `clipdistill serve --images` and search that service with "
                 "--source knn."
             )
-        for rank, (about, (_, score)) in enumerate(zip(known, hits, strict=True), 1):
-            yield _row(prompt, rank, score, about)
 
     return search
 

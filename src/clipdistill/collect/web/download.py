@@ -24,7 +24,7 @@ import numpy as np
 
 from ...core.errors import ImageError
 from ...core.files import TEMPORARY_PREFIX, remove_leftovers, writing
-from ...core.keys import KEY_BYTES, Keys
+from ...core.keys import Keys
 from ...core.progress import Step
 from ...core.storage import RemotePath
 from ...core.wording import size
@@ -36,6 +36,7 @@ from ...formats.ledger import (
     Ledger,
     LedgerRow,
     RowReader,
+    digest_of,
     is_passing,
     key_of,
     key_of_url,
@@ -44,8 +45,8 @@ from ...formats.ledger import (
     stem_of,
 )
 from ...formats.urls import UrlRow, read_urls
-from ...formats.webdataset import Packed, located, pack, packed_images, recall_ledger
-from ...images.intake import ENDINGS, Intake, take_in
+from ...formats.webdataset import NAMED, Tars, pack, recall_ledger, recall_tars, tar_of
+from ...images.intake import Intake, take_in
 from ...images.loading import default_workers
 from ...images.sources import read_file
 from .fetch import Fetched, Fetcher, open_fetcher
@@ -64,7 +65,6 @@ finished run has its image; the folder has an image under its name, without a ro
 FLAGS = SETTLED | SEEN | LASTING
 ENDING_SHIFT = 4
 """Above these bits is the ending of that image, its place in `NAMED` plus 1."""
-NAMED = sorted(set(ENDINGS.values()))
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,8 @@ class Download:
         self.kinds: Counter[str] = Counter()
         self.examples: dict[str, tuple[str, str]] = {}
         self.stopped = ""
-        self._known = Keys(np.uint8)
-        self._owners = Keys(np.int64)
         self._reader = RowReader(images)
-        self._packed: dict[str, Packed] = {}
+        self._forget()
 
     def run(self) -> None:
         """Download every URL that is not finished.
@@ -139,7 +137,6 @@ class Download:
         remove_leftovers(self._images)
         if self._tars_at is not None:
             recall_ledger(self._images, self._tars_at)
-        self._packed = packed_images(self._images, self._tars_at)
         self._recall()
         ledger = Ledger(self._images)
         try:
@@ -147,33 +144,38 @@ class Download:
         except BaseException:
             ledger.close()
             raise
+        self._forget()
         ledger.finish()
-        tars = self._options.layout == "webdataset" and not self.stopped
-        if tars or self._packed:
-            shard_size = self._options.shard_size if tars else 0
-            self.tars = pack(self._list, self._images, shard_size, self._tars_at)
+        packs = self._options.layout == "webdataset" and not self.stopped
+        shard_size = self._options.shard_size if packs else 0
+        self.tars = pack(self._list, self._images, shard_size, self._tars_at)
         statuses = Counter(row.status for row in read_index(self._images, ("url", "status")))
         self.duplicates, self.pictures = statuses[DUPLICATE], statuses[OK]
+
+    def _forget(self) -> None:
+        """Free what is remembered of URLs and images: at the end other tables need the memory."""
+        self._known = Keys(np.uint8)
+        self._owners = Keys(np.int64)
 
     # The results of earlier runs.
 
     def _recall(self) -> None:
         """Read from the ledger and the folder which URLs are finished."""
+        tars = recall_tars(self._images, self._tars_at)
         for row in read_index(self._images, ("url", "status")):
             if row.status == OK:
                 self._mark(row.url, LASTING)
         duplicates = array("q")
-        for place, stored in placed_rows(self._images):
-            row = located(stored, self._packed)
-            if row.status == OK and self._is_whole(row):
+        for place, row in placed_rows(self._images):
+            if row.status == OK and self._is_whole(row, tars):
                 self._recall_owner(place, row)
             elif row.status == DUPLICATE:
                 duplicates.append(place)
             elif row.status in (FAILED, REFUSED) and not self._again(row):
                 self._mark(row.url, SETTLED)
         for place in duplicates:  # when all owners are known
-            row = self._row_at(place)
-            if _digest(row) in self._owners:
+            row = self._reader.row_at(place)
+            if digest_of(row) in self._owners:
                 self._settle_duplicate(row)
         with os.scandir(self._images) as entries:
             for entry in entries:
@@ -197,16 +199,12 @@ class Download:
 
     def _owner_of(self, row: LedgerRow) -> LedgerRow | None:
         """The row of the image that has the same bytes."""
-        digest = _digest(row)
-        return self._row_at(self._owners.get(digest)) if digest in self._owners else None
+        digest = digest_of(row)
+        return self._reader.row_at(self._owners.get(digest)) if digest in self._owners else None
 
-    def _row_at(self, place: int) -> LedgerRow:
-        return located(self._reader.row_at(place), self._packed)
-
-    def _is_whole(self, row: LedgerRow) -> bool:
-        packed = self._packed.get(stem_of(row.url))
-        if packed is not None and packed.file == row.file:
-            return packed.bytes == row.bytes
+    def _is_whole(self, row: LedgerRow, tars: Tars) -> bool:
+        if tar_of(row):
+            return tars.hold(row)
         try:
             return (self._images / row.file).stat().st_size == row.bytes
         except OSError:
@@ -219,7 +217,7 @@ class Download:
         if other is not None:
             key = key_of_url(other.url)
             self._known[key] = self._known.get(key) & ~SETTLED
-        self._owners[_digest(row)] = place
+        self._owners[digest_of(row)] = place
         self._mark(row.url, SETTLED)
 
     def _settle_duplicate(self, row: LedgerRow) -> None:
@@ -399,7 +397,7 @@ class Download:
                 return
             place = ledger.add([row])
             os.replace(stored.temporary, self._images / row.file)
-            self._owners[_digest(row)] = place
+            self._owners[digest_of(row)] = place
             if owner is not None and owner.url != row.url:
                 ledger.add([replace(owner, status=DUPLICATE, file=row.file)])
                 (self._images / owner.file).unlink(missing_ok=True)
@@ -431,14 +429,6 @@ class Download:
         self.counts[status] += 1
         bad = self.counts[FAILED] + self.counts[REFUSED]
         self._step(1, size(self.received) + (f", {bad} failed or refused" if bad else ""))
-
-
-def _digest(row: LedgerRow) -> bytes:
-    """The SHA-256 of a row's image, by which `Keys` finds it; of anything else some digest."""
-    try:
-        return bytes.fromhex(row.sha256).ljust(KEY_BYTES, b"\0")
-    except ValueError:
-        return hashlib.sha256(row.sha256.encode()).digest()
 
 
 def _row(found: UrlRow) -> LedgerRow:
