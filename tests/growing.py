@@ -20,7 +20,9 @@ with contextlib.suppress(ImportError):
     import pandas  # which pyarrow imports when it is there, at a moment of its own
 root, count = Path(sys.argv[1]), int(sys.argv[2])
 {before}
+spare = [(0,) * size for size in range(2, 20) for _ in range(2000)]
 gc.collect()
+del spare  # Python keeps so many freed tuples of each size, which would look like growth
 tracemalloc.start()
 started = pyarrow.total_allocated_bytes()
 {code}
