@@ -11,12 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipdistill.core import metrics
 from clipdistill.core.errors import ClipDistillError, InputError, MissingExtraError
 from clipdistill.core.model_names import short_names
 from clipdistill.core.results import Table, to_json
 from clipdistill.deploy.export import export
-from clipdistill.measure import benchmark as stage
 from clipdistill.measure.benchmark import BenchmarkOptions, BenchmarkResult, benchmark, chart
 from clipdistill.measure.evaluate import evaluate
 from clipdistill.measure.race.child import Child, children
@@ -413,7 +411,3 @@ def test_a_plot_needs_its_extra(measured: BenchmarkResult, monkeypatch: pytest.M
         chart(measured)
     with pytest.raises(MissingExtraError):  # said before anything is measured
         benchmark("nothing", images=Path(), options=BenchmarkOptions(plot=Path("a.svg")))
-
-
-def test_metrics_are_the_shared_ones() -> None:
-    assert stage.metrics is metrics

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clipdistill.core.errors import OutputError
@@ -13,6 +14,7 @@ from clipdistill.formats.probe import Probe
 from clipdistill.formats.prompts import parse_prompts
 from clipdistill.formats.run import RunFolder, RunRecord, StepRecord, load_run, save_run
 from clipdistill.images.sources import ImageItem
+from clipdistill.measure.task import Labels
 from clipdistill.pipeline import fingerprints
 from clipdistill.pipeline.context import RunContext
 from clipdistill.pipeline.estimate import costed
@@ -74,7 +76,8 @@ def a_run(
         "labelled": fingerprints.of_images(known) if options.labelled else "",
         "teacher files": "files",
     }
-    measured = known if options.labelled else None
+    truths = np.eye(2, dtype=bool)[[0] * len(known)]
+    measured = Labels(known, truths, truths.argmax(axis=1)) if options.labelled else None
     inputs = Inputs(classes, shown, measured, digests, ("onnxruntime", "openvino"))
     return RunContext(Path("prompts.txt"), RunFolder(out), options, inputs, report=True)
 
