@@ -101,6 +101,8 @@ def main() -> None:
     notes = [
         f"{asked.image_size} px, one image at a time, {asked.threads} threads (WASM: 1). Cosines "
         "are with the student in torch on the images; ratios are of times in one race.",
+        "Networks without --weights are random, which makes their INT8 cosines unsteady.",
+        "",
         "First answer: import, load and one image in a fresh process, median of 3.",
         f"Installed, with what it requires: {', '.join(sizes)}; clipdistill's base "
         f"{installed_mb('clipdistill'):.0f} MB.",
