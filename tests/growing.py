@@ -18,6 +18,8 @@ import pyarrow
 import pyarrow.parquet
 with contextlib.suppress(ImportError):
     import pandas  # which pyarrow imports when it is there, at a moment of its own
+from clipdistill.core import progress
+progress.install(progress.Silent())  # what is shown after two seconds would look like growth
 root, count = Path(sys.argv[1]), int(sys.argv[2])
 {before}
 spare = [(0,) * size for size in range(2, 20) for _ in range(2000)]

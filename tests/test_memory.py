@@ -11,7 +11,7 @@ import growing
 from clipdistill.core.zeroshot import LogitScale
 from clipdistill.formats.cards import TeacherCard
 from clipdistill.formats.embeddings import EmbeddingStore, Header, Row
-from clipdistill.formats.ledger import Ledger, LedgerRow, stem_of
+from clipdistill.formats.ledger import Ledger, LedgerRow
 from clipdistill.formats.urls import UrlRow, save_urls
 from clipdistill.images.preprocess import Preprocess
 
@@ -122,40 +122,6 @@ def test_a_download_keeps_a_few_bytes_of_each_url(ledgers) -> None:
     )
     assert found.held < 25, found
     assert found.most < 120, found
-
-
-@pytest.fixture(scope="module")
-def unpacked(tmp_path_factory):
-    """Finished downloads of two sizes whose images are in no tar, and their lists."""
-    made = {}
-    few = pytest.MonkeyPatch()
-    few.setattr("clipdistill.formats.ledger.GROUP_ROWS", 256)
-    few.setattr("clipdistill.formats.parquet.WRITTEN_ROWS", 256)
-    for count in (1_500, 4_500):
-        root = tmp_path_factory.mktemp(f"unpacked-{count}")
-        urls = [URL.format(n) for n in range(count)]
-        save_urls(root / "urls.txt", [UrlRow(url, prompt="a cat") for url in urls])
-        names = {url: f"{stem_of(url)}.jpg" for url in urls}
-        for name in names.values():
-            (root / name).write_bytes(b"abc")
-        ledger = Ledger(root)
-        ledger.add(LedgerRow(url, name, "ok", bytes=3) for url, name in names.items())
-        ledger.finish()
-        made[count] = root
-    few.undo()
-    return made
-
-
-def test_packing_keeps_a_few_bytes_of_each_image(unpacked) -> None:
-    """All tables of `download --layout webdataset` after the download itself."""
-    found = growing.slope(
-        SMALL_BLOCKS + "from clipdistill.formats.webdataset import pack\n"
-        "ledger.GROUP_ROWS = parquet.CONVERTED_ROWS = 128\n",
-        "assert pack(root / 'urls.txt', root, 250) == count // 250",
-        unpacked,
-    )
-    assert found.held < 5, found
-    assert found.most < 50, found
 
 
 def test_a_pool_keeps_a_few_bytes_of_each_row(stores) -> None:
