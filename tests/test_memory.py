@@ -121,7 +121,7 @@ def test_a_download_keeps_a_few_bytes_of_each_url(ledgers) -> None:
         ledgers,
     )
     assert found.held < 25, found
-    assert found.most < 120, found
+    assert found.most < 60, found
 
 
 def test_a_pool_keeps_a_few_bytes_of_each_row(stores) -> None:
