@@ -1,0 +1,277 @@
+"""`download --layout webdataset` against img2dataset that writes tars, and `embed` of these tars
+against clip-retrieval's inference with the same teacher, side by side.
+
+Each command runs in a process of its own, in turns, over a few images and over many.  Its rate
+beyond start-up is the difference of the images over the difference of the seconds.
+
+    python3 -m venv .venv-peers
+    .venv-peers/bin/pip install img2dataset==1.47.0 clip-retrieval==2.45.0 open-clip-torch
+    python benchmarks/peers.py --img2dataset .venv-peers/bin/img2dataset \
+        --clip-retrieval .venv-peers/bin/clip-retrieval --images PHOTOS --teacher local-dir:TEACHER
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+from downloads import our_command, run_command, server, their_command, write_urls
+from reporting import interleaved, write_report
+
+from clipdistill.formats.embeddings import load_embeddings
+from clipdistill.images.loading import default_workers
+from clipdistill.images.sources import list_images
+
+OURS = "clipdistill"
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What one row compares.
+
+    Attributes:
+        name: of the row.
+        peer: what ours is compared with.
+        counts: numbers of images: few, and many.
+        run: runs a candidate over so many images into an empty folder; returns its seconds and
+            its peak of memory in MB.
+        check: compares what both made of many images; returns what to report.
+    """
+
+    name: str
+    peer: str
+    counts: tuple[int, int]
+    run: Callable[[str, int, Path], tuple[float, float]]
+    check: Callable[[Path, Path], str]
+
+
+def main() -> None:
+    """Compare both, and write the report."""
+    asked = parse()
+    with tempfile.TemporaryDirectory(prefix="clipdistill-") as place:
+        scratch = Path(place)
+        rows = []
+        with server(partial(photos, asked.images, asked.count)) as port:
+            for size in asked.image_size:
+                rows.append(measure(downloading(asked, scratch, port, size), asked, scratch))
+            tars = scratch / "tars"
+            urls = scratch / "urls.txt"
+            write_urls(urls, port, asked.count)
+            words = our_words(asked, urls, tars, asked.image_size[0])
+            run_command(OURS, words, scratch / "log")
+        rows.append(measure(embedding(asked, scratch, tars), asked, scratch))
+    report(asked, rows)
+
+
+def photos(folder: Path, count: int) -> list[bytes]:
+    """The bytes of so many images."""
+    return [item.read() for item in list_images(folder)[:count]]
+
+
+def downloading(asked: argparse.Namespace, scratch: Path, port: int, size: int) -> Contest:
+    """Downloads into tars."""
+    urls = scratch / "urls.txt"
+    peer = "img2dataset 1.47"
+
+    def run(name: str, count: int, out: Path) -> tuple[float, float]:
+        write_urls(urls, port, count)
+        if name == OURS:
+            return run_command(name, our_words(asked, urls, out, size), scratch / "log")
+        words = their_command(urls, out, asked.workers, size, asked.img2dataset)
+        words += ["--output_format", "webdataset", "--number_sample_per_shard", str(asked.tar)]
+        words += ["--encode_quality", "90", "--skip_reencode", "True"]  # as ours
+        return run_command(name, words, scratch / "log")
+
+    def check(ours: Path, theirs: Path) -> str:
+        counts = [len(list_images(folder)) for folder in (ours, theirs)]
+        if counts[0] != counts[1]:
+            raise SystemExit(f"ours stored {counts[0]} images, {peer} {counts[1]}")
+        return f"{counts[0]} images each"
+
+    name = f"download into tars, {f'{size} px' if size else 'bytes kept'}"
+    return Contest(name, peer, (asked.tar, asked.count), run, check)
+
+
+def our_words(asked: argparse.Namespace, urls: Path, out: Path, size: int) -> list[str]:
+    """Our download into tars."""
+    words = our_command(urls, out, asked.workers, size)
+    return [*words, "--layout", "webdataset", "--shard-size", str(asked.tar)]
+
+
+def embedding(asked: argparse.Namespace, scratch: Path, tars: Path) -> Contest:
+    """Embeddings of tars."""
+    cores = default_workers()
+    last = asked.count // asked.tar - 1
+
+    def run(name: str, count: int, out: Path) -> tuple[float, float]:
+        many = f"{tars}/{{00000..{last:05}}}.tar"
+        source = f"{tars}/00000.tar" if count == asked.tar else many
+        words = ours(source, out) if name == OURS else theirs(source, out)
+        return run_command(name, words, scratch / "log", OMP_NUM_THREADS=str(cores))
+
+    def ours(source: str, out: Path) -> list[str]:
+        return [
+            *(sys.executable, "-m", "clipdistill", "embed", source, str(out), "--quiet"),
+            *("--model-name", asked.teacher, "--device", "cpu"),
+            *("--batch-size", str(asked.batch_size), "--num-workers", str(cores)),
+        ]
+
+    def theirs(source: str, out: Path) -> list[str]:
+        program = Path(asked.clip_retrieval)
+        script = Path(__file__).with_name("clip_retrieval_local.py")
+        return [
+            *(str(program.with_name("python")), str(script), asked.teacher, "inference"),
+            *("--input_dataset", source, "--output_folder", str(out)),
+            *("--input_format", "webdataset", "--clip_model", "open_clip:teacher"),
+            *("--batch_size", str(asked.batch_size), "--num_prepro_workers", str(cores)),
+            *("--enable_text", "False", "--enable_wandb", "False"),
+        ]
+
+    def check(one: Path, other: Path) -> str:
+        cosines = compare(one, other)
+        return (
+            f"{len(cosines)} images each; cosine of both: median {np.median(cosines):.4f}, least "
+            f"{cosines.min():.4f}"
+        )
+
+    counts = (asked.tar, (last + 1) * asked.tar)
+    return Contest("embed tars", "clip-retrieval 2.45", counts, run, check)
+
+
+def compare(ours: Path, theirs: Path) -> np.ndarray:
+    """The cosines of the vectors of each image; both must have the same images."""
+    embeddings = load_embeddings(ours)
+    mine = dict(zip(map(stem, embeddings.rows.keys), embeddings.vectors, strict=True))
+    found: dict[str, np.ndarray] = {}
+    for path in sorted((theirs / "img_emb").glob("*.npy")):
+        number = path.stem.rpartition("_")[2]
+        table = pyarrow.parquet.read_table(theirs / "metadata" / f"metadata_{number}.parquet")
+        names = map(stem, table["image_path"].to_pylist())
+        found |= dict(zip(names, np.load(path), strict=True))
+    if mine.keys() != found.keys():
+        raise SystemExit(f"ours embedded {len(mine)} images, the peer {len(found)}, not the same")
+    pairs = [(mine[name], found[name]) for name in mine]
+    one, other = (np.stack(side).astype(np.float32) for side in zip(*pairs, strict=True))
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return np.sum(one * other, axis=1) / lengths
+
+
+def stem(name: str) -> str:
+    """The name of an image without folders, tar and ending."""
+    return Path(name).stem
+
+
+def measure(contest: Contest, asked: argparse.Namespace, scratch: Path) -> list[str]:
+    """One row: ours and the peer in turns."""
+    few, many = contest.counts
+    folders: dict[str, Path] = {}
+    peaks = dict.fromkeys((OURS, contest.peer), 0.0)
+
+    def run(name: str, count: int) -> float:
+        out = scratch / f"out-{name}"
+        shutil.rmtree(out, ignore_errors=True)
+        seconds, peak = contest.run(name, count, out)
+        peaks[name] = max(peaks[name], peak)
+        folders[name] = out
+        return seconds
+
+    candidates = {
+        (f"{name}, {count}"): partial(run, name, count)
+        for count in (few, many)
+        for name in (OURS, contest.peer)
+    }
+    times = interleaved(candidates, asked.rounds, warm_up=not asked.no_warm_up)
+    found = contest.check(folders[OURS], folders[contest.peer])
+    whole = {name: [many / s for s in times[f"{name}, {many}"]] for name in peaks}
+    beyond = {
+        name: [
+            (many - few) / (long - short)
+            for short, long in zip(times[f"{name}, {few}"], times[f"{name}, {many}"], strict=True)
+        ]
+        for name in peaks
+    }
+    return [
+        contest.name,
+        contest.peer,
+        *(f"{statistics.median(rates):.1f}" for rates in whole.values()),
+        f"{faster(whole, contest.peer):.2f}x",
+        *(f"{statistics.median(rates):.1f}" for rates in beyond.values()),
+        f"{faster(beyond, contest.peer):.2f}x",
+        *(f"{peak:.0f}" for peak in peaks.values()),
+        f"{peaks[OURS] / peaks[contest.peer]:.2f}",
+        found,
+    ]
+
+
+def faster(rates: dict[str, list[float]], peer: str) -> float:
+    """Median over the rounds of our rate over the peer's."""
+    pairs = zip(rates[OURS], rates[peer], strict=True)
+    return statistics.median(ours / theirs for ours, theirs in pairs)
+
+
+def report(asked: argparse.Namespace, rows: Sequence[Sequence[str]]) -> None:
+    """Write what was found."""
+    cores = default_workers()
+    write_report(
+        "peers",
+        "Tars downloaded and embedded, against img2dataset and clip-retrieval",
+        [
+            f"{asked.count} photos of {asked.images} from a server on loopback; tars of "
+            f"{asked.tar}; {asked.rounds} rounds in turns, medians. All processes, the server "
+            f"among them, share {cores} processor(s). A whole command includes its start; the rate "
+            f"beyond start-up is that of the images after the first {asked.tar}, from runs with "
+            "these and with all. Memory is the peak over all processes of a command: anonymous "
+            "and shared pages, without mapped files, pages of several processes once.",
+            "",
+            f"Downloads: {asked.workers} at once, JPEG quality 90 where images are shrunk, images "
+            "that need no shrinking keep their bytes, SHA-256 of each. Ours has every protection "
+            "on but the one against loopback.",
+            "",
+            f"Embeddings: teacher {asked.teacher}, batches of {asked.batch_size}, OMP_NUM_THREADS="
+            f"{cores}, {cores} decoding thread(s) of ours, {cores} decoding process(es) of "
+            "clip-retrieval, images only; the tars are those of our first download. clip-retrieval "
+            "runs by benchmarks/clip_retrieval_local.py, which lets it find a teacher in a folder.",
+        ],
+        [
+            "what",
+            "against",
+            *("images/s: ours", "theirs", "ours / theirs"),
+            *("beyond start-up: ours", "theirs", "ours / theirs"),
+            *("MB: ours", "theirs", "ours / theirs"),
+            "results",
+        ],
+        rows,
+    )
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="against img2dataset and clip-retrieval")
+    parser.add_argument("--img2dataset", required=True, help="its command")
+    parser.add_argument("--clip-retrieval", required=True, help="its command")
+    parser.add_argument("--images", type=Path, required=True, help="photos, no two the same")
+    parser.add_argument("--teacher", required=True, help="local-dir:FOLDER")
+    parser.add_argument("--count", type=int, default=1000, help="photos used")
+    parser.add_argument("--tar", type=int, default=100, help="photos per tar")
+    parser.add_argument("--image-size", type=int, nargs="+", default=[0, 224], help="0: as it is")
+    parser.add_argument("--workers", type=int, default=64, help="downloads at once")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-warm-up", action="store_true")
+    asked = parser.parse_args()
+    if asked.count % asked.tar or asked.count <= asked.tar:
+        parser.error("--count: expected two or more times --tar")
+    return asked
+
+
+if __name__ == "__main__":
+    main()
