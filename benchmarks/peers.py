@@ -5,7 +5,8 @@ Each command runs in a process of its own, in turns, over a few images and over 
 beyond start-up is the difference of the images over the difference of the seconds.
 
     python3 -m venv .venv-peers
-    .venv-peers/bin/pip install img2dataset==1.47.0 clip-retrieval==2.45.0 open-clip-torch
+    .venv-peers/bin/pip install img2dataset==1.47.0 clip-retrieval==2.45.0
+    .venv-peers/bin/pip install "open-clip-torch>=3" "setuptools<70"  # local-dir, pkg_resources
     python benchmarks/peers.py --img2dataset .venv-peers/bin/img2dataset \
         --clip-retrieval .venv-peers/bin/clip-retrieval --images PHOTOS --teacher local-dir:TEACHER
 """
@@ -238,8 +239,10 @@ def report(asked: argparse.Namespace, rows: Sequence[Sequence[str]]) -> None:
             "",
             f"Embeddings: teacher {asked.teacher}, batches of {asked.batch_size}, OMP_NUM_THREADS="
             f"{cores}, {cores} decoding thread(s) of ours, {cores} decoding process(es) of "
-            "clip-retrieval, images only; the tars are those of our first download. clip-retrieval "
-            "runs by benchmarks/clip_retrieval_local.py, which lets it find a teacher in a folder.",
+            "clip-retrieval, images only; the tars are those of our first download. "
+            "benchmarks/clip_retrieval_local.py runs clip-retrieval's command: it lets it find a "
+            "teacher in a folder, and puts the teacher in evaluation mode, which clip-retrieval "
+            "does not (its vectors of a teacher with batch normalisation are others then).",
         ],
         [
             "what",
@@ -261,7 +264,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, required=True, help="photos, no two the same")
     parser.add_argument("--teacher", required=True, help="local-dir:FOLDER")
     parser.add_argument("--count", type=int, default=1000, help="photos used")
-    parser.add_argument("--tar", type=int, default=100, help="photos per tar")
+    parser.add_argument("--tar", type=int, default=250, help="photos per tar")
     parser.add_argument("--image-size", type=int, nargs="+", default=[0, 224], help="0: as it is")
     parser.add_argument("--workers", type=int, default=64, help="downloads at once")
     parser.add_argument("--batch-size", type=int, default=64)
