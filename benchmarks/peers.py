@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 from downloads import our_command, run_command, server, their_command, write_urls
-from reporting import interleaved, write_report
+from reporting import interleaved, ratios, write_report
 
 from clipdistill.formats.embeddings import load_embeddings
 from clipdistill.images.loading import default_workers
@@ -192,31 +192,23 @@ def measure(contest: Contest, asked: argparse.Namespace, scratch: Path) -> list[
     }
     times = interleaved(candidates, asked.rounds, warm_up=not asked.no_warm_up)
     found = contest.check(folders[OURS], folders[contest.peer])
-    whole = {name: [many / s for s in times[f"{name}, {many}"]] for name in peaks}
+    seconds = {name: statistics.median(values) for name, values in times.items()}
+    whole = {name: many / seconds[f"{name}, {many}"] for name in peaks}
     beyond = {
-        name: [
-            (many - few) / (long - short)
-            for short, long in zip(times[f"{name}, {few}"], times[f"{name}, {many}"], strict=True)
-        ]
+        name: (many - few) / (seconds[f"{name}, {many}"] - seconds[f"{name}, {few}"])
         for name in peaks
     }
     return [
         contest.name,
         contest.peer,
-        *(f"{statistics.median(rates):.1f}" for rates in whole.values()),
-        f"{faster(whole, contest.peer):.2f}x",
-        *(f"{statistics.median(rates):.1f}" for rates in beyond.values()),
-        f"{faster(beyond, contest.peer):.2f}x",
+        *(f"{rate:.1f}" for rate in whole.values()),
+        f"{ratios(times, f'{OURS}, {many}', f'{contest.peer}, {many}'):.2f}x",
+        *(f"{rate:.1f}" for rate in beyond.values()),
+        f"{beyond[OURS] / beyond[contest.peer]:.2f}x",
         *(f"{peak:.0f}" for peak in peaks.values()),
         f"{peaks[OURS] / peaks[contest.peer]:.2f}",
         found,
     ]
-
-
-def faster(rates: dict[str, list[float]], peer: str) -> float:
-    """Median over the rounds of our rate over the peer's."""
-    pairs = zip(rates[OURS], rates[peer], strict=True)
-    return statistics.median(ours / theirs for ours, theirs in pairs)
 
 
 def report(asked: argparse.Namespace, rows: Sequence[Sequence[str]]) -> None:
