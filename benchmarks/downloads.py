@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -176,22 +177,36 @@ def commands(
     }
 
 
-def run_command(
-    name: str, command: list[str], log: Path, **environment: str
-) -> tuple[float, float]:
-    """Run a command; returns its seconds and its peak of memory in MB."""
-    start = time.perf_counter()
+@dataclass(frozen=True)
+class Ran:
+    """What a command took.
+
+    Attributes:
+        seconds: from its start to its end.
+        processor: seconds of the processor, of all its processes.
+        peak: memory in MB, see `Memory`.
+    """
+
+    seconds: float
+    processor: float
+    peak: float
+
+
+def run_command(name: str, command: list[str], log: Path, **environment: str) -> Ran:
+    """Run a command and measure it."""
+    start, before = time.perf_counter(), os.times()
     with open(log, "w") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, env={**os.environ, **environment}
         )
         memory = Memory(process.pid)
         code = process.wait()
-    seconds = time.perf_counter() - start
+    seconds, after = time.perf_counter() - start, os.times()
     peak = memory.stop()
     if code:
         raise SystemExit(f"{name}: exit {code}\n{log.read_text()[-2000:]}")
-    return seconds, peak
+    processor = after.children_user - before.children_user
+    return Ran(seconds, processor + after.children_system - before.children_system, peak)
 
 
 class Memory:
@@ -255,12 +270,12 @@ def measure(arguments, size: int, latency: float, failures: float, resize: int) 
         def run(key: str) -> float:
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir()
-            seconds, peak = run_command(key, lineup[key], scratch / "log")
-            peaks[key] = max(peaks.get(key, 0.0), peak)
+            ran = run_command(key, lineup[key], scratch / "log")
+            peaks[key] = max(peaks.get(key, 0.0), ran.peak)
             found = sum(1 for path in out.rglob("*.jpg"))
             if found != expected:
                 raise SystemExit(f"{key}: {found} of {expected} images")
-            return seconds
+            return ran.seconds
 
         times = interleaved(
             {key: partial(run, key) for key in lineup}, arguments.repeats, warm_up=False

@@ -1,8 +1,9 @@
 """`download --layout webdataset` against img2dataset that writes tars, and `embed` of these tars
 against clip-retrieval's inference with the same teacher, side by side.
 
-Each command runs in a process of its own, in turns, over a few images and over many.  Its rate
-beyond start-up is the difference of the images over the difference of the seconds.
+Each command runs in a process of its own, in turns, over a few images and over many.  What an
+image costs beyond start-up is the difference of the seconds of the processor over that of the
+images; other work on the same processor hardly changes it.
 
     python3 -m venv .venv-peers
     .venv-peers/bin/pip install img2dataset==1.47.0 clip-retrieval==2.45.0
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
-from downloads import our_command, run_command, server, their_command, write_urls
+from downloads import Ran, our_command, run_command, server, their_command, write_urls
 from reporting import interleaved, ratios, write_report
 
 from clipdistill.formats.embeddings import load_embeddings
@@ -43,15 +44,14 @@ class Contest:
         name: of the row.
         peer: what ours is compared with.
         counts: numbers of images: few, and many.
-        run: runs a candidate over so many images into an empty folder; returns its seconds and
-            its peak of memory in MB.
+        run: runs a candidate over so many images into an empty folder.
         check: compares what both made of many images; returns what to report.
     """
 
     name: str
     peer: str
     counts: tuple[int, int]
-    run: Callable[[str, int, Path], tuple[float, float]]
+    run: Callable[[str, int, Path], Ran]
     check: Callable[[Path, Path], str]
 
 
@@ -83,7 +83,7 @@ def downloading(asked: argparse.Namespace, scratch: Path, port: int, size: int) 
     urls = scratch / "urls.txt"
     peer = "img2dataset 1.47"
 
-    def run(name: str, count: int, out: Path) -> tuple[float, float]:
+    def run(name: str, count: int, out: Path) -> Ran:
         write_urls(urls, port, count)
         if name == OURS:
             return run_command(name, our_words(asked, urls, out, size), scratch / "log")
@@ -113,7 +113,7 @@ def embedding(asked: argparse.Namespace, scratch: Path, tars: Path) -> Contest:
     cores = default_workers()
     last = asked.count // asked.tar - 1
 
-    def run(name: str, count: int, out: Path) -> tuple[float, float]:
+    def run(name: str, count: int, out: Path) -> Ran:
         many = f"{tars}/{{00000..{last:05}}}.tar"
         source = f"{tars}/00000.tar" if count == asked.tar else many
         words = ours(source, out) if name == OURS else theirs(source, out)
@@ -175,15 +175,17 @@ def measure(contest: Contest, asked: argparse.Namespace, scratch: Path) -> list[
     """One row: ours and the peer in turns."""
     few, many = contest.counts
     folders: dict[str, Path] = {}
+    processor: dict[str, list[float]] = {}
     peaks = dict.fromkeys((OURS, contest.peer), 0.0)
 
     def run(name: str, count: int) -> float:
         out = scratch / f"out-{name}"
         shutil.rmtree(out, ignore_errors=True)
-        seconds, peak = contest.run(name, count, out)
-        peaks[name] = max(peaks[name], peak)
+        ran = contest.run(name, count, out)
+        peaks[name] = max(peaks[name], ran.peak)
+        processor.setdefault(f"{name}, {count}", []).append(ran.processor)
         folders[name] = out
-        return seconds
+        return ran.seconds
 
     candidates = {
         (f"{name}, {count}"): partial(run, name, count)
@@ -192,10 +194,10 @@ def measure(contest: Contest, asked: argparse.Namespace, scratch: Path) -> list[
     }
     times = interleaved(candidates, asked.rounds, warm_up=not asked.no_warm_up)
     found = contest.check(folders[OURS], folders[contest.peer])
-    seconds = {name: statistics.median(values) for name, values in times.items()}
-    whole = {name: many / seconds[f"{name}, {many}"] for name in peaks}
-    beyond = {
-        name: (many - few) / (seconds[f"{name}, {many}"] - seconds[f"{name}, {few}"])
+    spent = {name: statistics.median(values[-asked.rounds :]) for name, values in processor.items()}
+    whole = {name: many / statistics.median(times[f"{name}, {many}"]) for name in peaks}
+    cost = {
+        name: 1000 * (spent[f"{name}, {many}"] - spent[f"{name}, {few}"]) / (many - few)
         for name in peaks
     }
     return [
@@ -203,8 +205,9 @@ def measure(contest: Contest, asked: argparse.Namespace, scratch: Path) -> list[
         contest.peer,
         *(f"{rate:.1f}" for rate in whole.values()),
         f"{ratios(times, f'{OURS}, {many}', f'{contest.peer}, {many}'):.2f}x",
-        *(f"{rate:.1f}" for rate in beyond.values()),
-        f"{beyond[OURS] / beyond[contest.peer]:.2f}x",
+        *(f"{spent[f'{name}, {few}']:.1f}" for name in peaks),
+        *(f"{each:.1f}" for each in cost.values()),
+        f"{cost[contest.peer] / cost[OURS]:.2f}x",
         *(f"{peak:.0f}" for peak in peaks.values()),
         f"{peaks[OURS] / peaks[contest.peer]:.2f}",
         found,
@@ -220,10 +223,11 @@ def report(asked: argparse.Namespace, rows: Sequence[Sequence[str]]) -> None:
         [
             f"{asked.count} photos of {asked.images} from a server on loopback; tars of "
             f"{asked.tar}; {asked.rounds} rounds in turns, medians. All processes, the server "
-            f"among them, share {cores} processor(s). A whole command includes its start; the rate "
-            f"beyond start-up is that of the images after the first {asked.tar}, from runs with "
-            "these and with all. Memory is the peak over all processes of a command: anonymous "
-            "and shared pages, without mapped files, pages of several processes once.",
+            f"among them, share {cores} processor(s). Images/s are those of a whole command, its "
+            f"start included. Seconds of the processor are those of all its processes, over "
+            f"{asked.tar} images (which is mostly the start), and for each image beyond these. "
+            "Memory is the peak of all processes of a command: anonymous and shared pages, without "
+            "mapped files, pages of several processes once.",
             "",
             f"Downloads: {asked.workers} at once, JPEG quality 90 where images are shrunk, images "
             "that need no shrinking keep their bytes, SHA-256 of each. Ours has every protection "
@@ -240,7 +244,8 @@ def report(asked: argparse.Namespace, rows: Sequence[Sequence[str]]) -> None:
             "what",
             "against",
             *("images/s: ours", "theirs", "ours / theirs"),
-            *("beyond start-up: ours", "theirs", "ours / theirs"),
+            *(f"processor s for {asked.tar}: ours", "theirs"),
+            *("processor ms per further image: ours", "theirs", "theirs / ours"),
             *("MB: ours", "theirs", "ours / theirs"),
             "results",
         ],
