@@ -15,6 +15,7 @@ images; other work on the same processor hardly changes it.
 from __future__ import annotations
 
 import argparse
+import io
 import shutil
 import statistics
 import sys
@@ -27,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 from downloads import Ran, our_command, run_command, server, their_command, write_urls
+from PIL import Image
 from reporting import interleaved, ratios, write_report
 
 from clipdistill.formats.embeddings import load_embeddings
@@ -61,7 +63,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="clipdistill-") as place:
         scratch = Path(place)
         rows = []
-        with server(partial(photos, asked.images, asked.count)) as port:
+        with server(partial(photos, asked.images, asked.urls)) as port:
             for size in asked.image_size:
                 rows.append(measure(downloading(asked, scratch, port, size), asked, scratch))
             tars = scratch / "tars"
@@ -69,13 +71,24 @@ def main() -> None:
             write_urls(urls, port, asked.count)
             words = our_words(asked, urls, tars, asked.image_size[0])
             run_command(OURS, words, scratch / "log")
-        rows.append(measure(embedding(asked, scratch, tars), asked, scratch))
+        if not asked.no_embed:
+            rows.append(measure(embedding(asked, scratch, tars), asked, scratch))
     report(asked, rows)
 
 
 def photos(folder: Path, count: int) -> list[bytes]:
-    """The bytes of so many images."""
-    return [item.read() for item in list_images(folder)[:count]]
+    """The bytes of so many images; after all of the folder come the same ones turned and mirrored,
+    so that no two give the same image.
+    """
+    made = [item.read() for item in list_images(folder)[:count]]
+    given = len(made)
+    for turn in Image.Transpose:
+        for data in made[: min(given, count - len(made))]:
+            file = io.BytesIO()
+            image = Image.open(io.BytesIO(data)).convert("RGB")
+            image.transpose(turn).save(file, "JPEG", quality=85)
+            made.append(file.getvalue())
+    return made
 
 
 def downloading(asked: argparse.Namespace, scratch: Path, port: int, size: int) -> Contest:
@@ -99,7 +112,7 @@ def downloading(asked: argparse.Namespace, scratch: Path, port: int, size: int) 
         return f"{counts[0]} images each"
 
     name = f"download into tars, {f'{size} px' if size else 'bytes kept'}"
-    return Contest(name, peer, (asked.tar, asked.count), run, check)
+    return Contest(name, peer, (asked.tar, asked.urls), run, check)
 
 
 def our_words(asked: argparse.Namespace, urls: Path, out: Path, size: int) -> list[str]:
@@ -218,14 +231,15 @@ def report(asked: argparse.Namespace, rows: Sequence[Sequence[str]]) -> None:
     """Write what was found."""
     cores = default_workers()
     write_report(
-        "peers",
+        "peers-downloads" if asked.no_embed else "peers",
         "Tars downloaded and embedded, against img2dataset and clip-retrieval",
         [
-            f"{asked.count} photos of {asked.images} from a server on loopback; tars of "
-            f"{asked.tar}; {asked.rounds} rounds in turns, medians. All processes, the server "
-            f"among them, share {cores} processor(s). Images/s are those of a whole command, its "
-            f"start included. Seconds of the processor are those of all its processes, over "
-            f"{asked.tar} images (which is mostly the start), and for each image beyond these. "
+            f"{asked.urls} images downloaded from a server on loopback ({asked.images}, and the "
+            f"same turned and mirrored), {0 if asked.no_embed else asked.count} of them embedded; "
+            f"tars of {asked.tar}; {asked.rounds} rounds in turns, medians. All processes, the "
+            f"server among them, share {cores} processor(s). Images/s are those of a whole "
+            f"command, its start included. Seconds of the processor are those of all its "
+            f"processes, over {asked.tar} images (mostly the start), and for each image beyond. "
             "Memory is the peak of all processes of a command: anonymous and shared pages, without "
             "mapped files, pages of several processes once.",
             "",
@@ -260,7 +274,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--clip-retrieval", required=True, help="its command")
     parser.add_argument("--images", type=Path, required=True, help="photos, no two the same")
     parser.add_argument("--teacher", required=True, help="local-dir:FOLDER")
-    parser.add_argument("--count", type=int, default=1000, help="photos used")
+    parser.add_argument("--urls", type=int, default=3000, help="images downloaded")
+    parser.add_argument("--count", type=int, default=1000, help="images embedded")
+    parser.add_argument("--no-embed", action="store_true", help="compare only the downloads")
     parser.add_argument("--tar", type=int, default=250, help="photos per tar")
     parser.add_argument("--image-size", type=int, nargs="+", default=[0, 224], help="0: as it is")
     parser.add_argument("--workers", type=int, default=64, help="downloads at once")
@@ -268,8 +284,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-warm-up", action="store_true")
     asked = parser.parse_args()
-    if asked.count % asked.tar or asked.count <= asked.tar:
-        parser.error("--count: expected two or more times --tar")
+    if asked.count % asked.tar or not asked.tar < asked.count <= asked.urls:
+        parser.error("--count: expected two or more times --tar, and at most --urls")
     return asked
 
 
