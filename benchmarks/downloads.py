@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import io
 import multiprocessing
 import os
@@ -18,12 +19,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from reporting import interleaved, ratios, write_report
+
+from clipdistill.images.loading import default_workers
 
 HOSTS = 64
 """Addresses 127.0.0.1 to 127.0.0.64 play so many hosts."""
@@ -42,9 +47,30 @@ def jpeg_of(size: int, seed: int = 0) -> bytes:
         side = int(side * 1.2) + 1
 
 
-def serve(connection, size: int, latency: float, failures: float, different: int) -> None:
-    """A server that does as little as it can, with so many pictures; in a process of its own."""
-    pictures = [jpeg_of(size, seed) for seed in range(different)]
+def noise(size: int, different: int) -> list[bytes]:
+    """So many JPEGs of noise."""
+    return [jpeg_of(size, seed) for seed in range(different)]
+
+
+@contextlib.contextmanager
+def server(
+    make: Callable[[], list[bytes]], latency: float = 0.0, failures: float = 0.0
+) -> Iterator[int]:
+    """Serve what `make` returns from a process of its own; yields the port."""
+    context = multiprocessing.get_context("spawn")
+    near, far = context.Pipe()
+    process = context.Process(target=serve, args=(far, make, latency, failures), daemon=True)
+    process.start()
+    try:
+        yield near.recv()
+    finally:
+        process.terminate()
+        process.join()
+
+
+def serve(connection, make: Callable[[], list[bytes]], latency: float, failures: float) -> None:
+    """A server that does as little as it can."""
+    pictures = make()
     answer = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
     gone = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
@@ -58,7 +84,7 @@ def serve(connection, size: int, latency: float, failures: float, different: int
                 if number % 10 < 10 * failures:
                     writer.write(gone)
                 else:  # no two bodies are the same: a number follows the JPEG's end
-                    picture = pictures[number % different]
+                    picture = pictures[number % len(pictures)]
                     writer.write(answer % (len(picture) + 8) + picture + b"%08d" % number)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -72,11 +98,15 @@ def serve(connection, size: int, latency: float, failures: float, different: int
     asyncio.run(main())
 
 
-def commands(
-    urls: Path, out: Path, workers: int, resize: int, img2dataset: str
-) -> dict[str, list[str]]:
-    """One command line a candidate."""
-    ours = [
+def write_urls(path: Path, port: int, count: int) -> None:
+    """Write a list of so many URLs of the server, over all hosts."""
+    lines = (f"http://127.0.0.{1 + n % HOSTS}:{port}/{n}\n" for n in range(count))
+    path.write_text("".join(lines))
+
+
+def our_command(urls: Path, out: Path, workers: int, resize: int) -> list[str]:
+    """`clipdistill download`; further options may follow."""
+    return [
         sys.executable,
         "-m",
         "clipdistill",
@@ -92,9 +122,14 @@ def commands(
         "--resize",
         str(resize),
     ]
-    # As many at once as ours: its threads are each process's.
-    processes = os.cpu_count() or 1
-    theirs = [
+
+
+def their_command(urls: Path, out: Path, workers: int, resize: int, img2dataset: str) -> list[str]:
+    """img2dataset, as many downloads at once as ours (threads are per process); further options may
+    follow, and overrule.
+    """
+    processes = default_workers()
+    words = [
         img2dataset,
         "--url_list",
         str(urls),
@@ -113,7 +148,7 @@ def commands(
         "--number_sample_per_shard",
         "500",
     ]
-    theirs += (
+    words += (
         [
             "--resize_mode",
             "keep_ratio",
@@ -125,14 +160,58 @@ def commands(
         if resize
         else ["--resize_mode", "no"]
     )
+    return words
+
+
+def commands(
+    urls: Path, out: Path, workers: int, resize: int, img2dataset: str
+) -> dict[str, list[str]]:
+    """One command line a candidate."""
     script = Path(__file__).with_name("older_download.py")
     python = Path(img2dataset).with_name("python")  # it has requests
     pool = [str(python), str(script), str(urls), str(out), str(workers)]
-    return {"ours": ours, "img2dataset": theirs, "older": pool}
+    return {
+        "ours": our_command(urls, out, workers, resize),
+        "img2dataset": their_command(urls, out, workers, resize, img2dataset),
+        "older": pool,
+    }
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command took.
+
+    Attributes:
+        seconds: from its start to its end.
+        processor: seconds of the processor, of all its processes.
+        peak: memory in MB, see `Memory`.
+    """
+
+    seconds: float
+    processor: float
+    peak: float
+
+
+def run_command(name: str, command: list[str], log: Path, **environment: str) -> Ran:
+    """Run a command and measure it."""
+    start, before = time.perf_counter(), os.times()
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env={**os.environ, **environment}
+        )
+        memory = Memory(process.pid)
+        code = process.wait()
+    seconds, after = time.perf_counter() - start, os.times()
+    peak = memory.stop()
+    if code:
+        raise SystemExit(f"{name}: exit {code}\n{log.read_text()[-2000:]}")
+    processor = after.children_user - before.children_user
+    return Ran(seconds, processor + after.children_system - before.children_system, peak)
 
 
 class Memory:
-    """Samples the anonymous memory of a process and all below it; the peak in MB."""
+    """Samples the memory of a process and all below it: anonymous and shared pages, not mapped
+    files, and pages of several processes once; the peak in MB."""
 
     def __init__(self, pid: int) -> None:
         self.peak = 0.0
@@ -148,74 +227,59 @@ class Memory:
         return self.peak
 
     def _sample(self) -> None:
-        while not self._done.wait(0.1):
-            self.peak = max(self.peak, sum(_anonymous(pid) for pid in _tree(self._pid)) / 1024)
+        cost = 0.0
+        while not self._done.wait(max(0.1, 50 * cost)):  # at most 2% of a processor
+            start = time.thread_time()
+            self.peak = max(self.peak, sum(_memory(pid) for pid in _tree(self._pid)) / 1024)
+            cost = time.thread_time() - start
 
 
 def _tree(pid: int) -> list[int]:
-    try:
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    except OSError:
-        return []
-    return [pid, *(one for child in text.split() for one in _tree(int(child)))]
+    children: list[str] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            children += Path(f"/proc/{pid}/task/{thread}/children").read_text().split()
+    return [pid, *(one for child in children for one in _tree(int(child)))]
 
 
-def _anonymous(pid: int) -> int:
+def _memory(pid: int) -> int:
     try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon"):
-                return int(line.split()[1])
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
-        pass
-    return 0
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon", "Pss_Shmem")))
 
 
 def measure(arguments, size: int, latency: float, failures: float, resize: int) -> list[str]:
     """One row: all candidates at one point."""
-    context = multiprocessing.get_context("spawn")
-    near, far = context.Pipe()
     # Shrunk copies of one picture are duplicates, which ours keeps once.
-    different = arguments.count if resize else 1
-    server = context.Process(
-        target=serve, args=(far, size, latency, failures, different), daemon=True
-    )
-    server.start()
-    port = near.recv()
+    make = partial(noise, size, arguments.count if resize else 1)
+    expected = sum(n % 10 >= 10 * failures for n in range(arguments.count))
     peaks: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as name:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        server(make, latency, failures) as port,
+    ):
         scratch = Path(name)
-        urls = scratch / "urls.txt"
-        lines = [f"http://127.0.0.{1 + n % HOSTS}:{port}/{n}\n" for n in range(arguments.count)]
-        urls.write_text("".join(lines))
-        out = scratch / "out"
+        urls, out = scratch / "urls.txt", scratch / "out"
+        write_urls(urls, port, arguments.count)
         lineup = commands(urls, out, arguments.workers, resize, arguments.img2dataset)
         if resize:
             del lineup["older"]  # it cannot
 
-        def runner(key: str, command: list[str]) -> Callable[[], float]:
-            def run() -> float:
-                shutil.rmtree(out, ignore_errors=True)
-                out.mkdir()
-                start = time.perf_counter()
-                with open(scratch / "log", "w") as log:
-                    process = subprocess.Popen(command, stdout=log, stderr=log)
-                    memory = Memory(process.pid)
-                    code = process.wait()
-                seconds = time.perf_counter() - start
-                peaks[key] = max(peaks.get(key, 0.0), memory.stop())
-                found = sum(1 for path in out.rglob("*.jpg"))
-                expected = sum(n % 10 >= 10 * failures for n in range(arguments.count))
-                if code or found != expected:
-                    text = (scratch / "log").read_text()[-2000:]
-                    raise SystemExit(f"{key}: exit {code}, {found} of {expected}\n{text}")
-                return seconds
-
-            return run
+        def run(key: str) -> float:
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir()
+            ran = run_command(key, lineup[key], scratch / "log")
+            peaks[key] = max(peaks.get(key, 0.0), ran.peak)
+            found = sum(1 for path in out.rglob("*.jpg"))
+            if found != expected:
+                raise SystemExit(f"{key}: {found} of {expected} images")
+            return ran.seconds
 
         times = interleaved(
-            {k: runner(k, c) for k, c in lineup.items()}, arguments.repeats, warm_up=False
+            {key: partial(run, key) for key in lineup}, arguments.repeats, warm_up=False
         )
-    server.terminate()
     point = [
         f"{size / 1000:g} KB",
         f"{latency * 1000:g} ms",
@@ -257,7 +321,7 @@ def main() -> None:
             f"{arguments.count} URLs over {HOSTS} loopback addresses, {arguments.workers} at once "
             "each (the older pool: as many threads as asyncio's default executor has here, "
             f"{min(32, (os.cpu_count() or 1) + 4)}), start of the program included; "
-            "median of the rounds, and the peak of anonymous memory of all its processes. Ours has "
+            "median of the rounds, and the peak of memory of all its processes. Ours has "
             "every protection on but the one against loopback, and looks whether every picture is "
             "whole. Ratios above 1: ours is faster.",
         ],
