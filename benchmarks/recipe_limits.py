@@ -31,9 +31,9 @@ from clipdistill.measure.task import embed
 from clipdistill.models.open import open_embedder
 
 BEST = "lite0 pretrained, 96 px"
-SPARSE_EPOCHS, QAT_EPOCHS = 2, 1
+SPARSE_EPOCHS, QAT_EPOCHS = 4, 1
 FEW = 300
-FEW_EPOCHS = 60
+FEW_EPOCHS = 15
 JUNK_EPOCHS = 8
 
 
