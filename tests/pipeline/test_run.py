@@ -13,6 +13,8 @@ import sys
 from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -40,7 +42,7 @@ from clipdistill.formats.text import load_text
 from clipdistill.models.open import OnnxEmbedder
 from clipdistill.pipeline.options import RunOptions
 from clipdistill.pipeline.result import RunResult, rows_of
-from clipdistill.pipeline.run import run
+from clipdistill.pipeline.run import _few_images, run
 from clipdistill.pipeline.steps import measuring
 from clipdistill.pipeline.toy.world import KINDS, prompts, render
 from clipdistill.show.predict import predict
@@ -599,6 +601,27 @@ def test_views_are_advised_for_few_images(world: Path, options: RunOptions, tmp_
             run(world / "prompts.txt", tmp_path / name, replace(options, views=views))
         advised = [line for line in listener.lines if "Add: --views 3" in line]
         assert bool(advised) == (views is None)
+
+
+@pytest.mark.parametrize(
+    ("change", "images", "advised"),
+    [
+        ({}, 300, True),
+        ({"num_epochs": 15}, 300, False),
+        ({}, 1000, False),
+        ({"pretrained": False}, 300, False),
+        ({"fit_projection": False}, 300, False),
+    ],
+)
+def test_a_short_training_is_advised_for_few_images(
+    change: dict[str, Any], images: int, advised: bool
+) -> None:
+    options = RunOptions(images=Path("photos"), **change)
+    context = SimpleNamespace(inputs=SimpleNamespace(items=range(images)), options=options)
+    planned = [SimpleNamespace(runs=True, step=SimpleNamespace(name="embed"))]
+    found = [line for line in _few_images(context, planned) if "--num-epochs 15" in line]
+    assert bool(found) is advised
+    assert all(line.startswith("300 images: with so few, ") for line in found)
 
 
 def test_a_student_is_chosen_by_size(world: Path, options: RunOptions, tmp_path: Path) -> None:

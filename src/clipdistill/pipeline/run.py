@@ -33,8 +33,11 @@ from .steps import steps_of
 from .steps.step import Step
 
 FEW_IMAGES = 1000
-"""Below it, views are advised: with 300 photos 3 views gave 7 to 10 points more accuracy
+"""Below it, views are advised: with 300 photos 3 views gave 2 to 4 points more accuracy
 (benchmarks/recipe-limits-2026-11-28.md)."""
+FEW_EPOCHS = 15
+"""Epochs that are advised for so few images from pretrained weights: with 300 photos, 60 epochs gave
+2 to 3 points less accuracy (the same report)."""
 REPORT_NEEDS = ("jinja2", "matplotlib")
 
 
@@ -160,14 +163,18 @@ def _with_epochs(context: RunContext, time_budget: str | None) -> RunContext:
 
 
 def _few_images(context: RunContext, planned: list[Planned]) -> list[str]:
-    """Advice where images will be embedded, and views of them are worth their cost."""
-    count = len(context.inputs.items or ())
+    """Advice where few images will be embedded: views of them, and a short training."""
+    count, options = len(context.inputs.items or ()), context.options
     embeds = any(one.runs and one.step.name == "embed" for one in planned)
-    if not embeds or not 0 < count < FEW_IMAGES or context.options.views:
+    if not embeds or not 0 < count < FEW_IMAGES:
         return []
-    return [
-        f"{many(count, 'image')}: with so few, several views of each usually help. Add: --views 3"
-    ]
+    advice = []
+    if not options.views:
+        advice.append("several views of each usually help. Add: --views 3")
+    starts_pretrained = options.pretrained or options.student_weights is not None
+    if starts_pretrained and options.fit_projection and options.num_epochs > FEW_EPOCHS:
+        advice.append(f"a pretrained student needs few epochs. Add: --num-epochs {FEW_EPOCHS}")
+    return [f"{many(count, 'image')}: with so few, {one}" for one in advice]
 
 
 def _announce(
