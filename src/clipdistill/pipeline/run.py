@@ -36,8 +36,8 @@ FEW_IMAGES = 1000
 """Below it, views are advised: with 300 photos 3 views gave 2 to 4 points more accuracy
 (benchmarks/recipe-limits-2026-11-28.md)."""
 FEW_EPOCHS = 15
-"""Epochs that are advised for so few images from pretrained weights: with 300 photos, 60 epochs gave
-2 to 3 points less accuracy (the same report)."""
+"""Epochs that are advised for so few images from pretrained weights: with 300 photos, 60 epochs
+gave 2 to 3 points less accuracy (the same report)."""
 REPORT_NEEDS = ("jinja2", "matplotlib")
 
 
