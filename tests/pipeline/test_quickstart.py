@@ -60,6 +60,8 @@ def test_the_summary_on_disk_says_the_same(run: QuickstartResult) -> None:
         "model",
         "runtime",
         "accuracy",
+        "mean_average_precision",
+        "f1",
         "agreement",
         "cosine",
         "size_mb",

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Invisible characters that reverse text or break lines, and those that UTF-8 cannot hold."""
+UNKNOWN = "unknown"
+"""Label of an image whose best probability is below the threshold."""
 SHORT = 22
 """Most characters of a label in a chart."""
 TEMPLATE = re.compile(

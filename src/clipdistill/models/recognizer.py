@@ -16,9 +16,6 @@ from ..images.preprocess import Preprocess
 from .embedder import Classifier, Embedder, carried_text
 from .open import open_embedder
 
-UNKNOWN = "unknown"
-"""Label of an image whose best probability is below the threshold."""
-
 
 @dataclass(frozen=True)
 class Recognizer:

@@ -11,11 +11,11 @@ from ..core.errors import InputError, OptionError
 from ..core.progress import track
 from ..core.results import Result, Table, list_some
 from ..core.signatures import NameOrPath
-from ..core.wording import many, percent
+from ..core.wording import UNKNOWN, many, percent
 from ..core.zeroshot import judged
 from ..images.loading import batched, default_workers, load_pixels, stack
 from ..images.sources import ImageItem, match_images
-from ..models.recognizer import UNKNOWN, open_recognizer
+from ..models.recognizer import open_recognizer
 
 
 @dataclass(frozen=True)

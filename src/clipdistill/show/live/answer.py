@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.wording import percent
+from ...core.wording import UNKNOWN, percent
 from ...core.zeroshot import Floats, judged
-from ...models.recognizer import UNKNOWN
 
 
 @dataclass(frozen=True)

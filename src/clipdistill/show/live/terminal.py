@@ -12,8 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...core.progress import message
-from ...core.wording import escaped, percent
-from ...models.recognizer import UNKNOWN
+from ...core.wording import UNKNOWN, escaped, percent
 from .answer import Prediction
 from .loop import Seen, Speed, Status
 

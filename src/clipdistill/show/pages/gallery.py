@@ -10,10 +10,10 @@ from pathlib import PurePath
 import numpy as np
 
 from ...core.progress import track
+from ...core.wording import UNKNOWN
 from ...core.zeroshot import Floats, Independent
 from ...formats.ledger import LedgerRow
 from ...formats.predictions import Picture, Predictions, Ranked
-from ...models.recognizer import UNKNOWN
 from .gather import Gathered, student_predictions, teacher_predictions
 from .thumbnails import thumbnail
 

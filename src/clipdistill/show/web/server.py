@@ -43,8 +43,9 @@ from ...core.serving import (
     read_body,
     running_service,
 )
+from ...core.wording import UNKNOWN
 from ...images.decode import decode, decoded
-from ...models.recognizer import UNKNOWN, Recognizer
+from ...models.recognizer import Recognizer
 from .answers import answer
 from .class_lists import LONGEST_NAME, MOST_CLASSES, ClassLists, Encode, Models, check_classes
 from .guard import Guard
