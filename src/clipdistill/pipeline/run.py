@@ -37,7 +37,7 @@ FEW_IMAGES = 1000
 (benchmarks/recipe-limits-2026-11-28.md)."""
 FEW_EPOCHS = 15
 """Epochs that are advised for so few images from pretrained weights: with 300 photos, 60 epochs
-gave 2 to 3 points less accuracy (the same report)."""
+took four times as long and gained nothing (the same report)."""
 REPORT_NEEDS = ("jinja2", "matplotlib")
 
 
