@@ -1,18 +1,19 @@
 """Memory per image of the tables that grow with the number of images.
 
 The cases run on synthetic tables of 10^4 and 10^5 images, a process for each size: a listing, the
-rows of embeddings, embed's plan when nothing is new, the pairing of `distill` (with the loading of
-the embeddings as `distill`), the names that `select` and `serve` look up in a pool, a search of it,
-the near-duplicates and the choice of `select`, a web `search` that finds so many URLs and writes
-their list, and what `download` remembers of its list and its ledger, half of which is in the index
-and half in the journal.
+rows of embeddings, the listing and embed's plan when nothing is new (`resume`), the listing and the
+pairing of `distill`, the names that `select` and `serve` look up in a pool, a search of it, the
+near-duplicates and the choice of `select`, a web `search` that finds so many URLs and writes their
+list, and what `download` remembers of its list and its ledger, half of which is in the index and
+half in the journal.
 
     python benchmarks/growth.py [--images 10000 100000] [--cases CASE ...] [--dim 64] [--root SRC]
 
 `--root` measures another version of the sources, such as the one before a change.  Printed for each
-case: seconds of the processor, the most and the last bytes that Python and numpy held
-(tracemalloc; the last with Arrow's), and the growth per image between the two sizes.  Keys have 30
-characters and URLs 40, which are included where they are kept.
+case: seconds of the processor, the most and the last bytes that Python, numpy (tracemalloc) and
+Arrow held, and the growth per image between the two sizes.  Keys have 30 characters and URLs 40,
+which are included where they are kept in memory; with `--names-in-files`, those of images are not,
+whatever their number, as they are from 16 MB on.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CHILD = r"""
-import gc, json, sys, time, tracemalloc
+import gc, inspect, json, sys, time, tracemalloc
 from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 count, root, dim = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-chosen = sys.argv[4:]
+in_files, chosen = sys.argv[4] == "files", sys.argv[5:]
 from clipdistill.core.zeroshot import LogitScale
 from clipdistill.distillation import distill, embed
 from clipdistill.collect.choose import choose
@@ -46,6 +47,9 @@ from clipdistill.formats import embeddings as stored
 from clipdistill.images import sources
 from clipdistill.images.preprocess import Preprocess
 
+if in_files:
+    from clipdistill.core import texts
+    texts.IN_MEMORY = 1 << 16
 teacher = TeacherCard("ViT-X", "tag", "a" * 32, dim, LogitScale(50.0, -2.0), Preprocess(32))
 header = stored.Header(teacher, "clip-retrieval", "float16", True)
 key = lambda i: f"folder/{i // 1000:08d}/{i:010d}.jpg"
@@ -53,7 +57,9 @@ key = lambda i: f"folder/{i // 1000:08d}/{i:010d}.jpg"
 
 def found():
     numbers = range(count)
-    items = (sources.ImageItem(key(i), root / key(i), 1000 + i, (1 << 60) + i) for i in numbers)
+    # Paths are texts: Python's table of the parts of each Path would look like growth.
+    items = (sources.ImageItem(key(i), f"{root}/{key(i)}", 1000 + i, (1 << 60) + i)
+             for i in numbers)
     return sources.Listing.of(root, items) if hasattr(sources, "Listing") else list(items)
 
 
@@ -77,12 +83,13 @@ def load():
 
 
 def resume():
+    listed = found()
     store = stored.EmbeddingStore(root, header)
-    return store, embed._plan(before, store, False)
-
-
-def pair():
-    return distill._pair(before, loaded)
+    try:
+        from clipdistill.distillation.embed_resume import plan_resume
+    except ImportError:
+        return listed, store, embed._plan(listed, store, False)
+    return listed, store, plan_resume(listed, store, False)
 
 
 def pool():
@@ -92,7 +99,9 @@ def pool():
 
 
 def distilling():
-    return distill._pair(before, stored.load_embeddings(root))
+    if "root" in inspect.signature(distill._pair).parameters:
+        return distill._pair(found(), root)
+    return distill._pair(found(), stored.load_embeddings(root))
 
 
 def searching():
@@ -147,18 +156,19 @@ def write_ledger():
 folder = root / "download"
 folder.mkdir()
 cases = {
-    "listing": listing, "load": load, "resume": resume, "pair": pair, "pool": pool,
-    "distill": distilling, "search": searching, "select": selecting, "urls": urls, "ledger": ledger,
+    "listing": listing, "load": load, "resume": resume, "distill": distilling, "pool": pool,
+    "search": searching, "select": selecting, "urls": urls, "ledger": ledger,
 }
 if not chosen or "ledger" in chosen:
     write_ledger()
-before, loaded = found(), stored.load_embeddings(root)
+before = found() if not chosen or "pool" in chosen else None
 measured = {}
 for name, case in cases.items():
     if chosen and name not in chosen:
         continue
     gc.collect()
-    arrow = pyarrow.total_allocated_bytes()
+    memory = pyarrow.default_memory_pool()
+    arrow, most_before = memory.bytes_allocated(), memory.max_memory()
     tracemalloc.start()
     start = time.process_time()
     kept = case()
@@ -166,7 +176,9 @@ for name, case in cases.items():
     gc.collect()
     held, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    held += pyarrow.total_allocated_bytes() - arrow
+    held += memory.bytes_allocated() - arrow
+    if memory.max_memory() > most_before:  # at another moment, perhaps: the sum is an upper bound
+        most += memory.max_memory() - arrow
     measured[name] = {"seconds": seconds, "held": held, "most": most}
     del kept
 print(json.dumps(measured))
@@ -174,12 +186,13 @@ print(json.dumps(measured))
 
 
 def measure(
-    count: int, source: Path, dim: int = 64, cases: Sequence[str] = ()
+    count: int, source: Path, dim: int = 64, cases: Sequence[str] = (), *, in_files: bool = False
 ) -> dict[str, dict[str, float]]:
     """Run the cases on tables of `count` images, in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(source)}
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", CHILD, str(count), folder, str(dim), *cases]
+        where = "files" if in_files else "memory"
+        command = [sys.executable, "-c", CHILD, str(count), folder, str(dim), where, *cases]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
@@ -193,11 +206,19 @@ def main() -> None:
     source = Path(__file__).resolve().parents[1] / "src"
     parser.add_argument("--root", type=Path, default=source, help="folder of the sources")
     parser.add_argument("--dim", type=int, default=64, help="dimension of the vectors")
+    parser.add_argument("--names-in-files", action="store_true", help="at every size")
     parser.add_argument("--cases", nargs="+", default=[], help="default: all")
     arguments = parser.parse_args()
     small, large = arguments.images
     one, other = (
-        measure(count, arguments.root, arguments.dim, arguments.cases) for count in (small, large)
+        measure(
+            count,
+            arguments.root,
+            arguments.dim,
+            arguments.cases,
+            in_files=arguments.names_in_files,
+        )
+        for count in (small, large)
     )
     print(f"{'case':8}  {'seconds':>8}  {'most/image':>10}  {'kept/image':>10}   ({large} images)")
     for case, found in other.items():

@@ -15,9 +15,7 @@ from clipdistill.formats.ledger import Ledger, LedgerRow
 from clipdistill.formats.urls import UrlRow, save_urls
 from clipdistill.images.preprocess import Preprocess
 
-SIZES = (20_000, 60_000)
-KEY = 20
-"""Bytes of a key in `stores`."""
+SIZES = (20_000, 40_000)
 DIM = 256
 """Half a kilobyte per vector: far more than the bounds, so that loading them would be seen."""
 
@@ -43,25 +41,63 @@ def stores(tmp_path_factory):
     return made
 
 
-LISTED = """
-from clipdistill.images.sources import ImageItem, Listing
-from clipdistill.core.texts import Texts
-keys = [f"folder/{n:09d}.jpg" for n in range(count)]
-items = Listing.of(root, [ImageItem(one, root / one, 1000, 1) for one in keys])
-del keys
+NAMES_IN_A_FILE = """
+from clipdistill.core import texts
+texts.IN_MEMORY = 1 << 16
 """
+"""As with millions of images; what is left is what grows in memory."""
+LISTED = (
+    NAMES_IN_A_FILE
+    + """
+from clipdistill.images.sources import ImageItem, Listing
+names = lambda: ((n, f"folder/{n:09d}.jpg") for n in range(count))
+items = lambda: (ImageItem(one, f"{root}/{one}", 1000 + n, (1 << 60) + n) for n, one in names())
+"""
+)
+"""Paths are texts here: Python's table of the parts of each `Path` would look like growth."""
+WHOLE = 50
+"""Most bytes per image in any process, whatever it does: the names of the images included."""
 
 
-def test_pairing_keeps_no_vectors(stores) -> None:
+def test_a_listing_grows_by_few_bytes(stores) -> None:
+    found = growing.slope(LISTED, "listing = Listing.of(root, items())", stores)
+    assert found.held < 20, found
+    assert found.most < WHOLE, found
+
+
+def test_loading_grows_by_few_bytes(stores) -> None:
     found = growing.slope(
-        LISTED
-        + "from clipdistill.distillation.distill import _pair\n"
-        + "from clipdistill.formats.embeddings import load_embeddings\n",
-        "pairs = _pair(items, load_embeddings(root))\nbatch = pairs.targets[[0, count - 1]]",
+        NAMES_IN_A_FILE + "from clipdistill.formats.embeddings import load_embeddings\n",
+        "loaded = load_embeddings(root)",
         stores,
     )
-    assert found.held - KEY < 50, found
-    assert found.most < 200, found
+    assert found.held < 36, found
+    assert found.most < WHOLE, found
+
+
+def test_pairing_grows_by_few_bytes_and_keeps_no_vectors(stores) -> None:
+    found = growing.slope(
+        LISTED + "from clipdistill.distillation.distill import _pair\n",
+        "pairs = _pair(Listing.of(root, items()), root)\nbatch = pairs.targets[[0, count - 1]]",
+        stores,
+    )
+    assert found.held < 40, found
+    assert found.most < WHOLE, found
+
+
+def test_resuming_to_embed_grows_by_few_bytes(stores) -> None:
+    found = growing.slope(
+        LISTED
+        + "from clipdistill.distillation.embed_resume import gone_images, plan_resume\n"
+        + "from clipdistill.formats.embeddings import EmbeddingStore, read_header\n",
+        "listing = Listing.of(root, items())\n"
+        "store = EmbeddingStore(root, read_header(root))\n"
+        "plan = plan_resume(listing, store, False)\n"
+        "assert plan.kept == count and not gone_images(listing, store)",
+        stores,
+    )
+    assert found.held < 20, found
+    assert found.most < WHOLE, found
 
 
 URL = "https://example.org/{:09d}.jpg"

@@ -1,20 +1,30 @@
 """Many short texts without an object for each: their UTF-8 in one block, as in Arrow's columns.
 
 A list of Python strings takes 50 bytes and more per text beyond its characters, and a dictionary of
-them 100 more.  `Texts` takes 4 bytes (8 from 4 GB of characters on), and an `Index` of them 16.
+them 100 more.  `Texts` takes 4 bytes (8 from 4 GB of characters on), and an `Index` of them 12.
+From `IN_MEMORY` bytes on, the characters lie in a temporary file that is mapped: the system can
+take their memory back.  The file has no name, and its space is free when the process ends.
 """
 
 from __future__ import annotations
 
 import itertools
+import mmap
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, overload
+from typing import IO, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import OutputError
+
 BLOCK = 1 << 13
 """Texts that are handled at once, which bounds the temporary memory."""
+IN_MEMORY = 1 << 24
+"""Bytes of characters that stay in memory."""
+SORTED_PARTS = 32
+"""Most parts in which hashes are sorted, which bounds the temporary memory to 1 byte for each."""
 _ERRORS = "surrogatepass"
 """Names of files may hold lone surrogates, and come back as they were."""
 
@@ -40,26 +50,20 @@ class Texts(Sequence[str]):
         """Store texts, which are read once."""
         if isinstance(texts, Texts):
             return texts
-        data = bytearray()
-        parts = [np.zeros(1, np.int64)]
+        column = _Column()
         left = iter(texts)
         while block := [text.encode(errors=_ERRORS) for text in itertools.islice(left, BLOCK)]:
-            ends = np.cumsum(np.fromiter(map(len, block), np.int64, len(block)))
-            parts.append(len(data) + ends)
-            data += b"".join(block)
-        return cls(data, np.concatenate(parts))
+            column.add(b"".join(block), np.fromiter(map(len, block), np.int64, len(block)))
+        return column.texts()
 
     @classmethod
-    def joined(cls, parts: Sequence[Texts]) -> Texts:
+    def joined(cls, parts: Iterable[Texts]) -> Texts:
         """Store the texts of several sequences, one after the other."""
-        if len(parts) == 1:
-            return parts[0]
-        pieces = [part._piece() for part in parts]
-        starts = list(itertools.accumulate((len(piece) for piece in pieces), initial=0))
-        bounds: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
-        for part, start in zip(parts, starts, strict=False):
-            bounds.append(part._bounds[1:].astype(np.int64) - int(part._bounds[0]) + start)
-        return cls(b"".join(pieces), np.concatenate(bounds))
+        column = _Column()
+        for part in parts:
+            if len(part):
+                column.add(part._piece(), part.lengths())
+        return column.texts()
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
@@ -105,16 +109,15 @@ class Texts(Sequence[str]):
 
     def take(self, places: NDArray[np.integer]) -> Texts:
         """The texts at `places`, int (n,), in that order."""
-        parts: list[bytes] = []
-        lengths = self._bounds[places + 1].astype(np.int64) - self._bounds[places]
+        column = _Column()
         data = np.frombuffer(self._data, np.uint8)
         for first in range(0, len(places), BLOCK):
-            sizes = lengths[first : first + BLOCK]
-            shift = self._bounds[places[first : first + BLOCK]] - (np.cumsum(sizes) - sizes)
-            parts.append(data[np.arange(sizes.sum()) + np.repeat(shift, sizes)].tobytes())
-        bounds = np.zeros(len(lengths) + 1, np.int64)
-        np.cumsum(lengths, out=bounds[1:])
-        return Texts(b"".join(parts), bounds)
+            some = places[first : first + BLOCK]
+            starts = self._bounds[some].astype(np.int64)
+            sizes = self._bounds[some + 1] - starts
+            shift = starts - (np.cumsum(sizes) - sizes)
+            column.add(data[np.arange(sizes.sum()) + np.repeat(shift, sizes)].tobytes(), sizes)
+        return column.texts()
 
     def ascending(self) -> bool:
         """Whether each text is at least as large as the one before it."""
@@ -122,6 +125,55 @@ class Texts(Sequence[str]):
 
     def _piece(self) -> memoryview:
         return self._data[int(self._bounds[0]) : int(self._bounds[-1])]
+
+
+class _Column:
+    """Collects texts: their bytes in memory or, when they are many, in a temporary file."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._file: IO[bytes] | None = None
+        self._written = 0
+        self._lengths: list[NDArray[np.uint32]] = []
+
+    def add(self, data: bytes | memoryview, lengths: NDArray[np.integer]) -> None:
+        """Add texts: the bytes of all, one after the other, and the length of each, int (n,)."""
+        self._data += data
+        self._lengths.append(lengths.astype(np.uint32))
+        if len(self._data) >= IN_MEMORY:
+            self._flush()
+
+    def texts(self) -> Texts:
+        """Return what was added."""
+        total = self._written + len(self._data)
+        count = sum(map(len, self._lengths))
+        kind = np.dtype(np.uint32 if total < 1 << 32 else np.int64)
+        bounds: NDArray[np.integer] = np.zeros(count + 1, kind)
+        place = 0
+        for lengths in self._lengths:
+            ends = int(bounds[place]) + np.cumsum(lengths, dtype=np.int64)
+            bounds[place + 1 : place + 1 + len(lengths)] = ends
+            place += len(lengths)
+        self._lengths.clear()
+        if self._file is None:
+            return Texts(bytes(self._data), bounds)
+        self._flush()
+        with self._file as file:
+            return Texts(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), bounds)
+
+    def _flush(self) -> None:
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="clipdistill-")  # noqa: SIM115
+            self._file.write(self._data)
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(
+                f"{tempfile.gettempdir()}: the names of the images cannot be kept there "
+                f"({error.strerror or error}). Make room, or name a folder with room in TMPDIR."
+            ) from error
+        self._written += len(self._data)
+        self._data.clear()
 
 
 class Index:
@@ -135,11 +187,9 @@ class Index:
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = texts
-        hashes = _hashes(texts)
-        # Backwards, so that of several equal hashes the last place comes first.
-        order = np.argsort(hashes[::-1], kind="stable")
-        self._order = np.subtract(len(hashes) - 1, order, out=order)
-        self._hashes = hashes[self._order]
+        self._hashes = _hashes(texts)
+        self._order = _sorting(self._hashes)
+        self._hashes.sort()
 
     def find(self, wanted: Sequence[str]) -> NDArray[np.intp]:
         """The last place of each text, int (n,); -1 where it does not occur."""
@@ -154,10 +204,10 @@ class Index:
                 found[first + number] = self._at(block[number], int(at[number]))
         return found
 
-    def latest(self) -> NDArray[np.intp]:
-        """The last place of each different text, ascending."""
-        keep = np.ones(len(self._order), bool)
+    def latest(self) -> NDArray[np.integer] | None:
+        """The last place of each different text, int (n,), ascending; None where all differ."""
         same = self._hashes[1:] == self._hashes[:-1]
+        keep = np.ones(len(self._order), bool)
         seen: set[str] = set()
         before = -2
         for place in np.flatnonzero(same).tolist():  # pairs of equal hashes: one text, or a clash
@@ -167,7 +217,7 @@ class Index:
             text = self._texts[int(self._order[place + 1])]
             keep[place + 1] = text not in seen
             seen.add(text)
-        return np.sort(self._order[keep])
+        return None if keep.all() else np.sort(self._order[keep])
 
     def _at(self, text: str, place: int) -> int:
         """The place of `text` among those whose hash is that at `place` of the sorted ones."""
@@ -178,6 +228,28 @@ class Index:
                 return number
             place += 1
         return -1
+
+
+def _sorting(hashes: NDArray[np.int64]) -> NDArray[np.integer]:
+    """The places that sort hashes, uint32 or int64 (N,); of equal ones the last place first.
+
+    Ranges of hashes are sorted one after the other: the hashes are spread evenly.
+    """
+    count = len(hashes)
+    kind = np.dtype(np.uint32 if count < 1 << 32 else np.int64)
+    order: NDArray[np.integer] = np.empty(count, kind)
+    parts = min(SORTED_PARTS, 1 + count // BLOCK)
+    limits = [-(1 << 63) + (number << 64) // parts for number in range(1, parts)]
+    start = 0
+    for low, high in itertools.pairwise([None, *limits, None]):
+        mine = np.ones(count, bool) if low is None else hashes >= low
+        if high is not None:
+            mine &= hashes < high
+        places = np.flatnonzero(mine)[::-1]
+        places = places[np.argsort(hashes[places], kind="stable")]
+        order[start : start + len(places)] = places
+        start += len(places)
+    return order
 
 
 def _hashes(texts: Iterable[str]) -> NDArray[np.int64]:

@@ -126,6 +126,14 @@ class Vectors:
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
+    def first_not_finite(self, block: int = 8192) -> int | None:
+        """Find the first element with a NaN or infinite value, in blocks of elements."""
+        for number, values in enumerate(self.blocks(block)):
+            finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+            if not finite.all():
+                return number * block + int(np.argmin(finite))
+        return None
+
     def whole(self) -> NDArray[np.floating]:
         """All elements as one array: still mapped where one shard has them in order."""
         return self[:]

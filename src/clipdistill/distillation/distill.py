@@ -26,14 +26,8 @@ from ..core.storage import location
 from ..core.vectors import Vectors
 from ..core.wording import many, percent
 from ..formats.cards import Compression, Quantization, StudentCard, TeacherCard, shipped_training
-from ..formats.embeddings import (
-    CACHE,
-    Embeddings,
-    Failure,
-    embeddings_at_hand,
-    find_rows,
-    load_embeddings,
-)
+from ..formats.embeddings import CACHE, Failure, embeddings_at_hand
+from ..formats.matched import match_embeddings
 from ..formats.rows import Contents
 from ..formats.selection import load_selection
 from ..formats.student import (
@@ -392,7 +386,7 @@ def _load_pairs(images: Path, embeddings: Path, options: DistillOptions) -> _Pai
         MismatchError: the embeddings are not of the dimension that `options` names.
     """
     items = _chosen(list_images(images), options.only)
-    pairs = _with_views(_pair(items, load_embeddings(embeddings)), options.views, embeddings)
+    pairs = _with_views(_pair(items, embeddings), options.views, embeddings)
     if options.output_dim is not None and options.output_dim != pairs.teacher.dim:
         raise MismatchError(
             f"--output-dim {options.output_dim}, but {embeddings} holds {pairs.teacher.dim}-d "
@@ -401,33 +395,27 @@ def _load_pairs(images: Path, embeddings: Path, options: DistillOptions) -> _Pai
     return pairs
 
 
-def _pair(items: Listing, embeddings: Embeddings) -> _Pairs:
+def _pair(items: Listing, root: Path) -> _Pairs:
     """Bring images and embeddings together by name.
 
     Raises:
         InputError: fewer than four images have an embedding.
     """
-    rows = find_rows(embeddings, items.keys)
-    kept = items.take(np.flatnonzero(rows >= 0))
-    if len(kept) < 4:
-        example = embeddings.rows[0].image_path
+    found = match_embeddings(items, root)
+    if len(found.items) < 4:
         raise InputError(
-            f"Only {len(kept)} of {many(len(items), 'image')} have an embedding in "
-            f"{embeddings.root}. "
-            f"The embeddings are of images named like {example!r}, the images are named like "
+            f"Only {len(found.items)} of {many(len(items), 'image')} have an embedding in {root}. "
+            f"The embeddings are of images named like {found.example!r}, the images are named like "
             f"{items[0].key!r}. Give the folder that was embedded, or run `clipdistill embed`."
         )
-    order = rows[rows >= 0]
-    views = embeddings.views()
-    in_order = len(order) == len(embeddings.rows) and bool((np.diff(order) == 1).all())
     return _Pairs(
-        items=kept,
-        contents=embeddings.rows.contents.take(order),
-        targets=embeddings.mapped if in_order else embeddings.mapped.take(order),
-        views=None if views is None else views.of(order),
-        teacher=embeddings.teacher,
-        not_embedded=len(items) - len(kept),
-        gone=len(embeddings.rows) - len(np.unique(order)),
+        items=found.items,
+        contents=found.contents,
+        targets=found.targets,
+        views=found.views,
+        teacher=found.teacher,
+        not_embedded=found.not_embedded,
+        gone=found.gone,
     )
 
 

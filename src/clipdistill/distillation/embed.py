@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import ImageError, InputError, OptionError, OutputError
+from ..core.errors import InputError, OptionError, OutputError
 from ..core.files import ensure_folder
 from ..core.locks import locked
 from ..core.processes import Outcome, run_processes
@@ -24,15 +24,11 @@ from ..core.results import Result, Table, list_some
 from ..core.signatures import PathOrUrl
 from ..core.stopping import postponed
 from ..core.storage import RemotePath, absolute_name, location
-from ..core.texts import Index
 from ..core.wording import many
 from ..formats.embeddings import (
     EmbeddingStore,
     Failure,
     Header,
-    find_rows,
-    load_embeddings,
-    npy_path,
     write_shard_rows,
     write_vectors,
 )
@@ -57,9 +53,10 @@ from ..formats.parts import (
 )
 from ..formats.rows import Row
 from ..images.loading import Loaded, batched, default_workers, load_pixels, stack
-from ..images.sources import ImageItem, Listing, content_id, images_folder, list_images
+from ..images.sources import ImageItem, Listing, images_folder, list_images
 from ..images.views import MOST_VIEWS, ViewSpec
 from ..models.teachers import DEFAULT_MODEL_NAME, DEFAULT_PRETRAINED, license_note
+from .embed_resume import Resumption, append_moved, gone_images, plan_resume
 
 if TYPE_CHECKING:
     from ..models.teacher import Teacher
@@ -112,19 +109,6 @@ class EmbedResult(Result):
             )
         lines.append(f"Embeddings: {self.out}")
         return lines
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What is to be done: decided from names, sizes and times, or from content where those moved.
-
-    `moved` pairs the new row with the name under which its content was embedded before.
-    """
-
-    todo: Listing
-    kept: int
-    moved: list[tuple[Row, str]]
-    failures: list[Failure]
 
 
 def embed(
@@ -216,10 +200,10 @@ def embed(
             return _embed_shared(request, header, teacher, model, crew)
         decoders = default_workers() if num_workers is None else num_workers
         store = EmbeddingStore(out, header)
-        plan = _plan(items, store, recheck)
+        plan = plan_resume(items, store, recheck)
         if plan.kept:
             message(f"{plan.kept} of {len(items)} images are embedded already.")
-        _append_moved(store, plan.moved)
+        append_moved(store, plan.moves, shard_size)
         start = time.monotonic()
         failures = [
             *plan.failures,
@@ -230,7 +214,7 @@ def embed(
         failures += _failed_downloads(images, items)
         _check_any(images, items, store, failures)
         store.finish(failures)
-        gone = _gone(items, store)
+        gone = gone_images(items, store)
     return EmbedResult(
         out=out,
         teacher=str(teacher.card),
@@ -238,7 +222,7 @@ def embed(
         images=len(items),
         embedded=embedded,
         kept=plan.kept,
-        moved=len(plan.moved),
+        moved=plan.moved,
         gone=gone,
         failures=tuple(failures),
         seconds=seconds,
@@ -273,7 +257,7 @@ def _check_any(
     images: Path, items: Sequence[ImageItem], store: EmbeddingStore, failures: Sequence[Failure]
 ) -> None:
     """Refuse to call a store complete that holds nothing."""
-    if not store.all_rows():
+    if not store.count:
         reasons = [f"{f.image_path}: {f.reason}" for f in failures]
         raise InputError(
             "\n".join(
@@ -283,91 +267,6 @@ def _check_any(
                 ]
             )
         )
-
-
-def _gone(items: Listing, store: EmbeddingStore) -> int:
-    """How many of the embedded images are not among `items`."""
-    keys = store.all_rows().keys
-    latest = Index(keys).latest()
-    return int((Index(items.keys).find(keys.take(latest)) < 0).sum())
-
-
-def _plan(items: Listing, store: EmbeddingStore, recheck: bool) -> _Plan:
-    """Sort out what is embedded already.
-
-    Reads only files whose name, size or time is new; with `recheck`, all of them.
-    """
-    places = np.arange(len(items))
-    failures: list[Failure] = []
-    if store.header.layout == "npy":
-        places, failures = _without_collisions(items, store)
-    rows = store.all_rows()
-    index = Index(rows.keys)
-    found = index.find(items.keys)[places]
-    same = found >= 0
-    known, its_rows = places[same], found[same]
-    same[same] = (rows.sizes[its_rows] == items.sizes[known]) & (
-        rows.times[its_rows] == items.times[known]
-    )
-    if recheck:
-        same[:] = False
-    kept = int(same.sum())
-    todo: list[int] = []
-    moved: list[tuple[Row, str]] = []
-    by_content: Index | None = None
-    # Only rows that hold: the vector of an image that changed is the new one's.
-    holding = index.latest()
-    contents = rows.contents.take(holding)
-    for place, row in zip(places[~same].tolist(), found[~same].tolist(), strict=True):
-        content = _content(items[place]) if len(rows) else ""
-        if row >= 0 and content == rows.contents[row]:
-            kept += 1
-            continue
-        if content and by_content is None:
-            by_content = Index(contents)
-        at = int(by_content.find([content])[0]) if content and by_content else -1
-        if at < 0:
-            todo.append(place)
-        else:
-            item = items[place]
-            new = Row(item.key, content, item.size, item.mtime_ns)
-            moved.append((new, rows.keys[int(holding[at])]))
-    return _Plan(items.take(np.array(todo, np.intp)), kept, moved, failures)
-
-
-def _without_collisions(
-    items: Listing, store: EmbeddingStore
-) -> tuple[NDArray[np.intp], list[Failure]]:
-    """The places of images whose vectors get a file of their own, and the other images."""
-    taken: dict[Path, str] = {}
-    places: list[int] = []
-    failures: list[Failure] = []
-    for place, key in enumerate(items.keys):
-        first = taken.setdefault(npy_path(store.root, key), key)
-        if first == key:
-            places.append(place)
-        else:
-            reason = f"{first} has the same name, and layout npy keeps one file a name"
-            failures.append(Failure(key, reason))
-    return np.array(places, np.intp), failures
-
-
-def _content(item: ImageItem) -> str:
-    try:
-        return content_id(item.read())
-    except ImageError:
-        return ""
-
-
-def _append_moved(store: EmbeddingStore, moved: Sequence[tuple[Row, str]]) -> None:
-    """Give renamed images the vectors their content already has."""
-    if not moved:
-        return
-    before = load_embeddings(store.root)
-    places = find_rows(before, [known for _, known in moved])
-    views = before.views()
-    seen = None if views is None else (views.embeddings(places), views.parameters(places))
-    store.append([row for row, _ in moved], before.mapped[places], seen)
 
 
 def _embed_all(
@@ -619,15 +518,15 @@ def _embed_shared(
         images=len(request.items),
         embedded=sum(stats.embedded for stats in done),
         kept=known.kept,
-        moved=len(known.moved),
-        gone=0 if waiting else _gone(request.items, EmbeddingStore(out, header)),
+        moved=known.moved,
+        gone=0 if waiting else gone_images(request.items, EmbeddingStore(out, header)),
         failures=tuple(failure for stats in done for failure in stats.failures),
         seconds=time.monotonic() - start,
         waiting=waiting,
     )
 
 
-def _divided(request: _Request, header: Header) -> tuple[Plan | None, _Plan]:
+def _divided(request: _Request, header: Header) -> tuple[Plan | None, Resumption]:
     """The plan of the folder: an unfinished one, or a new one; None when nothing is left to do."""
     out = request.out
     with _locked_or(out, lambda: read_plan(out) is not None):
@@ -636,10 +535,10 @@ def _divided(request: _Request, header: Header) -> tuple[Plan | None, _Plan]:
             header.check_same(plan.header, out)
             finished = done_parts(out) & set(plan.numbers)
             message(f"Resuming: {len(finished)} of {plan.parts} shards are done.")
-            return plan, _Plan(request.items, 0, [], [])
+            return plan, Resumption(request.items, 0, [], [])
         store = EmbeddingStore(out, header)
-        found = _plan(request.items, store, request.recheck)
-        _append_moved(store, found.moved)
+        found = plan_resume(request.items, store, request.recheck)
+        append_moved(store, found.moves, request.shard_size)
         if not len(found.todo):
             store.finish(_failed_downloads(request.images, request.items))
             return None, found

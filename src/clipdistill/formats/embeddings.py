@@ -53,6 +53,7 @@ from .cards import TeacherCard
 from .merged import ENTRY, MergedFolder, change_of, read_merged
 from .merged import VERSION as MERGED_VERSION
 from .parquet import TypeMismatch, arrow, write_rows
+from .row_finder import RowFinder
 from .rows import COLUMNS, Row, Rows, texts_of
 from .views import VIEWS, Views, read_views, write_views
 
@@ -220,7 +221,7 @@ class Embeddings:
         rows: one per image, no image twice; in columns, each is made when it is read.
         mapped: float16 or float32 (N, D) on the disk; `mapped[rows]` reads those of some rows.
         shards: the shards; empty for a folder without a card.
-        order: int (N,), row of each image in the concatenated shards.
+        order: int (N,), row of each image in the concatenated shards; None: in their order.
     """
 
     root: Path
@@ -228,7 +229,7 @@ class Embeddings:
     rows: Rows
     mapped: Vectors
     shards: tuple[Shard, ...] = ()
-    order: NDArray[np.intp] | None = None
+    order: NDArray[np.integer] | None = None
 
     @property
     def teacher(self) -> TeacherCard:
@@ -250,16 +251,22 @@ class Embeddings:
         Raises:
             FormatError: one of their files is missing or damaged.
         """
-        if self.header.views is None or self.order is None:
+        if self.header.views is None or not self.shards:
             return None
-        places = [(shard.folder, shard.number, shard.count) for shard in self.shards]
-        return read_views(places, self.header.views, self.teacher.dim, self.order)
+        found = open_views(self.header, self.shards)
+        return found if found is None or self.order is None else found.of(self.order)
 
 
 class EmbeddingStore:
     """Appends embeddings of one teacher to a folder.
 
-    Opening an existing folder loads its rows, not its vectors.
+    Opening an existing folder reads neither its rows nor its vectors.
+
+    Attributes:
+        root: the folder.
+        header: teacher and layout.
+        shards: numbers of the complete shards, ascending.
+        count: rows in them; an image that changed has two.
 
     Raises:
         MismatchError: the folder has embeddings of another teacher, layout or precision, or
@@ -285,14 +292,28 @@ class EmbeddingStore:
                 "output folder."
             )
         self.shards = shard_numbers(root)
-        stored = own_shards(root)
-        copy_ahead([shard.rows for shard in stored])
-        self._rows = [_read_rows(shard, header) for shard in stored]
+        self.count = sum(shard.count for shard in counted(own_shards(root), header))
 
-    def all_rows(self) -> Rows:
-        """Return every stored row in order of writing; an image that changed has two."""
-        self._rows = [Rows.joined(self._rows)]
-        return self._rows[0]
+    def rows(self) -> Iterator[tuple[int, Rows]]:
+        """Stream the rows in order of writing: the number of the first of each part, and the part.
+
+        Raises:
+            FormatError: a table is damaged.
+        """
+        return iter_rows(own_shards(self.root), self.header)
+
+    def stored(self) -> tuple[Vectors, Views | None]:
+        """Open the vectors (N, D) and the views of all rows, in order of writing.
+
+        Raises:
+            FormatError: a file is missing or damaged.
+        """
+        dim = self.header.teacher.dim
+        if self.header.layout == "npy":
+            keys = Rows.joined(part for _, part in self.rows()).keys
+            return Vectors.of(_stack(self.root, keys, dim)), None
+        shards = counted(own_shards(self.root), self.header)
+        return map_vectors(shards, dim), open_views(self.header, shards)
 
     def append(
         self,
@@ -324,7 +345,7 @@ class EmbeddingStore:
     def _write_shard(self, number: int, rows: Sequence[Row]) -> None:
         write_shard_rows(self.root, number, rows, self.header)
         self.shards.append(number)
-        self._rows.append(Rows.of(rows))
+        self.count += len(rows)
 
     def finish(self, failures: Iterable[Failure]) -> None:
         """Write the failures and, last, `meta.json`, which marks a complete store."""
@@ -334,7 +355,7 @@ class EmbeddingStore:
         write_bytes(self.root / FAILURES, text.encode(errors="backslashreplace"))
         counts = {
             "shards": len(self.shards),
-            "rows": sum(map(len, self._rows)),
+            "rows": self.count,
             "failures": len(failures),
         }
         write_json(self.root / META, {**self.header.to_json(), **counts})
@@ -414,13 +435,22 @@ def load_embeddings(root: Path) -> Embeddings:
             holds values that are not finite.
     """
     found = _load_any(embeddings_at_hand(root))
-    wrong = _first_not_finite(found.mapped)
+    check_finite(root, found.rows.keys, found.mapped)
+    return found
+
+
+def check_finite(root: Path, keys: Texts, vectors: Vectors) -> None:
+    """Check that the vectors of images are finite.
+
+    Raises:
+        FormatError: one is not.
+    """
+    wrong = vectors.first_not_finite()
     if wrong is not None:
         raise FormatError(
-            f"{root}: the embedding of {found.rows[wrong].image_path!r} is not finite (NaN or "
-            "infinite). Delete the folder and run `clipdistill embed --precision fp32`."
+            f"{root}: the embedding of {keys[wrong]!r} is not finite (NaN or infinite). Delete the "
+            "folder and run `clipdistill embed --precision fp32`."
         )
-    return found
 
 
 def embeddings_at_hand(root: Path) -> Path:
@@ -452,28 +482,74 @@ def _load_any(root: Path) -> Embeddings:
     files = shard_files(root)
     if not files:
         return _load_bare(root)
-    parts = [_read_rows(shard, header) for shard in files]
-    if not any(parts):
+    counts: list[int] = []
+
+    def parts() -> Iterator[Rows]:
+        for shard in files:
+            rows = _read_rows(shard, header)
+            counts.append(len(rows))
+            yield rows
+
+    every = Rows.joined(parts())
+    if not every:
         raise InputError(
             f"{root}: there are no embeddings in it yet. Run the same `clipdistill embed` command "
             "again to resume."
         )
-    shards = tuple(
-        replace(shard, count=len(rows)) for shard, rows in zip(files, parts, strict=True)
-    )
+    shards = tuple(replace(shard, count=count) for shard, count in zip(files, counts, strict=True))
     if header is None:
         header = _foreign_header(shards[0].open(None))
-    every = Rows.joined(parts)
-    parts.clear()
     keep = Index(every.keys).latest()
-    kept = every if len(keep) == len(every) else every.take(keep)
+    kept = every if keep is None else every.take(keep)
     dim = header.teacher.dim
     if header.layout == "npy":
         return Embeddings(root, header, kept, Vectors.of(_stack(root, kept.keys, dim)))
     mapped = map_vectors(shards, dim)
-    if len(keep) < len(every):
+    if keep is not None:
         mapped = mapped.take(keep)
     return Embeddings(root, header, kept, mapped, shards, keep)
+
+
+def open_views(header: Header, shards: Sequence[Shard]) -> Views | None:
+    """Open the stored views of all rows, in their order; None where there are none.
+
+    Raises:
+        FormatError: one of their files is missing or damaged.
+    """
+    if header.views is None:
+        return None
+    places = [(shard.folder, shard.number, shard.count) for shard in shards]
+    return read_views(places, header.views, header.teacher.dim)
+
+
+def counted(shards: Sequence[Shard], header: Header | None) -> list[Shard]:
+    """Count the rows of shards, without reading them, and check the card of each.
+
+    Raises:
+        MismatchError: one is of another teacher.
+        FormatError: a table cannot be opened.
+    """
+    copy_ahead([shard.rows for shard in shards])
+    found = []
+    for shard in shards:
+        with open_parquet(shard.rows) as file:
+            check_card(shard.rows, file.schema_arrow, header, shard.folder)
+            found.append(replace(shard, count=int(file.metadata.num_rows)))
+    return found
+
+
+def iter_rows(shards: Sequence[Shard], header: Header | None) -> Iterator[tuple[int, Rows]]:
+    """Stream the rows of shards: the number of the first row of each, and its rows.
+
+    Raises:
+        MismatchError: a shard is of another teacher.
+        FormatError: a table is damaged.
+    """
+    start = 0
+    for shard in shards:
+        rows = _read_rows(shard, header)
+        yield start, rows
+        start += len(rows)
 
 
 def map_vectors(shards: Sequence[Shard], dim: int) -> Vectors:
@@ -714,15 +790,6 @@ def _stack(root: Path, keys: Sequence[str], dim: int | None) -> NDArray[np.float
     return np.stack(vectors)
 
 
-def _first_not_finite(vectors: Vectors, block: int = 8192) -> int | None:
-    """Find the first row of (N, D) with a NaN or infinite value, in blocks of rows."""
-    for number, rows in enumerate(vectors.blocks(block)):
-        wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-        if len(wrong):
-            return number * block + int(wrong[0])
-    return None
-
-
 def _foreign_header(vectors: NDArray[np.floating]) -> Header:
     """Header of vectors without a card: clip-retrieval's own, or the older scripts'."""
     teacher = TeacherCard("unknown", "", None, vectors.shape[1], LogitScale(), Preprocess(224))
@@ -743,17 +810,19 @@ def _load_bare(root: Path) -> Embeddings:
     return Embeddings(root, header, Rows.named(keys), Vectors.of(vectors))
 
 
-def find_rows(embeddings: Embeddings, keys: Sequence[str]) -> NDArray[np.intp]:
+def find_rows(embeddings: Embeddings, keys: Sequence[str]) -> NDArray[np.integer]:
     """Return the row number of each of `keys`, int (n,); -1 where it is not embedded.
 
     Folders without a card are matched by the name without ending, as in the older scripts, and
     clip-retrieval's own files by the end of the stored path.
     """
-    index = Index(embeddings.rows.keys)
     if embeddings.teacher.fingerprint is not None:
-        return index.find(keys)
+        return Index(embeddings.rows.keys).find(keys)
     if embeddings.header.layout == "clip-retrieval":
-        return _match_ends(embeddings.rows.keys, index, keys)
+        finder = RowFinder(Texts.of(keys), len(embeddings.rows), by_ends=True)
+        finder.add(np.arange(len(embeddings.rows)), embeddings.rows.keys)
+        return finder.rows()
+    index = Index(embeddings.rows.keys)
     found = np.full(len(keys), -1, np.intp)
     paths = [Path(key) for key in keys]
     older = [path.with_name(path.name.split(".")[0] + ".npy") for path in paths]
@@ -767,20 +836,6 @@ def match_rows(embeddings: Embeddings, keys: Sequence[str]) -> dict[str, int]:
     """Return the row numbers of those of `keys` that are embedded: `find_rows`, for small sets."""
     rows = find_rows(embeddings, keys).tolist()
     return {key: row for key, row in zip(keys, rows, strict=True) if row >= 0}
-
-
-def _match_ends(stored: Texts, index: Index, keys: Sequence[str]) -> NDArray[np.intp]:
-    """Match each key with the row whose stored path ends with it, where there is only one."""
-    ends: dict[str, list[int]] = {key: [] for key in keys}
-    for row, path in enumerate(stored):
-        parts = Path(path).parts
-        for length in range(1, len(parts) + 1):
-            end = "/".join(parts[-length:])
-            if end in ends:
-                ends[end].append(row)
-    exact = index.find(keys)
-    once = [ends[key][0] if len(ends[key]) == 1 else -1 for key in keys]
-    return np.where(np.array(once, np.intp) < 0, exact, np.array(once, np.intp))
 
 
 def unit_vectors(embeddings: Embeddings) -> NDArray[np.float32]:

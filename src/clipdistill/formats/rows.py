@@ -19,9 +19,11 @@ from .parquet import arrow, numbers, texts
 if TYPE_CHECKING:
     import pyarrow
 
-DIGITS = b"0123456789abcdef"
 CONTENT_BYTES = 16
 """Bytes of a `content_id`, which is written as twice as many hex digits."""
+NO_CONTENT = bytes(CONTENT_BYTES)
+"""Stands for an unknown one."""
+DIGITS = frozenset(b"0123456789abcdef")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Contents(Sequence[str]):
         lengths = names.lengths()
         known = lengths == 2 * CONTENT_BYTES
         data = names.utf8()
-        if not (known | (lengths == 0)).all() or data.translate(None, DIGITS):
+        if not (known | (lengths == 0)).all() or data.translate(None, bytes(DIGITS)):
             return cls(names)
         packed = np.zeros((len(names), CONTENT_BYTES), np.uint8)
         unpacked = np.frombuffer(bytes.fromhex(data.decode()), np.uint8)
@@ -73,7 +75,14 @@ class Contents(Sequence[str]):
         arrays = [part._stored for part in parts if not isinstance(part._stored, Texts)]
         if len(arrays) == len(parts):
             return cls(np.concatenate([np.zeros((0, CONTENT_BYTES), np.uint8), *arrays]))
-        return cls(Texts.joined([Texts.of(part) for part in parts]))
+        return cls(Texts.joined(Texts.of(part) for part in parts))
+
+    def packed(self) -> NDArray[np.uint8]:
+        """Their 16 bytes, uint8 (N, 16); zeros where a name is unknown or of another form."""
+        if not isinstance(self._stored, Texts):
+            return self._stored
+        each = [bytes.fromhex(name) if _is_digest(name) else NO_CONTENT for name in self._stored]
+        return np.frombuffer(b"".join(each), np.uint8).reshape(-1, CONTENT_BYTES)
 
     def take(self, places: NDArray[np.integer]) -> Contents:
         """The names at `places`, int (n,)."""
@@ -114,7 +123,7 @@ class Rows(Sequence[Row]):
     ) -> None:
         self.keys, self.contents, self.times = keys, contents, times
         small = not len(sizes) or (sizes.min() >= 0 and sizes.max() < 1 << 32)
-        self.sizes: NDArray[np.integer] = sizes.astype(np.uint32) if small else sizes
+        self.sizes: NDArray[np.integer] = sizes.astype(np.uint32, copy=False) if small else sizes
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> Rows:
@@ -148,16 +157,23 @@ class Rows(Sequence[Row]):
         return cls(names, Contents.of(contents), sizes, times)
 
     @classmethod
-    def joined(cls, parts: Sequence[Rows]) -> Rows:
-        """The rows of several sequences, one after the other."""
-        if len(parts) == 1:
-            return parts[0]
-        return cls(
-            Texts.joined([part.keys for part in parts]),
-            Contents.joined([part.contents for part in parts]),
-            np.concatenate([np.zeros(0, np.uint32), *(part.sizes for part in parts)]),
-            np.concatenate([np.zeros(0, np.int64), *(part.times for part in parts)]),
-        )
+    def joined(cls, parts: Iterable[Rows]) -> Rows:
+        """The rows of several sequences, which are read once, one after the other."""
+        contents: list[Contents] = []
+        sizes: list[NDArray[np.integer]] = [np.zeros(0, np.uint32)]
+        times: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+
+        def keys() -> Iterator[Texts]:
+            for part in parts:
+                contents.append(part.contents)
+                sizes.append(part.sizes)
+                times.append(part.times)
+                yield part.keys
+
+        names = Texts.joined(keys())
+        joined = Contents.joined(contents)
+        contents.clear()
+        return cls(names, joined, np.concatenate(sizes), np.concatenate(times))
 
     def take(self, places: NDArray[np.integer]) -> Rows:
         """The rows at `places`, int (n,), in that order."""
@@ -194,6 +210,10 @@ class Rows(Sequence[Row]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} rows>"
+
+
+def _is_digest(name: str) -> bool:
+    return len(name) == 2 * CONTENT_BYTES and DIGITS.issuperset(name.encode(errors="replace"))
 
 
 def texts_of(column: Any, name: str) -> Texts:

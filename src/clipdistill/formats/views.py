@@ -37,7 +37,7 @@ class Views:
     seen: Vectors
     shown: Vectors
 
-    def of(self, rows: NDArray[np.intp]) -> Views:
+    def of(self, rows: NDArray[np.integer]) -> Views:
         """Return the views of some images, given their rows in this object."""
         return Views(self.spec, self.seen.take(rows), self.shown.take(rows))
 
@@ -67,19 +67,13 @@ def write_views(
             np.save(temporary, values)
 
 
-def read_views(
-    shards: Sequence[tuple[Path, int, int]],
-    spec: ViewSpec,
-    dim: int,
-    order: NDArray[np.intp],
-) -> Views:
-    """Open the views of a store.
+def read_views(shards: Sequence[tuple[Path, int, int]], spec: ViewSpec, dim: int) -> Views:
+    """Open the views of a store, in the order of its shards.
 
     Args:
         shards: (folder of the store, number, rows) of each shard.
         spec: the views that its header names.
         dim: dimension D of an embedding.
-        order: int (N,), row of each image in the concatenated shards.
 
     Raises:
         FormatError: a file is missing, damaged, or does not fit its shard.
@@ -89,7 +83,7 @@ def read_views(
         shown = _open(shard, "params", (spec.count, len(PARAMETERS)))
         check_parameters(shown, _path(shard, "params"))
     seen, parameters = (
-        _mapped(shards, name, (spec.count, last)).take(order)
+        _mapped(shards, name, (spec.count, last))
         for name, last in (("views", dim), ("params", len(PARAMETERS)))
     )
     return Views(spec, seen, parameters)

@@ -26,7 +26,7 @@ from ..core.errors import FormatError, ImageError, InputError
 from ..core.node_cache import unpacked
 from ..core.progress import message
 from ..core.storage import Entry, RemotePath, entry_of, read_member, scan
-from ..core.texts import Texts
+from ..core.texts import BLOCK, Texts
 from .decode import AVIF_ENDINGS, HEIF_ENDINGS, endings
 from .patterns import expand_braces, fits, is_pattern, may_fit_below, split_pattern
 from .tars import tar_members
@@ -126,6 +126,40 @@ def _fetched(item: ImageItem, path: RemotePath) -> bytes:
     return data
 
 
+class _Numbers:
+    """Collects integers of 64 bits in a column of as few bytes each as they need."""
+
+    def __init__(self) -> None:
+        self._blocks: list[NDArray[np.integer]] = []
+        self._last = array("q")
+
+    def add(self, number: int) -> None:
+        """Add one."""
+        self._last.append(number)
+        if len(self._last) == BLOCK:
+            self._pack()
+
+    def column(self) -> NDArray[np.integer]:
+        """Take all of them out, integers (N,)."""
+        self._pack()
+        column = np.concatenate([np.empty(0, np.uint32), *self._blocks])
+        self._blocks.clear()
+        return column
+
+    def _pack(self) -> None:
+        block = np.array(self._last, np.int64)
+        self._last = array("q")
+        if not len(block):
+            return
+        low, high = int(block.min()), int(block.max())
+        kinds = (np.uint32, np.int32, np.int64)
+        self._blocks.append(block.astype(next(k for k in kinds if _fits(low, high, k))))
+
+
+def _fits(low: int, high: int, kind: type[np.integer]) -> bool:
+    return np.iinfo(kind).min <= low and high <= np.iinfo(kind).max
+
+
 class Listing(Sequence[ImageItem]):
     """Images that were found, in columns: 16 to 28 bytes each beside the key.
 
@@ -165,7 +199,7 @@ class Listing(Sequence[ImageItem]):
         """
         self._root, self.keys, self.times = root, keys, times
         small = not len(sizes) or (sizes.min() >= 0 and sizes.max() < 1 << 32)
-        self.sizes: NDArray[np.integer] = sizes.astype(np.uint32) if small else sizes
+        self.sizes: NDArray[np.integer] = sizes.astype(np.uint32, copy=False) if small else sizes
         self._paths, self._places, self._offsets = paths, places, offsets
         self._problems = problems or {}
 
@@ -174,38 +208,37 @@ class Listing(Sequence[ImageItem]):
         """Store items, which are read once, sorted by key."""
         if isinstance(items, Listing):
             return items
-        numbers = (array("q"), array("q"), array("q"), array("i"))
+        sizes, times, offsets, places = (_Numbers() for _ in range(4))
         paths: list[Path] = []
         problems: dict[int, str] = {}
         folder = str(root / "x")[:-1]
 
         def keys() -> Iterator[str]:
-            for item in items:
+            for number, item in enumerate(items):
                 if item.problem:
-                    problems[len(numbers[0])] = item.problem
+                    problems[number] = item.problem
                 own = str(item.path) == folder + item.key
                 if not own and not (paths and paths[-1] is item.path):
                     paths.append(item.path)
                 offset = -1 if item.offset is None else item.offset
                 if max(item.size, offset) > LARGEST:  # a damaged header can claim any size
-                    problems.setdefault(len(numbers[0]), _over_limit(item.size))
-                numbers[0].append(min(item.size, LARGEST))
-                numbers[1].append(item.mtime_ns)
-                numbers[2].append(min(offset, LARGEST))
-                numbers[3].append(-1 if own else len(paths) - 1)
+                    problems.setdefault(number, _over_limit(item.size))
+                sizes.add(min(item.size, LARGEST))
+                times.add(item.mtime_ns)
+                offsets.add(min(offset, LARGEST))
+                places.add(-1 if own else len(paths) - 1)
                 yield item.key
 
         names = Texts.of(keys())
-        sizes, times, offsets = (np.frombuffer(column, np.int64) for column in numbers[:3])
-        places = np.frombuffer(numbers[3], np.int32)
+        starts = offsets.column()
         found = cls(
             root,
             names,
-            sizes,
-            times.copy(),
+            sizes.column(),
+            times.column().astype(np.int64, copy=False),
             paths,
-            places.copy() if paths else None,
-            offsets.copy() if (offsets >= 0).any() else None,
+            places.column().astype(np.int32, copy=False) if paths else None,
+            starts.astype(np.int64, copy=False) if (starts >= 0).any() else None,
             problems,
         )
         if names.ascending():

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from ...core.progress import message, show_table
 from ...formats.embeddings import META
 from ...formats.measurements import save_measurement
@@ -138,14 +136,11 @@ def _embed(
 
 def _embedded(images: Path, out: Path, views: int) -> str:
     """Fingerprint of what is embedded: the images' content, whatever their files' dates are."""
-    from ...formats.embeddings import find_rows, load_embeddings
+    from ...formats.matched import match_embeddings
 
-    stored = load_embeddings(out)
-    keys = list_images(images).keys
-    rows = find_rows(stored, keys)
-    embedded = np.flatnonzero(rows >= 0)
-    what = f"{stored.teacher} {stored.teacher.fingerprint}" + (f" {views} views" if views else "")
-    return of_embedded(keys.take(embedded), stored.rows.contents.take(rows[embedded]), what)
+    found = match_embeddings(list_images(images), out)
+    what = f"{found.teacher} {found.teacher.fingerprint}" + (f" {views} views" if views else "")
+    return of_embedded(found.items.keys, found.contents, what)
 
 
 def embed_text(context: RunContext) -> list[Step]:
