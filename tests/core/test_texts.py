@@ -60,9 +60,10 @@ def test_many_texts_lie_in_a_file_without_a_name(monkeypatch, tmp_path):
 
 def test_no_room_for_the_names_is_said(monkeypatch):
     monkeypatch.setattr(owner, "IN_MEMORY", 10)
-    monkeypatch.setattr(owner.tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("wb"))
-    with pytest.raises(OutputError, match="TMPDIR"):
-        Texts.of(ODD)
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        monkeypatch.setattr(owner.tempfile, "TemporaryFile", lambda **_: full)
+        with pytest.raises(OutputError, match="TMPDIR"):
+            Texts.of(ODD)
 
 
 @given(st.lists(st.text(max_size=3)), st.integers(1, 40))

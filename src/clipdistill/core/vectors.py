@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import mmap
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +16,55 @@ from numpy.typing import NDArray
 
 OPEN_SHARDS = 64
 """Shards that stay mapped; each has a file descriptor, of which a process has 1024 by default."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the array of a shard lies, so that it is mapped again in microseconds.
+
+    Attributes:
+        path: the file.
+        offset: of the array in it.
+        dtype: of the array.
+        shape: of the array.
+        state: size and time of the file when it was first opened, and checked.
+    """
+
+    path: str
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    state: tuple[int, int]
+
+    @classmethod
+    def of(cls, array: NDArray[np.floating]) -> _Place | None:
+        """Return the place of a mapped array; None where it is none."""
+        if not isinstance(array, np.memmap) or not array.flags.c_contiguous or not array.filename:
+            return None
+        path = os.fspath(array.filename)
+        try:
+            status = os.stat(path)
+        except OSError:
+            return None
+        state = status.st_size, status.st_mtime_ns
+        return cls(path, int(array.offset), array.dtype, array.shape, state)
+
+    def mapped(self) -> NDArray[np.floating] | None:
+        """Map the array again; None where the file is no longer what it was."""
+        try:
+            handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        except OSError:
+            return None
+        try:
+            status = os.fstat(handle)
+            if (status.st_size, status.st_mtime_ns) != self.state:
+                return None
+            whole = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
+        finally:
+            os.close(handle)
+        count = math.prod(self.shape)
+        return np.frombuffer(whole, self.dtype, count, self.offset).reshape(self.shape)
+
 
 Places = NDArray[np.integer]
 
@@ -26,17 +79,28 @@ class Mapped:
     def __init__(self, open_shard: Callable[[int], NDArray[np.floating]]) -> None:
         self._open_shard = open_shard
         self._kept: OrderedDict[int, NDArray[np.floating]] = OrderedDict()
+        self._places: dict[int, _Place] = {}
         self._lock = threading.Lock()
 
     def __getitem__(self, place: int) -> NDArray[np.floating]:
         with self._lock:
             found = self._kept.pop(place, None)
         if found is None:
-            found = self._open_shard(place)
+            found = self._opened(place)
         with self._lock:
             self._kept[place] = found
             while len(self._kept) > OPEN_SHARDS:
                 self._kept.popitem(last=False)
+        return found
+
+    def _opened(self, place: int) -> NDArray[np.floating]:
+        known = self._places.get(place)
+        found = None if known is None else known.mapped()
+        if found is None:
+            found = self._open_shard(place)
+            known = _Place.of(found)
+            if known is not None:
+                self._places[place] = known
         return found
 
 
