@@ -42,7 +42,8 @@ class Google:
         buckets: name -> key -> (content, generation).
         private: whether every request needs `TOKEN`.
         refuses: whether no service account gets one.
-        faults: (pattern of "METHOD path?query", status) of requests that fail, one each.
+        faults: (pattern of "METHOD path?query", status) of requests that fail, one each; with a
+            status below 0 they are carried out, and only the answer is that failure.
         every: (n, status): each n-th request fails, too; (0, 0): none.
         seen: "METHOD path?query" of every request.
         settings: environment of a process that uses it.
@@ -117,6 +118,7 @@ class Google:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     google: Google
+    late = 0
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -133,7 +135,9 @@ class Handler(BaseHTTPRequestHandler):
             if self.google.refuses:
                 return self.send(400, {"error": "invalid_grant"})
             return self.send(200, {"access_token": TOKEN, "expires_in": 3600})
-        if status := self.google.fails(f"{self.command} {unquote(self.path)}"):
+        status = self.google.fails(f"{self.command} {unquote(self.path)}")
+        self.late = -min(0, status)
+        if status > 0:
             return self.refuse(status, "The service failed.")
         if self.google.private and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self.refuse(401, "Anonymous caller does not have storage.objects.list access.")
@@ -224,6 +228,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send(status, {"error": {"code": status, "message": message, "errors": [about]}})
 
     def send(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
+        status, self.late = self.late or status, 0
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
         data = b"" if value is None else data
         self.send_response(status)

@@ -113,3 +113,17 @@ def test_objects_are_written_whole_and_created_once(store, folder, tmp_path):
     path.unlink(missing_ok=True)
     root.remove_tree()
     assert list(root.rglob("*")) == []
+
+
+def test_an_upload_that_fails_midway_or_is_not_confirmed(gs, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(storage, "PAUSE", 0.0)
+    path = location(f"{gs.url}/a.bin")
+    data = bytes(range(256)) * 40_000
+    gs.faults = [("POST .*upload_id", 503), ("POST .*upload_id", -503), ("POST .*resumable", 500)]
+    write_bytes(path, data)
+    assert gs.buckets[gs.bucket]["a.bin"][0] == data
+    assert gs.faults == []
+    gs.faults = [("POST .*multipart", -503)]
+    lock = location(f"{gs.url}/lock")
+    assert lock.create(b"mine")
+    assert not lock.create(b"another")

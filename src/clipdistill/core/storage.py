@@ -249,12 +249,17 @@ class RemotePath(LocalPath):
     def create(self, data: bytes) -> bool:
         """Write a small object unless there is one; returns whether it was written.
 
+        A request whose answer was lost is repeated, and finds what it has written itself: so
+        `data` has to be unique.
+
         Raises:
             NotImplementedError: the store has no such request.
         """
         try:
             _written(self, lambda system, name: system.pipe_file(name, data, mode="create"))
         except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):
+                return self.read_bytes() == data
             return False
         return True
 
