@@ -1,8 +1,8 @@
 """Google Cloud Storage's JSON API on loopback, for the real client (gcsfs), with faults.
 
-What it answers is taken from https://cloud.google.com/storage/docs/json_api: listings by prefix and
-delimiter in pages, ranges, uploads in one request and in several, preconditions on generations,
-errors as JSON, and tokens of service accounts.
+It answers what gcsfs (2026.10) requests, in the words of the API: listings by prefix and delimiter
+in pages, ranges, uploads in one request and in several, preconditions on generations, errors as
+JSON, and tokens of service accounts.
 """
 
 from __future__ import annotations
