@@ -17,7 +17,6 @@ import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,7 +91,6 @@ class Google:
 
     def about(self, bucket: str, key: str) -> dict[str, Any]:
         data, generation = self.buckets[bucket][key]
-        changed = datetime.fromtimestamp(generation // 1_000_000, timezone.utc)
         return {
             "kind": "storage#object",
             "bucket": bucket,
@@ -100,7 +98,7 @@ class Google:
             "size": str(len(data)),
             "generation": str(generation),
             "metageneration": "1",
-            "updated": changed.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
+            "updated": "2026-11-28T00:00:00.000Z",
             "md5Hash": base64.b64encode(hashlib.md5(data).digest()).decode(),
         }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from clipdistill.core import storage
@@ -127,3 +129,15 @@ def test_an_upload_that_fails_midway_or_is_not_confirmed(gs, monkeypatch):  # no
     lock = location(f"{gs.url}/lock")
     assert lock.create(b"mine")
     assert not lock.create(b"another")
+
+
+def test_generations_of_servers_that_count_nanoseconds(gs, folder):  # noqa: F811
+    gs.generations = itertools.count(1_795_893_371_689_599_800)
+    root = location(gs.put(folder))
+    versions = [entry.version for entry in storage.scan(root) if not entry.is_folder]
+    assert len(set(versions)) == len(versions) == 13
+    assert max(versions) < 2**63
+    assert at_hand(root / "03.bin").read_bytes() == (folder / "03.bin").read_bytes()
+    (folder / "03.json").write_text("{}")
+    gs.put(folder)
+    assert (folder_at_hand(root) / "03.json").read_text() == "{}"

@@ -68,6 +68,8 @@ TRIES = 4
 """Attempts of a request, beside those that the store's own package makes."""
 PAUSE = 0.5
 """Seconds before the second attempt; doubled before each further one."""
+MOST_TIME = (1 << 31) * 1_000_000_000
+"""Nanoseconds that every file system takes as the time of a file; a multiple of 1000."""
 PATIENCE = 120.0
 """Seconds after which there is no further attempt: a store that does not answer takes long."""
 
@@ -332,14 +334,14 @@ def _entry(path: RemotePath, about: dict[str, Any]) -> Entry:
 def _version(about: dict[str, Any]) -> int:
     generation = str(about.get("generation") or "")
     if generation.isdecimal():
-        return int(generation) * 1000
+        return int(generation) * 1000 % MOST_TIME  # there are servers that count nanoseconds
     time = _time(about)
     checksum = about.get("ETag") or about.get("blob_id")
     if not checksum or time % 1_000_000_000:
         return time
     digest = hashlib.blake2b(str(checksum).encode(), digest_size=8).digest()
-    most = 1_000_000 if time else (1 << 31) * 1_000_000  # as a time it has to be one of a file
-    return time + int.from_bytes(digest, "little") % most * 1000
+    most = 1_000_000_000 if time else MOST_TIME
+    return time + int.from_bytes(digest, "little") * 1000 % most
 
 
 def _time(about: dict[str, Any]) -> int:
