@@ -82,7 +82,8 @@ class Google:
     def get(self, below: str) -> dict[str, bytes]:
         """The objects below a name: key without that name -> content."""
         start = f"{below}/"
-        found = self.buckets[self.bucket].items()
+        with self.lock:
+            found = list(self.buckets[self.bucket].items())
         return {key[len(start) :]: one[0] for key, one in found if key.startswith(start)}
 
     def write(self, bucket: str, key: str, data: bytes) -> dict[str, Any]:

@@ -6,11 +6,15 @@ The S3 server's tests (test_embed_storage.py) hold what is the same for every st
 from __future__ import annotations
 
 import json
+import os
+import signal
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
 
+import killing
 from clipdistill.collect.pool_search import pool_search
 from clipdistill.collect.select import select
 from clipdistill.core import storage, storage_locks
@@ -24,6 +28,7 @@ from clipdistill.distillation.status import status
 from clipdistill.formats.embeddings import load_embeddings
 from gcs_server import forget_clients, gs, service_account  # noqa: F401  (gs: a fixture)
 from hub_server import hub_store  # noqa: F401  (fixture)
+from s3_server import elsewhere
 
 DATASET = "datasets/lab/images"
 SHARED = {"batch_size": 4, "shard_size": 6, "device": "cpu", "num_workers": 2}
@@ -163,6 +168,30 @@ def test_jobs_and_locks_in_google_cloud_storage(run, gs, images, monkeypatch):  
     (location(out) / ".clipdistill-lock").write_bytes(json.dumps(lock).encode())
     assert run(url, out).kept == 14
     assert not any(".clipdistill" in name for name in gs.get("out"))
+
+
+@pytest.mark.scale
+def test_a_killed_command_in_google_cloud_storage_is_replaced(
+    run,
+    gs,  # noqa: F811
+    images,
+    tmp_path,
+    tiny_teacher_name,
+):
+    url, out = gs.put(images), f"{gs.url}/out"
+    options = {"model_name": tiny_teacher_name, **SHARED}
+    with killing.running(elsewhere, gs.settings, embed, url, out, **options) as process:
+        end = time.monotonic() + 120
+        while ".clipdistill-lock" not in gs.get("out") and time.monotonic() < end:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGSTOP)
+        with pytest.raises(OutputError, match=r"`clipdistill embed` \(process \d+\) is writing it"):
+            run(url, out)
+        killing.kill(process)
+    run(url, out, workers=2)
+    run(images, tmp_path / "local")
+    stored = {name.removeprefix("img_emb/"): data for name, data in gs.get("out").items()}
+    assert vectors(tmp_path / "local").items() <= stored.items()
 
 
 def test_google_cloud_storage_that_fails_now_and_then(run, gs, images, tmp_path, monkeypatch):  # noqa: F811
