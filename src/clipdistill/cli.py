@@ -491,7 +491,7 @@ def _explain(error: BaseException, output: Output) -> int:
 
 def _missing_extra(error: BaseException) -> BaseException:
     """Name the extra to install when one of its packages is what could not be imported."""
-    cause: BaseException | None = error
+    cause: BaseException | None = None if isinstance(error, MissingExtraError) else error
     while cause is not None:
         if isinstance(cause, ModuleNotFoundError):
             found = EXTRA_PACKAGES.get((cause.name or "").partition(".")[0])

@@ -17,6 +17,7 @@ from clipdistill.core.storage import location
 from clipdistill.formats.ledger import LedgerRow, read_ledger, stem_of, write_index
 from clipdistill.formats.urls import UrlRow, save_urls
 from clipdistill.images.sources import list_images
+from gcs_server import gs  # noqa: F401  (fixture)
 from hostile import HostileServer, jpeg, replies
 from killing import killed_when
 from s3_server import elsewhere, s3, s3_process  # noqa: F401  (fixtures)
@@ -160,6 +161,17 @@ def test_tars_in_a_store_are_those_of_a_folder_also_after_a_kill(urls, s3, tmp_p
     again = download(urls, images, options())
     assert (again.kept, again.downloaded, again.tars) == (11 + 1, 0, 0)
     assert {name for name in server.asked if server.asked[name] != asked[name]} <= {"nothing.jpg"}
+
+
+def test_tars_in_google_cloud_storage_are_those_of_a_folder(urls, gs, tmp_path):  # noqa: F811
+    gs.every = (5, 503)
+    download(urls, tmp_path / "alone", options())
+    download(urls, location(f"{gs.url}/images"), options())
+    stored = gs.get("images")
+    assert stored.keys() == {*tars(tmp_path / "alone"), "index.parquet"}
+    assert {name: stored[name] for name in tars(tmp_path / "alone")} == tars(tmp_path / "alone")
+    again = download(urls, location(f"{gs.url}/images"), options())
+    assert (again.kept, again.downloaded, again.tars) == (12, 0, 0)
 
 
 def test_files_in_a_store_are_refused(urls, capsys):

@@ -12,6 +12,8 @@ EXTRA_PACKAGES = {
     "cuda": ("cuda-bindings", "tensorrt"),
     "cv2": ("opencv-python", "demo"),
     "fsspec": ("fsspec", "web"),
+    "gcsfs": ("gcsfs", "storage"),
+    "huggingface_hub": ("huggingface_hub", "storage"),
     "jinja2": ("jinja2", "report"),
     "litert_torch": ("litert-torch", "litert-convert"),
     "matplotlib": ("matplotlib", "plots"),
@@ -49,7 +51,7 @@ EXTRAS = {
     "plots": "charts (benchmark --plot)",
     "report": "the report of a run and its model card",
     "ray": "embed many images on several machines",
-    "storage": "images and embeddings in object storage (s3://)",
+    "storage": "images and embeddings in object storage (s3://, gs://, hf://)",
     "demo": "cameras and videos (demo), and the page of demo --web",
 }
 """Extra -> what it is for."""

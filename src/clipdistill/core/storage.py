@@ -11,12 +11,12 @@ files behind a URL of a store.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fnmatch
 import functools
 import hashlib
 import io
+import logging
 import os
 import re
 import threading
@@ -38,6 +38,13 @@ from .errors import (
     ServiceError,
     first_line,
 )
+from .storage_errors import (
+    ADDRESS,
+    beyond_the_end,
+    no_connection,
+    reason,
+    refusal,
+)
 
 if TYPE_CHECKING:
     LocalPath = Path
@@ -48,7 +55,11 @@ SCHEMES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "hu
 """Schemes of stores, and the package that opens each."""
 IN_MEMORY = "memory"
 """fsspec's store in the memory of this process, for tests."""
-READ_ONLY = ("hf",)
+READ_ONLY = {
+    "hf": "hf:// can only be read: every file that is written to the hub is a commit, and nothing "
+    "there can be locked. Choose another output; `hf upload` copies it to the hub afterwards."
+}
+"""Schemes of stores that are not written to, and why."""
 BLOCK = 4 << 20
 """Bytes that are read at once from a large object."""
 BLOCKS = 16
@@ -57,6 +68,8 @@ TRIES = 4
 """Attempts of a request, beside those that the store's own package makes."""
 PAUSE = 0.5
 """Seconds before the second attempt; doubled before each further one."""
+MOST_TIME = (1 << 31) * 1_000_000_000
+"""Nanoseconds that every file system takes as the time of a file; a multiple of 1000."""
 PATIENCE = 120.0
 """Seconds after which there is no further attempt: a store that does not answer takes long."""
 
@@ -114,8 +127,10 @@ class Entry:
         path: of the object or folder.
         is_folder: whether it is a folder.
         size: bytes of an object.
-        version: nanoseconds of its last change.  Stores that count in seconds get microseconds
-            that follow from the checksum, so that each change gives another one.  0 when unknown.
+        version: another number after each change: nanoseconds of the last one.  Stores that count
+            in seconds get microseconds that follow from the checksum, those without times (hf://) a
+            number that follows from it alone.  In gs:// it is the generation, which is in
+            microseconds.  0 when unknown.
     """
 
     path: RemotePath
@@ -198,7 +213,11 @@ class RemotePath(LocalPath):
         if count <= 0:
             return b""
         system, name = _opened(self)
-        return bytes(_asked(self, lambda: system.cat_file(name, start=start, end=start + count)))
+        try:
+            data = _asked(self, lambda: system.cat_file(name, start=start, end=start + count))
+        except _BeyondTheEnd:
+            return b""
+        return bytes(data)
 
     def reader(self, entry: Entry | None = None) -> io.BufferedReader:
         """Open the object for reading at any position; at most `BLOCKS` blocks are in memory.
@@ -227,26 +246,28 @@ class RemotePath(LocalPath):
 
     def upload(self, source: Path) -> None:
         """Write the object from a file of this machine; readers see it once it is whole."""
-        system, name = _opened(self, writing=True)
-        _asked(self, lambda: system.put_file(str(source), name), writing=True)
+        _written(self, lambda system, name: system.put_file(str(source), name))
 
     def create(self, data: bytes) -> bool:
         """Write a small object unless there is one; returns whether it was written.
 
+        A request whose answer was lost is repeated, and finds what it has written itself: so
+        `data` has to be unique.
+
         Raises:
             NotImplementedError: the store has no such request.
         """
-        system, name = _opened(self, writing=True)
         try:
-            _asked(self, lambda: system.pipe_file(name, data, mode="create"), writing=True)
+            _written(self, lambda system, name: system.pipe_file(name, data, mode="create"))
         except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):
+                return self.read_bytes() == data
             return False
         return True
 
     def write_bytes(self, data: Any) -> int:
         """Write a small object."""
-        system, name = _opened(self, writing=True)
-        _asked(self, lambda: system.pipe_file(name, bytes(data)), writing=True)
+        _written(self, lambda system, name: system.pipe_file(name, bytes(data)))
         return len(bytes(data))
 
     def download(self, target: Path) -> None:
@@ -311,12 +332,16 @@ def _entry(path: RemotePath, about: dict[str, Any]) -> Entry:
 
 
 def _version(about: dict[str, Any]) -> int:
+    generation = str(about.get("generation") or "")
+    if generation.isdecimal():
+        return int(generation) * 1000 % MOST_TIME  # there are servers that count nanoseconds
     time = _time(about)
-    checksum = about.get("ETag") or about.get("blob_id") or about.get("oid")
+    checksum = about.get("ETag") or about.get("blob_id")
     if not checksum or time % 1_000_000_000:
         return time
-    digest = hashlib.blake2b(str(checksum).encode(), digest_size=4).digest()
-    return time + int.from_bytes(digest, "little") % 1_000_000 * 1000
+    digest = hashlib.blake2b(str(checksum).encode(), digest_size=8).digest()
+    most = 1_000_000_000 if time else MOST_TIME
+    return time + int.from_bytes(digest, "little") * 1000 % most
 
 
 def _time(about: dict[str, Any]) -> int:
@@ -344,52 +369,82 @@ def entry_of(path: RemotePath) -> Entry | None:
 
 def _check_bucket(folder: RemotePath) -> None:
     """Refuse a bucket that does not exist; a folder that does not exist is an empty one."""
-    system, name = _opened(folder)
-    bucket = name.strip("/").split("/")[0]
+    system, _ = _opened(folder)
     if folder.parts[0] in (f"{IN_MEMORY}:", "hf:"):
         return
     try:
-        _asked(folder, lambda: system.ls(bucket, detail=True))
+        _asked(folder, lambda: system.ls(folder.parts[1], detail=True))
     except FileNotFoundError as error:
-        raise InputError(f"{folder}: there is no bucket {bucket!r}. Check its name.") from error
+        raise InputError(_no_bucket(folder)) from error
+
+
+def _no_bucket(path: RemotePath) -> str:
+    return f"{path}: there is no bucket {path.parts[1]!r}. Check its name, or make it first."
 
 
 def _opened(path: RemotePath, *, writing: bool = False) -> tuple[Any, str]:
     """The file system of a path, and its name there.
 
     Raises:
-        InputError: the path is none of a store.
+        InputError: the path is none of a store, or the settings of the store are wrong.
         OutputError: the store can only be read.
+        MissingExtraError: the package of the store is not installed.
     """
     scheme, _, rest = str(path).partition("://")
     if not rest or (scheme not in SCHEMES and scheme != IN_MEMORY) or ".." in rest.split("/"):
         raise InputError(f"{path}: expected the URL of a store, such as s3://bucket/folder.")
     if writing and scheme in READ_ONLY:
-        raise OutputError(f"{path}: {scheme}:// can only be read. Choose another output.")
-    return _system(scheme), f"/{rest}" if scheme == IN_MEMORY else rest
+        raise OutputError(f"{path}: {READ_ONLY[scheme]}")
+    try:
+        return _system(scheme), f"/{rest}" if scheme == IN_MEMORY else rest
+    except ImportError as error:
+        package = (error.name or "fsspec").partition(".")[0]
+        raise MissingExtraError(package, "storage", str(path)) from error
+    # Each store's package has its own errors, such as of its settings.
+    except Exception as error:
+        raise InputError(
+            f"{path}: {scheme}:// cannot be used ({first_line(error)}). Check its settings."
+        ) from error
 
 
 @functools.cache
 def _system(scheme: str) -> Any:
-    """The file system of a scheme; nothing of listings is kept in memory."""
-    purpose = f"{scheme}://"
-    try:
-        import fsspec
-    except ImportError as error:
-        raise MissingExtraError("fsspec", "storage", purpose) from error
+    """The file system of a scheme; nothing of listings is kept in memory.
+
+    Raises:
+        ImportError: its package is not installed.
+    """
     package = SCHEMES.get(scheme, "fsspec")
+    if package == "huggingface_hub":
+        from .hub_storage import Hub
+
+        # It warns of every attempt that it repeats.
+        logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
+        return Hub()
+    import fsspec
+
+    if package == "gcsfs":
+        # Else it asks each bucket's kind by gRPC, once more for each request where that fails.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs errors that it raises, too
     try:
         return fsspec.filesystem(scheme, use_listings_cache=False)
     except ImportError as error:
-        if package == "s3fs":
-            raise MissingExtraError(package, "storage", purpose) from error
-        raise InputError(
-            f"{purpose} needs the package {package!r}, which is not installed. "
-            f"Run: pip install {package}"
-        ) from error
-    # Each store's package has its own errors, such as of its settings.
-    except Exception as error:
-        raise InputError(f"{purpose} cannot be used: {first_line(error)}.") from error
+        raise ImportError(str(error), name=package) from error
+
+
+def _written(path: RemotePath, write: Callable[[Any, str], object]) -> None:
+    """Send a request that writes an object.
+
+    Raises:
+        OutputError: the store can only be read, there is no such bucket, or it may not be written.
+        FileExistsError, NotImplementedError, ServiceError: as `_asked`.
+    """
+    system, name = _opened(path, writing=True)
+    try:
+        _asked(path, lambda: write(system, name), writing=True)
+    except FileNotFoundError as error:
+        raise OutputError(_no_bucket(path)) from error
 
 
 def _asked(path: RemotePath, ask: Callable[[], _Value], *, writing: bool = False) -> _Value:
@@ -399,60 +454,57 @@ def _asked(path: RemotePath, ask: Callable[[], _Value], *, writing: bool = False
         FileNotFoundError: there is no such object or bucket.
         FileExistsError: there is one.
         NotImplementedError: the store has no such request.
-        InputError: credentials are missing or not sufficient (writing: OutputError).
-        ServiceError: the store failed `TRIES` times.
+        InputError: credentials are missing or not sufficient, or the store refuses the name
+            (writing: OutputError).
+        ServiceError: the store failed `TRIES` times, or cannot be reached.
     """
-    refusal = OutputError if writing else InputError
     attempt, give_up = 0, time.monotonic() + PATIENCE
     while attempt < TRIES and (not attempt or time.monotonic() < give_up):
         if attempt:
             time.sleep(PAUSE * 2 ** (attempt - 1))
         attempt += 1
         try:
-            return ask()
-        except (ClipDistillError, FileExistsError, NotImplementedError):
+            answer = ask()
+            _answered.add(_protocol(path))
+            return answer
+        except (ClipDistillError, FileExistsError, FileNotFoundError, NotImplementedError):
             raise
-        except FileNotFoundError as error:
-            if writing and "bucket" in str(error).lower():
-                raise OutputError(f"{path}: {first_line(error)}. Check its name.") from error
-            raise
-        except PermissionError as error:
-            raise refusal(
-                f"{path}: access is denied ({first_line(error)}). Check the credentials, and what "
-                "they allow."
-            ) from error
         # Each store's package has its own errors of networks and of services.
         except Exception as error:
-            if _without_credentials(error):
-                raise refusal(f"{path}: there are no credentials. {_HOW_TO_LOG_IN}") from error
-            if "precondition" in str(error).lower():
-                raise FileExistsError(str(error)) from error
             if isinstance(error, TypeError | ImportError):
                 raise
+            if beyond_the_end(error):
+                raise _BeyondTheEnd from error
+            if "precondition" in str(error).lower():
+                raise FileExistsError(str(error)) from error
+            if problem := refusal(_protocol(path), error):
+                raise (OutputError if writing else InputError)(f"{path}: {problem}") from error
             last = error
+            if no_connection(error) and _protocol(path) not in _answered:
+                break
+    if no_connection(last):
+        raise ServiceError(
+            f"{path}: the store cannot be reached ({reason(last)}). Check the network, and "
+            f"{ADDRESS[_protocol(path)]} if it is set; then run the same command again."
+        ) from last
     raise ServiceError(
-        f"{path}: the store failed {attempt} times ({_reason(last)}). What was finished before is "
+        f"{path}: the store failed {attempt} times ({reason(last)}). What was finished before is "
         "kept: run the same command again later."
     ) from last
 
 
-_HOW_TO_LOG_IN = (
-    "For s3:// set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run `aws configure`; for gs:// "
-    "run `gcloud auth application-default login`."
-)
+_answered: set[str] = set()
+"""Stores that have answered this process.  For one that never has, the attempts that its package
+makes are enough: there is no network, or its address is wrong."""
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, TimeoutError | asyncio.TimeoutError) and not str(error):
-        return "it did not answer in time"
-    return first_line(error)
+def _protocol(path: RemotePath) -> str:
+    scheme = path.parts[0].rstrip(":")
+    return {"s3a": "s3", "gcs": "gs"}.get(scheme, scheme)
 
 
-def _without_credentials(error: BaseException) -> bool:
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(
-        names & {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"}
-    )
+class _BeyondTheEnd(Exception):
+    """An object ends before the bytes that were asked for."""
 
 
 class _Blocks:

@@ -716,7 +716,7 @@ def _in_tar(
                     )
                 elif ending := _left_out(member.name):
                     left_out[ending] += 1
-    except (ImageError, FormatError) as error:
+    except (InputError, FormatError) as error:
         items[key] = ImageItem(key, path, 0, 0, problem=str(error))
     # A damaged header can name any size and any character set.
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
