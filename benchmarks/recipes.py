@@ -95,6 +95,8 @@ RECIPES = {
     "lite0 pretrained, 64 px": Recipe(LITE, True, {"image_size": 64}),
     "lite0 pretrained, 96 px": Recipe(LITE, True, {"image_size": 96}),
     "lite0 pretrained, 128 px": Recipe(LITE, True, {"image_size": 128}),
+    "lite0 pretrained, 160 px": Recipe(LITE, True, {"image_size": 160}),
+    "lite0 pretrained, 192 px": Recipe(LITE, True, {"image_size": 192}),
     "lite0 pretrained, 96 px, lr 5e-4": Recipe(LITE, True, {"image_size": 96, "lr": 5e-4}),
     "lite0 pretrained, 96 px, projection not fitted": Recipe(
         LITE, True, {"image_size": 96, "fit_projection": False}

@@ -7,6 +7,7 @@ The last of these states is kept where no epoch of the training is better.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -124,7 +125,9 @@ def begin(
     rows = [_row("dense" if sparse is None else "sparse", validator(network))]
     done = Compressed(network, card.compression or Compression())
     if options.sparse:
-        done = add_sparsity(done, size)
+        shown = some_rows(data.train, options.calibration_images, options.seed)
+        images = functools.partial(_batches, data, shown, network, card.preprocess, options)
+        done = add_sparsity(done, size, images if sparse is None else None)
         rows.append(_row("pruned", validator(network)))
     elif options.qat:
         if sparse is not None:

@@ -156,7 +156,8 @@ class Sparsity:
     """2:4 sparsity of a student: of any four consecutive input channels, two weights are zero.
 
     Attributes:
-        method: choice of the weights that stay: "magnitude".
+        method: how the weights that stay were chosen: "magnitude", "compensated" where they took
+            over what the others did (SparseGPT), or "found" in a network that was sparse already.
         layers: names of the modules that have 2:4 weights.
         skipped: (name, reason) of the other convolutions and linear layers.
         weights_share: share of the network's weights in `layers`, 0 to 1; half of them are zero.

@@ -20,6 +20,7 @@ from ...formats.cards import Calibration, Compression
 from ..architecture import build_student
 from .merging import merge, merge_unchecked
 from .quantization import calibrate, insert_quantizers
+from .reconstruction import Batches
 from .sparsity import Masks, found_sparsity, prune
 
 __all__ = [
@@ -93,17 +94,24 @@ def check_int8(arch: str, dim: int, image_size: int) -> None:
     insert_quantizers(network, image_size, arch)
 
 
-def add_sparsity(compressed: Compressed, image_size: int) -> Compressed:
-    """Prune a network to 2:4, in place; `image_size` is the side of its input in pixels.
+def add_sparsity(
+    compressed: Compressed, image_size: int, batches: Batches | None = None
+) -> Compressed:
+    """Prune a network to 2:4, in place.
 
     Branches are merged before, where merging them afterwards would fill the zeros.
+
+    Args:
+        compressed: network in floating point.
+        image_size: side of its input in pixels.
+        batches: see `sparsity.prune`.
     """
     network = compressed.network
     pruned = copy.deepcopy(network)
     prune(pruned, image_size)
     fills = merge(pruned, image_size) and found_sparsity(pruned, image_size) is None
     merged = (fills and merge(network, image_size)) or compressed.compression.merged
-    facts, masks = prune(network, image_size)
+    facts, masks = prune(network, image_size, batches)
     compression = replace(compressed.compression, sparse=facts, merged=merged)
     return replace(compressed, compression=compression, masks=masks)
 

@@ -11,11 +11,13 @@ package.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from ...core.two_four import GROUP, KEPT, is_two_four, obstacle
 from ...formats.cards import Sparsity
+from .reconstruction import Batches, prune_and_compensate
 from .structure import Layer, read_structure
 
 Masks = dict[str, torch.Tensor]
@@ -53,17 +55,28 @@ def why_dense(layer: Layer) -> str:
     return obstacle(weight.shape[1], weight.shape[0], groups)
 
 
-def prune(network: torch.nn.Module, image_size: int) -> tuple[Sparsity, Masks]:
-    """Set the smaller half of the weights to zero in every layer that sparse kernels support.
+def prune(
+    network: torch.nn.Module, image_size: int, batches: Batches | None = None
+) -> tuple[Sparsity, Masks]:
+    """Set half of the weights to zero in every layer that sparse kernels support.
 
     Args:
         network: a dense network, changed in place; a 2:4 network stays as it is.
         image_size: side of its input in pixels.
+        batches: images on which the weights that stay take over what the others did (see
+            `reconstruction`). None: the smaller half goes, and nothing else changes.
     """
     facts, chosen = _plan(network, image_size)
-    masks = {f"{layer.name}.weight": mask_of(layer.weight) for layer in chosen}
+    kept = {} if batches is None else prune_and_compensate(network, chosen, batches)
+    masks = {
+        f"{layer.name}.weight": kept[layer.name] if layer.name in kept else mask_of(layer.weight)
+        for layer in chosen
+    }
     hold(network, masks)
-    return facts, masks
+    method = "magnitude" if batches is None else "compensated"
+    return replace(facts, method=method), {
+        name: mask.to(network.get_parameter(name).device) for name, mask in masks.items()
+    }
 
 
 def _plan(network: torch.nn.Module, image_size: int) -> tuple[Sparsity, list[Layer]]:
@@ -73,7 +86,7 @@ def _plan(network: torch.nn.Module, image_size: int) -> tuple[Sparsity, list[Lay
     chosen = [layer for layer in layers if not reasons[layer.name]]
     everything = sum(parameter.numel() for parameter in network.parameters())
     facts = Sparsity(
-        method="magnitude",
+        method="found",
         layers=tuple(layer.name for layer in chosen),
         skipped=tuple((name, reason) for name, reason in reasons.items() if reason),
         weights_share=_share([layer.weight.numel() for layer in chosen], everything),
@@ -107,7 +120,8 @@ def masks_of(network: torch.nn.Module, facts: Sparsity) -> Masks:
 def hold(network: torch.nn.Module, masks: Masks) -> None:
     """Set the masked weights to zero."""
     for name, mask in masks.items():
-        network.get_parameter(name).mul_(mask)
+        weight = network.get_parameter(name)
+        weight.mul_(mask.to(weight.device))
 
 
 @torch.no_grad()
