@@ -11,7 +11,7 @@ import growing
 from clipdistill.core.zeroshot import LogitScale
 from clipdistill.formats.cards import TeacherCard
 from clipdistill.formats.embeddings import EmbeddingStore, Header, Row
-from clipdistill.formats.ledger import Ledger, LedgerRow
+from clipdistill.formats.ledger import Ledger, LedgerRow, stem_of
 from clipdistill.formats.urls import UrlRow, save_urls
 from clipdistill.images.preprocess import Preprocess
 
@@ -122,6 +122,93 @@ def test_a_download_keeps_a_few_bytes_of_each_url(ledgers) -> None:
     )
     assert found.held < 25, found
     assert found.most < 60, found
+
+
+@pytest.fixture
+def packed(tmp_path, monkeypatch):
+    """Finished downloads of two sizes, whose images are not in tars yet, and a small one."""
+    monkeypatch.setattr("clipdistill.formats.ledger.GROUP_ROWS", 256)
+    monkeypatch.setattr("clipdistill.formats.parquet.WRITTEN_ROWS", 256)
+    made = {}
+    for count in (600, 1_800):
+        root = tmp_path / str(count)
+        for name, images in (("few", 300), ("all", count)):
+            folder = root / name
+            folder.mkdir(parents=True)
+            urls = [URL.format(n) for n in range(images)]
+            save_urls(root / f"{name}.txt", [UrlRow(url, prompt="a cat") for url in urls])
+            ledger = Ledger(folder)
+            rows = [LedgerRow(url, stem_of(url) + ".jpg", "ok", bytes=9, sha256="") for url in urls]
+            ledger.add(rows)
+            ledger.finish()
+            for row in rows:
+                (folder / row.file).write_bytes(b"no images")
+        made[count] = root
+    return made
+
+
+PACK = """
+from clipdistill.formats import webdataset
+parquet.CONVERTED_ROWS = ledger.GROUP_ROWS = 128
+assert webdataset.pack(root / "few.txt", root / "few", 100) == 3
+"""
+
+
+def test_writing_tars_keeps_next_to_nothing_of_each_image(packed) -> None:
+    found = growing.slope(
+        SMALL_BLOCKS + PACK,
+        "assert webdataset.pack(root / 'all.txt', root / 'all', 100) == count // 100",
+        packed,
+    )
+    assert found.held < 1, found
+    assert found.most < 10, found
+
+
+DOWNLOAD = """
+import asyncio, contextlib, functools, io
+from PIL import Image
+from clipdistill.collect import download
+from clipdistill.collect.web import download as web, fetch, frontier, options
+from clipdistill.formats import webdataset
+
+class Fetcher:
+    async def fetch(self, url):
+        await asyncio.sleep(0)
+        data = picture + url.encode()
+        return fetch.Fetched(http_status=200, received=len(data), _body=io.BytesIO(data))
+
+@contextlib.asynccontextmanager
+async def opened(*_):
+    yield Fetcher()
+
+image = io.BytesIO()
+Image.new("RGB", (32, 32)).save(image, "JPEG")
+picture = image.getvalue()
+web.open_fetcher = opened
+web.Frontier = functools.partial(frontier.Frontier, window=32)
+parquet.CONVERTED_ROWS = ledger.GROUP_ROWS = 128
+settings = options.DownloadOptions(layout="webdataset", shard_size=100, max_workers=8)
+get = lambda name: download.download(root / f"{name}.txt", root / name, settings)
+get("few")
+"""
+
+
+@pytest.mark.scale
+def test_a_download_into_tars_keeps_a_few_bytes_of_each_image(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("clipdistill.formats.parquet.WRITTEN_ROWS", 128)
+    roots = {count: tmp_path / str(count) for count in (600, 1_800)}
+    for count, root in roots.items():
+        root.mkdir()
+        for name, images in (("few", 300), ("all", count)):
+            urls = [UrlRow(URL.format(n), prompt="a cat") for n in range(images)]
+            save_urls(root / f"{name}.txt", urls)
+    found = growing.slope(
+        SMALL_BLOCKS + DOWNLOAD,
+        "assert get('all').downloaded == count",
+        roots,
+    )
+    assert found.held < 2, found
+    assert found.most < 45, found
 
 
 def test_a_pool_keeps_a_few_bytes_of_each_row(stores) -> None:
