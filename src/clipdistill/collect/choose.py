@@ -93,7 +93,7 @@ def choose(
     queues, rank = _ranked(labels, scores, num_labels)
     codes = np.full(len(labels), _CODES[OVER_COUNT], np.uint8)
     kind = np.int32 if len(labels) < 1 << 31 else np.int64
-    duplicate_of = np.full(len(labels), -1, kind) if repeats is None else repeats
+    duplicate_of: Numbers = np.full(len(labels), -1, kind) if repeats is None else repeats
     if min_score is not None:
         below = scores < np.float32(min_score)
         codes[below] = _CODES[BELOW_THRESHOLD]
