@@ -154,6 +154,7 @@ assert webdataset.pack(root / "few.txt", root / "few", 100) == 3
 """
 
 
+@pytest.mark.scale
 def test_writing_tars_keeps_next_to_nothing_of_each_image(packed) -> None:
     found = growing.slope(
         SMALL_BLOCKS + PACK,
