@@ -355,15 +355,14 @@ def test_a_full_disk_stops_with_a_sentence_and_resumes_later(
     server: HostileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.answers["a"] = replies(jpeg(1))
-    write = Path.write_bytes
 
-    def full(self: Path, data: bytes) -> int:
+    def full(path: str, mode: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OutputError, match="No space left"):
-        download(write_list(tmp_path, server.url("a")), tmp_path / "images", options())
-    monkeypatch.setattr(Path, "write_bytes", write)
+    with monkeypatch.context() as patched:
+        patched.setattr("clipdistill.collect.web.download.open", full, raising=False)
+        with pytest.raises(OutputError, match="No space left"):
+            download(write_list(tmp_path, server.url("a")), tmp_path / "images", options())
     assert get(tmp_path, server.url("a")).downloaded == 1
     check_agreement(tmp_path / "images")
 

@@ -52,6 +52,18 @@ def test_the_text_decides_and_the_parquet_tells_more(tmp_path: Path) -> None:
     ]
 
 
+def test_an_edited_list_is_found_in_the_parquet_from_the_edit_on(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("clipdistill.formats.urls.BATCH_ROWS", 2)
+    monkeypatch.setattr("clipdistill.formats.parquet.WRITTEN_ROWS", 3)
+    path = tmp_path / "image_urls.txt"
+    rows = [UrlRow(f"http://a/{number}", prompt=str(number)) for number in range(9)]
+    save_urls(path, rows)
+    new = UrlRow("http://a/new")
+    edited = [*rows[:3], new, *rows[5:], rows[3], rows[0]]
+    path.write_text("".join(f"{row.url}\n" for row in edited))
+    assert list(read_urls(path)) == edited
+
+
 @pytest.mark.parametrize("column", ["url", "URL", "Url"])
 def test_foreign_tables_need_only_a_column_of_urls(tmp_path: Path, column: str) -> None:
     table = pyarrow.table({column: ["http://a/1", None, "", "http://a/2"], "WIDTH": [1, 2, 3, 4]})

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-Numbers = NDArray[np.int64]
+Numbers = NDArray[np.integer]
 
 TAKEN = "taken"
 NEAR_DUPLICATE = "near-duplicate"
@@ -41,8 +41,8 @@ class Choice:
         order: int64, the taken images in the order in which they were taken.
         rank: uint32 (N,), place among the images of its label by score, from 1.
         codes: uint8 (N,), places in `STATUSES`.
-        duplicate_of: int64 (N,), the taken image of which it is a near-duplicate, or -1; where they
-            were found before, the image that stays.
+        duplicate_of: int32 or int64 (N,), the taken image of which it is a near-duplicate, or -1;
+            where they were found before, the image that stays.
     """
 
     order: Numbers
@@ -55,9 +55,13 @@ class Choice:
         """N words: taken, near-duplicate, below-threshold, over-count, over-max."""
         return [STATUSES[code] for code in self.codes.tolist()]
 
-    def are(self, places: Numbers | slice, *statuses: str) -> NDArray[np.bool_]:
+    def are(self, places: Numbers, *statuses: str) -> NDArray[np.bool_]:
         """Whether each of some images has one of these outcomes, bool (n,)."""
-        return np.isin(self.codes[places], [_CODES[status] for status in statuses])
+        codes = self.codes[places]
+        found = np.zeros(len(codes), bool)
+        for status in statuses:  # `np.isin` takes 8 bytes and more of each
+            found |= codes == _CODES[status]
+        return found
 
 
 def choose(
@@ -83,12 +87,13 @@ def choose(
         per_label: most taken images per label.
         most: most taken images, over all labels.
         duplicates: cosine from which two images are near-duplicates; 1 or more: none are.
-        repeats: int64 (N,), near-duplicates that were found before (see `clusters`): the image that
-            stays, or -1; they are left out.
+        repeats: int32 or int64 (N,), near-duplicates that were found before (see `clusters`): the
+            image that stays, or -1; they are left out.
     """
     queues, rank = _ranked(labels, scores, num_labels)
     codes = np.full(len(labels), _CODES[OVER_COUNT], np.uint8)
-    duplicate_of = np.full(len(labels), -1, np.int64) if repeats is None else repeats
+    kind = np.int32 if len(labels) < 1 << 31 else np.int64
+    duplicate_of: Numbers = np.full(len(labels), -1, kind) if repeats is None else repeats
     if min_score is not None:
         below = scores < np.float32(min_score)
         codes[below] = _CODES[BELOW_THRESHOLD]
@@ -123,9 +128,10 @@ def _ranked(
 ) -> tuple[list[Numbers], NDArray[np.uint32]]:
     """The images of each label, best first (ties: the lower number), and the rank of each image."""
     order = np.lexsort((-scores, labels))  # which is stable
+    order = order.astype(np.uint32 if len(order) < 1 << 32 else np.int64)
     bounds = np.searchsorted(labels[order], np.arange(num_labels + 1))
     rank = np.empty(len(labels), np.uint32)
-    queues = []
+    queues: list[Numbers] = []
     for label in range(num_labels):
         queue = order[bounds[label] : bounds[label + 1]]
         rank[queue] = np.arange(1, len(queue) + 1)

@@ -7,6 +7,7 @@ processed further.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ no copies; OpenBLAS distributes larger ones to its own threads, which then compe
 rows of 512 and 20 queries it takes 0.36 us per row on one core, against 0.57 to 0.67 in blocks of
 1024 and more, and 0.7 to 1.7 with OpenBLAS' threads on two (2026-11-24, 2-core AMD EPYC with
 AVX-512)."""
+WAITING = 1 << 15
+"""Least number of rows that wait until they are compared with the best ones so far."""
 LARGEST_HALF = 65504.0
 """The largest finite float16."""
 
@@ -102,19 +105,22 @@ def to_float32(source: NDArray[np.floating], out: Floats) -> None:
 class Best:
     """The best `k` rows of each query among those that were added so far.
 
-    Rows have to be added in ascending order.  Then a row that only equals the k-th best is left
-    out, and the lower row stays.
+    Each of these takes 12 bytes, and 20 more while those of its query are compared or put in order.
+    Rows have to be added in ascending order: then one that only equals the k-th best is left out,
+    and the lower row stays.
+
+    Args:
+        queries: number of queries, at most 256.
+        k: rows per query.
     """
 
     def __init__(self, queries: int, k: int) -> None:
         self.k = k
         self.floor = np.full((queries, 1), -np.inf, np.float32)
-        self.query = np.empty(0, np.int64)
-        self.score = np.empty(0, np.float32)
-        self.row = np.empty(0, np.int64)
-        self.waiting: list[tuple[NDArray[np.int64], Floats, Rows]] = []
-        self.many = max(2 * queries * k, 1 << 15)
-        self.count = 0
+        self._kept = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in range(queries)]
+        self._waiting: list[tuple[NDArray[np.uint8], Floats, Rows]] = []
+        self._many = max(queries * k // 8, WAITING)
+        self._count = 0
 
     def add(self, scores: Floats, first: int) -> None:
         """Add the scores (groups, Q, GROUP) of the rows from `first` on; NaN is never kept."""
@@ -122,45 +128,83 @@ class Best:
         if len(better):
             group, place = np.divmod(better, GROUP * len(self.floor))
             query, column = np.divmod(place, GROUP)
-            self.push(query, scores.reshape(-1)[better], first + group * GROUP + column)
+            rows = first + group * GROUP + column
+            self._waiting.append((query.astype(np.uint8), scores.reshape(-1)[better], rows))
+            self._count += len(better)
+            if self._count >= self._many:
+                self._sift()
 
-    def push(self, query: NDArray[np.int64], score: Floats, row: Rows) -> None:
-        """Add candidates: query number, score and row of each."""
-        self.waiting.append((query, score, row))
-        self.count += len(query)
-        if self.count >= self.many:
-            self.compact()
+    def _sift(self) -> None:
+        """Keep the best `k` of each query."""
+        if not self._count:
+            return
+        query, score, row = (np.concatenate(part) for part in zip(*self._waiting, strict=True))
+        self._waiting.clear()
+        self._count = 0
+        order = np.argsort(query, kind="stable")
+        bounds = np.searchsorted(query[order], np.arange(len(self._kept) + 1))
+        for number, (start, stop) in enumerate(itertools.pairwise(bounds.tolist())):
+            mine = order[start:stop]
+            if len(mine):
+                self._merge(number, score[mine], row[mine])
 
-    def compact(self) -> None:
-        """Remove all but the best `k` of each query."""
-        parts = [(self.query, self.score, self.row), *self.waiting]
-        query, score, row = (np.concatenate(column) for column in zip(*parts, strict=True))
-        order = np.lexsort((row, -score, query))
-        query, score, row = query[order], score[order], row[order]
-        rank = np.arange(len(query)) - np.searchsorted(query, query)
-        keep = rank < self.k
-        self.query, self.score, self.row = query[keep], score[keep], row[keep]
-        last = rank == self.k - 1
-        self.floor[query[last], 0] = score[last]
-        self.waiting.clear()
-        self.count = 0
+    def merge(self, other: Best) -> None:
+        """Add the rows of another one, which is empty afterwards."""
+        self._sift()
+        other._sift()
+        for number in range(len(self._kept)):
+            self._merge(number, *other._taken(number))
 
     def found(self) -> Found:
-        """Return the result; every query has equally many rows."""
-        self.compact()
-        shape = (len(self.floor), -1)
-        return Found(self.score.reshape(shape), self.row.reshape(shape))
+        """Return the result, which leaves this empty; every query has equally many rows."""
+        self._sift()
+        count = min(len(score) for score, _ in self._kept)
+        shape = (len(self._kept), count)
+        result = Found(np.empty(shape, np.float32), np.empty(shape, np.int64))
+        for number in range(len(self._kept)):
+            score, row = self._taken(number)
+            order = np.lexsort((row, -score))[:count]
+            np.take(score, order, out=result.scores[number], mode="clip")  # without a copy
+            np.take(row, order, out=result.rows[number], mode="clip")
+        return result
+
+    def _taken(self, number: int) -> tuple[Floats, Rows]:
+        found = self._kept[number]
+        self._kept[number] = (found[0][:0].copy(), found[1][:0].copy())
+        return found
+
+    def _merge(self, number: int, score: Floats, row: Rows) -> None:
+        """Add rows to those of a query, of which the best stay in the order in which they came."""
+        kept = self._taken(number)
+        score, row = np.concatenate([kept[0], score]), np.concatenate([kept[1], row])
+        del kept
+        if len(score) > self.k:
+            last = np.partition(score, len(score) - self.k)[len(score) - self.k]
+            stays = score > last
+            same = score == last
+            room = self.k - int(np.count_nonzero(stays))
+            if room < np.count_nonzero(same):
+                among = row[same]
+                among.partition(room - 1)
+                same &= row <= among[room - 1]
+                del among
+            stays |= same
+            del same
+            score, row = score[stays], row[stays]
+        self._kept[number] = (score, row)
+        if len(score) == self.k:
+            self.floor[number, 0] = score.min()
 
 
 def joined(parts: Sequence[list[Best]]) -> Found:
     """Merge the best rows of several threads; the tiles of queries follow each other."""
-    found = []
-    for tile in zip(*parts, strict=True):
-        total = Best(len(tile[0].floor), tile[0].k)
-        for part in tile:
-            part.compact()
-            total.push(part.query, part.score, part.row)
-        found.append(total.found())
+    found: list[Found] = []
+    for first, *others in zip(*parts, strict=True):
+        for other in others:
+            first.merge(other)
+        found.append(first.found())
+    if len(found) == 1:
+        return found[0]
     return Found(
         np.concatenate([one.scores for one in found]), np.concatenate([one.rows for one in found])
     )

@@ -31,7 +31,7 @@ from ..formats.selection import (
 from ..formats.text import TextEmbeddings, load_text
 from ..images.loading import default_workers, load_pixels
 from ..images.preprocess import Preprocess
-from ..images.sources import Listing, list_images
+from ..images.sources import ImageItem, Listing, list_images
 from .choose import (
     BELOW_THRESHOLD,
     NEAR_DUPLICATE,
@@ -136,16 +136,33 @@ class _Pile:
     """The N images to choose from, in the order of their rows.
 
     Attributes:
-        items: the images.
-        rows: int64 (N,), their rows in the pool.
+        listed: all images.
+        places: uint32 or int64 (N,), their places in `listed`.
+        rows: uint32 or int64 (N,), their rows in the pool.
         labels: int32 (N,), the most similar label of each.
         scores: float32 (N,), the cosine of each with that label.
     """
 
-    items: Listing
-    rows: NDArray[np.int64]
+    listed: Listing
+    places: NDArray[np.integer]
+    rows: NDArray[np.integer]
     labels: NDArray[np.int32]
     scores: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def item(self, number: int) -> ImageItem:
+        """One of the N images."""
+        return self.listed[int(self.places[number])]
+
+    def key(self, number: int) -> str:
+        """The key of one of the N images."""
+        return self.listed.keys[int(self.places[number])]
+
+    def vectors(self, pool: Pool, numbers: NDArray[np.integer]) -> NDArray[np.float32]:
+        """The unit vectors of some of the images, float32 (n, D)."""
+        return pool.vectors(self.rows[numbers].astype(np.int64))
 
 
 def select(
@@ -197,20 +214,23 @@ def select(
     classes.teacher.check_same(pool.teacher, text, embeddings)
     listed = list_images(images)
     fits = np.fromiter(map(listable, listed.keys), bool, len(listed))
-    pile = _score(pool, classes, listed.take(np.flatnonzero(fits)))
     unlistable = tuple(listed.keys.take(np.flatnonzero(~fits)))
-    if not pile.items:
+    count = len(listed)
+    if unlistable:
+        listed = listed.take(np.flatnonzero(fits))
+    pile = _score(pool, classes, listed)
+    if not len(pile):
         raise InputError(
             f"{embeddings} has no embedding of any image in {images}. Embed them with: "
             f"clipdistill embed {images} {embeddings}"
         )
     with locked(out, "select"):
         begin_selection(out)
-        clustered = duplicates < 1 and len(pile.items) > exact_up_to
+        clustered = duplicates < 1 and len(pile) > exact_up_to
         choice = choose(
             pile.labels,
             pile.scores,
-            lambda places: pool.vectors(pile.rows[places]),
+            lambda places: pile.vectors(pool, places),
             num_labels=len(classes.labels),
             min_score=min_score,
             per_label=num_images,
@@ -222,10 +242,10 @@ def select(
             _draw_sheets(out, pile, choice, classes.labels)
         result = SelectResult(
             out=out,
-            images=len(pile.items),
+            images=len(pile),
             taken=len(choice.order),
             labels=_counts(pile, choice, classes.labels),
-            not_embedded=len(listed) - len(unlistable) - len(pile.items),
+            not_embedded=count - len(unlistable) - len(pile),
             unlistable=unlistable,
         )
         card = {
@@ -239,7 +259,7 @@ def select(
             "labels": {one.label: one.taken for one in result.labels},
             "teacher": classes.teacher.to_json(),
         }
-        selected = pile.items.keys.take(choice.order)
+        selected = map(pile.key, choice.order)
         finish_selection(out, selected, _rows(pile, choice, classes.labels), card)
     return result
 
@@ -266,36 +286,51 @@ def _check(
 
 def _score(pool: Pool, classes: TextEmbeddings, listed: Listing) -> _Pile:
     """Find the most similar label of each embedded image; this streams the pool."""
-    found = pool.find(listed.keys)
-    order = np.argsort(found, kind="stable")
-    order = order[found[order] >= 0]
-    rows = found[order]
+    places, rows = _embedded(pool, listed)
     labels = np.zeros(len(rows), np.int32)
     scores = np.full(len(rows), np.nan, np.float32)
     with track("compare", pool.stored, "images") as step:
         for block, vectors in pool.blocks():
-            low, high = np.searchsorted(rows, [block[0], block[-1] + 1]) if len(block) else (0, 0)
+            ends = [block[0], block[-1] + 1] if len(block) else [0, 0]
+            low, high = np.searchsorted(rows, np.array(ends, rows.dtype))  # else `rows` is copied
             wanted = rows[low:high]
-            places = np.minimum(np.searchsorted(block, wanted), max(0, len(block) - 1))
-            there = block[places] == wanted if len(wanted) else np.zeros(0, bool)
-            cosines = vectors[places[there]] @ classes.vectors.T
+            found = np.minimum(np.searchsorted(block, wanted), max(0, len(block) - 1))
+            there = block[found] == wanted if len(wanted) else np.zeros(0, bool)
+            cosines = vectors[found[there]] @ classes.vectors.T
             mine = low + np.flatnonzero(there)
             labels[mine] = cosines.argmax(axis=1)
             scores[mine] = cosines.max(axis=1)
             step(len(block))
-    fine = np.flatnonzero(~np.isnan(scores))
-    return _Pile(listed.take(order[fine]), rows[fine], labels[fine], scores[fine])
+    fine = ~np.isnan(scores)
+    if fine.all():
+        return _Pile(listed, places, rows, labels, scores)
+    return _Pile(listed, places[fine], rows[fine], labels[fine], scores[fine])
+
+
+def _embedded(pool: Pool, listed: Listing) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """The places of the embedded images, uint32 or int64 (N,), and their rows, ascending."""
+    found = pool.find(listed.keys)
+    order = np.argsort(found, kind="stable")
+    order = order[np.count_nonzero(found < 0) :]
+    rows = _short(found[order], pool.stored)
+    del found
+    return _short(order, len(listed)), rows
+
+
+def _short(numbers: NDArray[np.integer], stop: int) -> NDArray[np.integer]:
+    """Numbers below `stop` in four bytes, if they fit."""
+    return numbers.astype(np.uint32 if stop < 1 << 32 else np.int64)
 
 
 def _repeats(
     pool: Pool, pile: _Pile, min_score: float | None, duplicates: float
-) -> NDArray[np.int64]:
+) -> NDArray[np.integer]:
     """Find near-duplicates in clusters; of two, the image with the higher score stays.
 
     Returns:
-        int64 (N,), as `choose` takes them.
+        int (N,), as `choose` takes them.
     """
-    order = np.argsort(-pile.scores, kind="stable")
+    order = _short(np.argsort(-pile.scores, kind="stable"), len(pile))
     if min_score is not None:
         order = order[pile.scores[order] >= np.float32(min_score)]
     message(
@@ -303,9 +338,10 @@ def _repeats(
         "share no cluster are not found (--exact-up-to compares all pairs of more images)."
     )
     found = repeats_in_clusters(
-        len(order), lambda places: pool.vectors(pile.rows[order[places]]), duplicates
+        len(order), lambda places: pile.vectors(pool, order[places]), duplicates
     )
-    result = np.full(len(pile.rows), -1, np.int64)
+    kind = np.int32 if len(pile) < 1 << 31 else np.int64
+    result: NDArray[np.integer] = np.full(len(pile), -1, kind)
     same = found >= 0
     result[order[same]] = order[found[same]]
     return result
@@ -338,23 +374,24 @@ def _counts(pile: _Pile, choice: Choice, labels: Sequence[str]) -> tuple[LabelCo
 
 def _rows(pile: _Pile, choice: Choice, labels: Sequence[str]) -> Iterator[SelectionRow]:
     """Yield the table: the taken images in their order, then the others by label and rank."""
-    others = np.flatnonzero(~choice.are(np.s_[:], TAKEN))
-    others = others[np.lexsort((choice.rank[others], pile.labels[others]))]
+    ranked = _short(np.lexsort((choice.rank, pile.labels)), len(pile))
+    others = (place for place in ranked if STATUSES[choice.codes[place]] != TAKEN)
     for place in itertools.chain(choice.order, others):
         same = int(choice.duplicate_of[place])
         yield SelectionRow(
-            image_path=pile.items.keys[place],
+            image_path=pile.key(place),
             label=labels[pile.labels[place]],
             score=float(pile.scores[place]),
             rank=int(choice.rank[place]),
             status=STATUSES[choice.codes[place]],
-            duplicate_of="" if same < 0 else pile.items.keys[same],
+            duplicate_of="" if same < 0 else pile.key(same),
         )
 
 
 def _draw_sheets(out: Path, pile: _Pile, choice: Choice, labels: Sequence[str]) -> None:
-    order = np.lexsort((choice.rank, pile.labels))
-    bounds = np.searchsorted(pile.labels[order], np.arange(len(labels) + 1))
+    order = _short(np.lexsort((choice.rank, pile.labels)), len(pile))
+    numbers = np.arange(len(labels) + 1, dtype=pile.labels.dtype)
+    bounds = np.searchsorted(pile.labels, numbers, sorter=order)
     with track("sheets", len(labels), "labels") as step:
         for number, label in enumerate(labels):
             mine = order[bounds[number] : bounds[number + 1]]
@@ -368,27 +405,27 @@ def _draw_sheets(out: Path, pile: _Pile, choice: Choice, labels: Sequence[str]) 
             step()
 
 
-def _sections(pile: _Pile, choice: Choice, mine: NDArray[np.int64]) -> tuple[list[Section], int]:
+def _sections(pile: _Pile, choice: Choice, mine: NDArray[np.integer]) -> tuple[list[Section], int]:
     """A label's sections and the number of unreadable images in them; `mine` is ordered by rank."""
-    taken = mine[choice.are(mine, TAKEN)].tolist()
-    below = mine[choice.are(mine, BELOW_THRESHOLD, OVER_COUNT, OVER_MAX)].tolist()
-    repeats = mine[choice.are(mine, NEAR_DUPLICATE)].tolist()
-    best, last = taken[:BEST], taken[BEST:][-LAST:]
+    taken = mine[choice.are(mine, TAKEN)]
+    below = mine[choice.are(mine, BELOW_THRESHOLD, OVER_COUNT, OVER_MAX)]
+    repeats = mine[choice.are(mine, NEAR_DUPLICATE)]
+    best, last = taken[:BEST].tolist(), taken[BEST:][-LAST:].tolist()
     skipped = len(taken) - len(best) - len(last)
     parts = [
         ("Taken: the best" if last else "Taken", GREEN, best, False),
         (f"Taken: the last before the cut ({skipped} more between)", AMBER, last, False),
-        (f"Left out: the first below the cut (of {len(below)})", RED, below[:BELOW], True),
+        (f"Left out: the first below the cut (of {len(below)})", RED, below[:BELOW].tolist(), True),
         (
             f"Left out: near-duplicates of taken images (of {len(repeats)})",
             VIOLET,
-            repeats[:REPEATS],
+            repeats[:REPEATS].tolist(),
             True,
         ),
     ]
     shown = [place for _, _, places, _ in parts for place in places]
     size = Preprocess(THUMBNAIL)
-    loaded = load_pixels([pile.items[place] for place in shown], size, workers=default_workers())
+    loaded = load_pixels([pile.item(place) for place in shown], size, workers=default_workers())
     tiles: dict[int, Tile] = {}
     for place, one in zip(shown, loaded, strict=True):
         problem = "unreadable" if one.content else "missing"

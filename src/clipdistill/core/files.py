@@ -38,7 +38,7 @@ _counter = itertools.count()
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path | str) -> Iterator[None]:
     """Convert the operating system's errors while writing `path` to an `OutputError`."""
     try:
         yield
@@ -98,11 +98,11 @@ def _remove_dead(folder: Path) -> None:
         return
     _cleaned.add(folder)
     mine = re.compile(re.escape(f"{TEMPORARY_PREFIX}{_host()}-") + r"(\d{1,10})-\d+\D")
-    for path in folder.glob(f"{TEMPORARY_PREFIX}{_host()}-*"):
-        found = mine.match(f"{path.name}.")
+    for name in names_in(folder):
+        found = mine.match(f"{name}.")
         if found and not alive(int(found[1])):
             with contextlib.suppress(OSError):
-                path.unlink()
+                os.unlink(folder / name)
 
 
 def alive(process: int) -> bool:
@@ -312,6 +312,17 @@ def sha256_of(path: Path) -> str:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files that killed writers left in `folder` (not below it)."""
-    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            path.unlink()
+    for name in names_in(folder):
+        if name.startswith(TEMPORARY_PREFIX):
+            with contextlib.suppress(OSError):
+                os.unlink(folder / name)
+
+
+def names_in(folder: Path) -> Iterator[str]:
+    """Yield the names of what is in a folder, in any order; nothing where it cannot be read.
+
+    Names are read as they are used: `Path.iterdir` and `Path.glob` have all of them in memory.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry.name

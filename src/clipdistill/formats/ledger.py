@@ -29,7 +29,7 @@ from ..core.keys import KEY_BYTES, Keys
 from ..core.node_cache import at_hand
 from ..core.results import from_json
 from ..core.texts import Texts
-from .parquet import TypeMismatch, arrow, typed_rows, write_rows
+from .parquet import TypeMismatch, arrow, open_rows, typed_rows, write_rows
 
 INDEX = "index.parquet"
 JOURNAL = "index.jsonl"
@@ -226,7 +226,7 @@ class RowReader:
         if place >= 0:
             with open(self._folder / JOURNAL, "rb") as handle:
                 return _line_at(handle, place)
-        file = arrow(PURPOSE).parquet.ParquetFile(self._folder / INDEX)
+        file = open_rows(self._folder / INDEX, PURPOSE)
         row = -1 - place
         for number in range(file.metadata.num_row_groups):
             count = file.metadata.row_group(number).num_rows
@@ -393,7 +393,7 @@ def _index_rows(folder: Path, columns: Sequence[str]) -> Iterator[tuple[int, Led
     start = 0
     pyarrow = arrow(PURPOSE)
     try:
-        file = pyarrow.parquet.ParquetFile(at_hand(path))
+        file = open_rows(at_hand(path), PURPOSE)
         names = [f.name for f in fields(LedgerRow) if f.name in file.schema_arrow.names]
         if "url" not in names or "status" not in names:
             raise TypeMismatch(

@@ -42,6 +42,22 @@ def arrow(purpose: str) -> Any:
     return pyarrow
 
 
+def open_rows(source: Any, purpose: str) -> Any:
+    """Open a Parquet file without reading its rows.
+
+    By default pyarrow reads all of a file, compressed, before it returns the first batch; here it
+    reads one row group after the other.
+
+    Args:
+        source: path, or file that is open for reading.
+        purpose: what needs pyarrow, the subject of the message.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+    """
+    return arrow(purpose).parquet.ParquetFile(source, pre_buffer=False)
+
+
 def write_rows(
     path: Path,
     kind: type[DataclassInstance],

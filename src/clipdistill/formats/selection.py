@@ -12,7 +12,7 @@ Verbs that use a selection read `selected.txt`, which may be edited by hand.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from ..core.files import (
     ensure_folder,
     read_json,
     read_text,
-    write_bytes,
     write_json,
 )
 from .parquet import write_rows
@@ -88,7 +87,7 @@ def sheet_path(out: Path, number: int, label: str) -> Path:
 
 
 def finish_selection(
-    out: Path, selected: Sequence[str], rows: Iterable[SelectionRow], card: dict[str, Any]
+    out: Path, selected: Iterable[str], rows: Iterable[SelectionRow], card: dict[str, Any]
 ) -> None:
     """Write the table, the list and, last, the card.
 
@@ -97,7 +96,8 @@ def finish_selection(
     """
     with atomic_path(out / TABLE) as temporary:
         write_rows(temporary, SelectionRow, rows, "A selection")
-    write_bytes(out / LIST, "".join(f"{key}\n" for key in selected).encode())
+    with atomic_path(out / LIST) as temporary, open(temporary, "wb") as file:
+        file.writelines(f"{key}\n".encode() for key in selected)
     write_json(out / CARD, {"format": FORMAT, "version": VERSION, **card})
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from ..core.errors import FormatError, InputError
 from ..core.files import atomic_path
 from ..core.wording import valid
-from .parquet import TypeMismatch, arrow, texts, typed_rows, write_rows
+from .parquet import TypeMismatch, arrow, open_rows, texts, typed_rows, write_rows
 from .url_tables import open_list, table_rows
 
 BATCH_ROWS = 8192
@@ -125,9 +125,10 @@ def count_urls(path: Path) -> int:
 
 
 class _Details:
-    """What the parquet beside a list has about its URLs: 16 bytes per row are in memory.
+    """What the parquet beside a list has about its URLs.
 
-    The list is mostly in the parquet's order, so that its row groups are read one after the other.
+    As long as the rows of both agree, as `save_urls` writes them, they are read together, without
+    memory for each; from the first difference on, 16 bytes per row are in memory.
 
     Args:
         path: the parquet.
@@ -136,22 +137,40 @@ class _Details:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file, self._columns = _open_parquet(path), _columns_of(path)
+        self._together: Iterator[UrlRow] | None = _parquet_rows(path)
+        self._group: tuple[int, Any] = (-1, None)
+
+    def of(self, urls: Sequence[str]) -> list[UrlRow]:
+        """The row of each URL; one without details where there is none.
+
+        Args:
+            urls: the next ones of the list.
+        """
+        if self._together is not None:
+            rows = list(itertools.islice(self._together, len(urls)))
+            if [row.url for row in rows] == urls:
+                return rows
+            self._together = None
+            self._sort()
+        return self._found(urls)
+
+    def _sort(self) -> None:
         group = self._file.metadata.row_group
         counts = [group(n).num_rows for n in range(self._file.metadata.num_row_groups)]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self._group: tuple[int, Any] = (-1, None)
-        hashes = [np.zeros(0, np.int64)]
-        with _reading(path):
+        every = np.empty(self._starts[-1], np.int64)
+        end = 0
+        with _reading(self._path):
             for batch in self._file.iter_batches(BATCH_ROWS, columns=[self._columns["url"]]):
                 urls = texts(batch.column(0), self._columns["url"])
-                hashes.append(np.fromiter(map(hash, urls), np.int64, len(urls)))
-        every = np.concatenate(hashes)
+                start, end = end, end + len(urls)
+                every[start:end] = np.fromiter(map(hash, urls), np.int64, len(urls))
         # Backwards, so that of several rows of a URL the last one comes first.
-        self._order = len(every) - 1 - np.argsort(every[::-1], kind="stable")
+        order = np.argsort(every[::-1], kind="stable")
+        self._order = np.subtract(len(every) - 1, order, out=order)
         self._hashes = every[self._order]
 
-    def of(self, urls: Sequence[str]) -> list[UrlRow]:
-        """The row of each URL; one without details where there is none."""
+    def _found(self, urls: Sequence[str]) -> list[UrlRow]:
         wanted = np.fromiter(map(hash, urls), np.int64, len(urls))
         at = np.searchsorted(self._hashes, wanted)
         there = np.flatnonzero(at < len(self._hashes))
@@ -209,7 +228,7 @@ def _open_parquet(path: Path) -> Any:
             f"{path}: there is no such list of URLs. Make one with: clipdistill search"
         )
     try:
-        return pyarrow.parquet.ParquetFile(path)
+        return open_rows(path, PURPOSE)
     except (pyarrow.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
 

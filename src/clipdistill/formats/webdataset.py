@@ -11,6 +11,7 @@ streamed: only columns of them are in memory.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import heapq
 import io
@@ -24,14 +25,15 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from ..core.files import TEMPORARY_PREFIX, atomic_path, writing
+from ..core.files import TEMPORARY_PREFIX, atomic_path, names_in, writing
 from ..core.keys import Keys
 from ..core.storage import RemotePath
 from ..images.intake import ENDINGS
-from ..images.tars import tar_members
+from ..images.tars import BLOCK, tar_members
 from .ledger import (
     INDEX,
     OK,
@@ -50,6 +52,12 @@ TAR = re.compile(r"(\d{5,})\.tar")
 STEM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 NAMED = sorted(set(ENDINGS.values()))
 """The endings of stored images."""
+STRIDE = 16
+"""Of so many waiting images the name of one is in memory."""
+TAR_DIGITS = 10
+"""Digits of a tar's number in the table of waiting images."""
+NO_TAR = 10**TAR_DIGITS - 1
+"""Stands there for the tar of an image that still waits."""
 
 
 class Tars:
@@ -69,7 +77,7 @@ class Tars:
         self._others: list[str] = []
         self._places = Keys(np.int64)
         self._tars, self._endings, self._sizes = array("I"), array("B"), array("Q")
-        paths = sorted(path for path in (store or folder).iterdir() if TAR.fullmatch(path.name))
+        paths = [(store or folder) / name for name in sorted(_tars_in(store or folder))]
         told = _listed_images(folder) if paths else {}
         for path in paths:
             name = path.name
@@ -180,7 +188,7 @@ def recall_tars(folder: Path, store: RemotePath | None = None) -> Tars:
         return tars
     for row in read_index(folder):
         if _has_own_file(row) and tars.located(row) != row:
-            (folder / row.file).unlink(missing_ok=True)
+            _remove(folder, row.file)
     write_index(folder, with_owners(lambda: map(tars.located, read_index(folder))))
     return Tars(folder, store)
 
@@ -205,29 +213,40 @@ def pack(urls: Path, folder: Path, shard_size: int, store: RemotePath | None = N
             images = waiting.ordered(urls)
             while image := next(images, None):
                 some = itertools.chain([image], itertools.islice(images, shard_size - 1))
-                _write_tar((store or folder) / f"{first + new:05d}.tar", folder, some)
+                _write_tar((store or folder) / _tar_name(first + new), folder, some)
                 new += 1
-    if new:
-        recall_tars(folder, store)
+                waiting.tar = new
+            if new:
+                write_index(folder, with_owners(lambda: waiting.located(first)))
     if store is not None:
         write_index(store, read_index(folder))
     return new
 
 
 class _Waiting:
-    """The images of a finished download that are in no tar; some 23 bytes each are in memory.
+    """The images of a finished download that are in no tar; a byte of each is in memory.
 
-    Their rows are in a temporary file, from which they are read in the order of the list.
+    Their rows are in a temporary file, in the order of the index, which is that of their names; of
+    each image that was taken, it has the number of the tar, too.
+
+    Attributes:
+        tar: number of the tar to which the next image of `ordered` goes, from 0.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._places = Keys(np.int64)
+        self.tar = 0
+        self._folder = folder
+        # The first bytes of the name of every `STRIDE`-th row, ascending, and its place.
+        self._heads, self._places = array("Q"), array("Q")
         with writing(folder):
             self._file = tempfile.TemporaryFile(dir=folder, prefix=TEMPORARY_PREFIX)  # noqa: SIM115
-            for row in read_index(folder):
-                if row.status == OK and _has_own_file(row):
-                    self._places[key_of_url(row.url)] = self._file.tell()
-                    self._file.write(json.dumps(asdict(row)).encode() + b"\n")
+            for number, row in enumerate(filter(_has_own_file, read_index(folder))):
+                key = key_of_url(row.url)
+                if number % STRIDE == 0:
+                    self._heads.append(_head(key))
+                    self._places.append(self._file.tell())
+                line = f"{NO_TAR:0{TAR_DIGITS}} {key.hex()} {json.dumps(asdict(row))}\n"
+                self._file.write(line.encode())
 
     def __enter__(self) -> _Waiting:
         return self
@@ -238,58 +257,109 @@ class _Waiting:
     def ordered(self, urls: Path) -> Iterator[tuple[UrlRow, LedgerRow]]:
         """Yield the images in the order of the list, then those of earlier lists."""
         for found in read_urls(urls):
-            place = self._places.get(key_of_url(found.url), -1)
-            if place >= 0:
-                yield found, self._take(place)
-        end, place = self._file.seek(0, os.SEEK_END), 0
-        while place < end:
-            here, row = place, self._row_at(place)
-            place = self._file.tell()
-            if self._places.get(key_of_url(row.url), -1) == here:
-                yield UrlRow(row.url, prompt=row.prompt), self._take(here)
+            row = self._take(found.url)
+            if row is not None:
+                yield found, row
+        place = 0
+        while line := self._line_at(place):
+            here, place = place, place + len(line)
+            if (row := self._take_line(here, line)) is not None:
+                yield UrlRow(row.url, prompt=row.prompt), row
 
-    def _take(self, place: int) -> LedgerRow:
-        """Read a row; the image waits no longer."""
-        row = self._row_at(place)
-        self._places[key_of_url(row.url)] = -1
-        return row
+    def located(self, first: int) -> Iterator[LedgerRow]:
+        """The rows of the index, each with the tar of its image; number 0 is the tar `first`."""
+        place = 0
+        for row in read_index(self._folder):
+            if _has_own_file(row):
+                line = self._line_at(place)
+                place += len(line)
+                number = int(line[:TAR_DIGITS])
+                if number != NO_TAR:
+                    row = replace(row, file=f"{_tar_name(first + number)}/{row.file}")
+            yield row
 
-    def _row_at(self, place: int) -> LedgerRow:
+    def _take(self, url: str) -> LedgerRow | None:
+        """The row of an image, which waits no longer; None where it does not wait."""
+        key = key_of_url(url)
+        name = key.hex().encode()
+        before = max(0, bisect.bisect_left(self._heads, _head(key)) - 1)
+        place = self._places[before] if self._places else 0
+        while line := self._line_at(place):
+            found = line[TAR_DIGITS + 1 :][: len(name)]
+            if found >= name:
+                return self._take_line(place, line) if found == name else None
+            place += len(line)
+        return None
+
+    def _take_line(self, place: int, line: bytes) -> LedgerRow | None:
+        if int(line[:TAR_DIGITS]) != NO_TAR:
+            return None
         self._file.seek(place)
-        return LedgerRow(**json.loads(self._file.readline()))
+        with writing(self._folder):
+            self._file.write(f"{self.tar:0{TAR_DIGITS}}".encode())
+        return LedgerRow(**json.loads(line.split(b" ", 2)[2]))
+
+    def _line_at(self, place: int) -> bytes:
+        self._file.seek(place)
+        return self._file.readline()
+
+
+def _head(key: bytes) -> int:
+    return int.from_bytes(key[:8], "big")
+
+
+def _tar_name(number: int) -> str:
+    return f"{number:05d}.tar"
 
 
 def _has_own_file(row: LedgerRow) -> bool:
-    """Whether an image is a file of the folder; a ledger must not name files elsewhere."""
+    """Whether a row's image is a file of the folder; a ledger must not name files elsewhere."""
     name, ending = os.path.splitext(row.file)
-    return name == stem_of(row.url) and ending in NAMED
+    return row.status == OK and name == stem_of(row.url) and ending in NAMED
 
 
 def _next_number(folder: Path) -> int:
-    matches = (TAR.fullmatch(path.name) for path in folder.iterdir())
-    return max((int(match[1]) for match in matches if match), default=-1) + 1
+    return max((int(name[: -len(".tar")]) for name in _tars_in(folder)), default=-1) + 1
+
+
+def _tars_in(folder: Path) -> list[str]:
+    """The names of the tars in a folder of this machine or in object storage."""
+    remote = isinstance(folder, RemotePath)
+    names = (path.name for path in folder.iterdir()) if remote else names_in(folder)
+    return list(filter(TAR.fullmatch, names))
 
 
 def _write_tar(path: Path, folder: Path, images: Iterable[tuple[UrlRow, LedgerRow]]) -> None:
-    written = []
-    with (
-        atomic_path(path) as temporary,
-        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
-    ):
+    written = io.BytesIO()
+    with atomic_path(path) as temporary, open(temporary, "wb") as tar:
         for found, row in images:
-            stem, data = stem_of(row.url), (folder / row.file).read_bytes()
+            stem, own = stem_of(row.url), os.path.join(folder, row.file)
+            with open(own, "rb") as image:
+                data = image.read()
             about = {"caption": found.caption, "source": found.source, **asdict(row)}
             about["file"] = f"{path.name}/{row.file}"
             _add(tar, row.file, data)
             _add(tar, f"{stem}.txt", (found.caption or found.prompt).encode())
             _add(tar, f"{stem}.json", json.dumps(about).encode())
-            written.append(row.file)
-    for name in written:
-        with writing(folder / name):
-            (folder / name).unlink(missing_ok=True)
+            written.write(row.file.encode() + b"\n")
+        tar.write(bytes(2 * BLOCK))
+        tar.write(bytes(-tar.tell() % tarfile.RECORDSIZE))
+    written.seek(0)
+    with writing(folder):
+        for line in written:
+            _remove(folder, line.decode().rstrip())
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+def _add(tar: BinaryIO, name: str, data: bytes) -> None:
+    """Add a file; `tarfile.TarFile` would keep an object for each until the tar is closed."""
     member = tarfile.TarInfo(name)
     member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
+    tar.write(member.tobuf(tarfile.USTAR_FORMAT))
+    tar.write(data)
+    tar.write(bytes(-len(data) % BLOCK))
+
+
+def _remove(folder: Path, name: str) -> None:
+    # Some versions of Python 3.12 keep the names of every `Path`.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(folder, name))

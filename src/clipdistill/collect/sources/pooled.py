@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-import numpy as np
-
 from ...core.errors import InputError
 from ...formats.urls import UrlRow
 from ..nearest import Found
@@ -35,8 +33,6 @@ def make_pooled(pool: Pool, embed: Embed, prompts: Sequence[str], n: int) -> Sou
 
     def search(prompt: str, n: int) -> Iterator[UrlRow]:
         scores, rows = (some[place[prompt]][:n] for some in (found().scores, found().rows))
-        fine = np.isfinite(scores)
-        scores, rows = scores[fine], rows[fine]
         usable = False
         for first in range(0, len(rows), ROWS_AT_ONCE):
             known = pool.metadata(rows[first : first + ROWS_AT_ONCE])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import FormatError, InputError, MissingExtraError, ServiceError
-from ...formats.parquet import TypeMismatch, texts
+from ...formats.parquet import TypeMismatch, open_rows, texts
 from ...formats.url_tables import COLUMNS, columns_of
 
 BATCH_ROWS = 8192
@@ -107,9 +107,7 @@ def _is_csv(name: str) -> bool:
 
 
 def _parquet(name: str, handle: Any) -> Iterator[Any]:
-    import pyarrow.parquet
-
-    file = pyarrow.parquet.ParquetFile(handle)
+    file = open_rows(handle, "Reading a table")
     columns = _columns(name, file.schema_arrow.names)
     for batch in file.iter_batches(BATCH_ROWS, columns=list(columns.values())):
         yield _renamed(batch, columns)

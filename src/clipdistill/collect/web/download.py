@@ -71,7 +71,7 @@ ENDING_SHIFT = 4
 class _Stored:
     """An image under its temporary name."""
 
-    temporary: Path
+    temporary: str
     ending: str
     bytes: int
     width: int
@@ -202,11 +202,15 @@ class Download:
         digest = digest_of(row)
         return self._reader.row_at(self._owners.get(digest)) if digest in self._owners else None
 
+    def _path(self, name: str) -> str:
+        """The path of an image.  Some versions of Python 3.12 keep the names of every `Path`."""
+        return os.path.join(self._images, name)
+
     def _is_whole(self, row: LedgerRow, tars: Tars) -> bool:
         if tar_of(row):
             return tars.hold(row)
         try:
-            return (self._images / row.file).stat().st_size == row.bytes
+            return os.stat(self._path(row.file)).st_size == row.bytes
         except OSError:
             return False
 
@@ -225,10 +229,10 @@ class Download:
         self._mark(row.url, SETTLED)
         owner = self._owner_of(row)
         assert owner is not None
-        own = self._images / (stem + Path(owner.file).suffix)
-        if own.name != owner.file:
-            with suppress(OSError):
-                own.unlink()  # a run was killed between writing the row and deleting the file
+        own = stem + os.path.splitext(owner.file)[1]
+        if own != owner.file:
+            with suppress(OSError):  # a run was killed between writing the row and deleting it
+                os.unlink(self._path(own))
 
     def _again(self, row: LedgerRow) -> bool:
         """Whether to try a failed or refused URL again with the options of this run."""
@@ -325,10 +329,9 @@ class Download:
     def _store(self, fetched: Fetched, job: Job) -> _Stored:
         """Check, shrink and write an image under a temporary name; runs in a thread."""
         taken = self._take_in(fetched.read())
-        name = f"{TEMPORARY_PREFIX}{stem_of(job.row.url)}{taken.ending}"
-        temporary = self._images / name
-        with writing(temporary):
-            temporary.write_bytes(taken.data)
+        temporary = self._path(f"{TEMPORARY_PREFIX}{stem_of(job.row.url)}{taken.ending}")
+        with writing(temporary), open(temporary, "wb") as file:
+            file.write(taken.data)
         return _Stored(
             temporary,
             taken.ending,
@@ -373,7 +376,7 @@ class Download:
         data = read_file(path)
         found = take_in(data, max_pixels=self._options.max_pixels, min_size=0, resize=0)
         digest = hashlib.sha256(data).hexdigest()
-        return _Stored(path, path.suffix, len(data), found.width, found.height, digest)
+        return _Stored(str(path), path.suffix, len(data), found.width, found.height, digest)
 
     # Only these functions change the folder and the ledger; they run in the event loop's thread.
 
@@ -389,18 +392,19 @@ class Download:
             sha256=stored.sha256,
         )
         owner = self._owner_of(row)
-        with writing(self._images / row.file):
+        with writing(self._path(row.file)):
             if owner is not None and owner.url != row.url and not self._wins(row, owner):
                 ledger.add([replace(row, status=DUPLICATE, file=owner.file)])
-                stored.temporary.unlink()
+                os.unlink(stored.temporary)
                 self._count(DUPLICATE)
                 return
             place = ledger.add([row])
-            os.replace(stored.temporary, self._images / row.file)
+            os.replace(stored.temporary, self._path(row.file))
             self._owners[digest_of(row)] = place
             if owner is not None and owner.url != row.url:
                 ledger.add([replace(owner, status=DUPLICATE, file=row.file)])
-                (self._images / owner.file).unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    os.unlink(self._path(owner.file))
                 self.counts[OK] -= 1
                 self.stored -= owner.bytes
                 self.counts[DUPLICATE] += 1
