@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from ..core.errors import FormatError, InputError, MismatchError, OptionError
 from ..core.files import read_array
 from ..core.storage import location
-from ..core.texts import Index, Texts
+from ..core.texts import Texts, places_sorting
 from ..core.vectors import Mapped
 from ..core.zeroshot import LogitScale, normalized
 from ..formats.cards import TeacherCard
@@ -52,6 +52,7 @@ from ..formats.embeddings import (
     shard_files,
 )
 from ..formats.parquet import texts
+from ..formats.row_finder import RowFinder
 from ..images.loading import default_workers
 from ..images.preprocess import Preprocess
 from .nearest import LARGEST_HALF, TILE, Best, Buffer, Floats, Found, Rows, joined
@@ -209,13 +210,14 @@ def _unknown_teacher(dim: int) -> TeacherCard:
 
 
 def _stale_rows(shards: Sequence[_Shard]) -> Rows:
-    """Rows whose image has a later row, ascending; needs 8 bytes per row while it runs."""
+    """Rows whose image has a later row, ascending; needs 14 bytes per row while it runs."""
     hashes = np.empty(shards[-1].stop, np.int64)
     for shard in shards:
         names = map(hash, _names(shard))
         hashes[shard.start : shard.stop] = np.fromiter(names, np.int64, shard.count)
-    order = np.argsort(hashes, kind="stable")
-    same = hashes[order[1:]] == hashes[order[:-1]]
+    order = places_sorting(hashes)
+    hashes.sort()
+    same = hashes[1:] == hashes[:-1]
     suspects = np.unique(np.concatenate([order[1:][same], order[:-1][same]]))
     last: dict[str, int] = {}
     stale: list[int] = []
@@ -388,31 +390,19 @@ class Pool:
         rows = self.find(names).tolist()
         return {key: row for key, row in zip(names, rows, strict=True) if row >= 0}
 
-    def find(self, keys: Sequence[str]) -> Rows:
-        """Return the row of each image key, int64 (n,), as `rows_of`; -1 where it is not embedded.
+    def find(self, keys: Sequence[str]) -> NDArray[np.integer]:
+        """Return the row of each image key, int (n,), as `rows_of`; -1 where it is not embedded.
 
         It streams the pool's names: the memory is that of the keys.
         """
         if not len(keys):
             return np.empty(0, np.int64)
         if self._loaded is not None:
-            return find_rows(self._loaded, keys).astype(np.int64)
-        wanted = Index(keys)
-        found = np.full(len(keys), -1, np.int64)
-        ends = np.zeros(len(keys), np.uint8)  # rows whose path ends with a key: 0, 1 or more
-        last = np.full(len(keys), -1, np.int64)
+            return find_rows(self._loaded, keys)
+        finder = RowFinder(keys, self.stored, by_ends=self.teacher.fingerprint is None)
         for rows, names in self._named():
-            places = wanted.find(names)
-            found[places[places >= 0]] = rows[places >= 0]
-            if self.teacher.fingerprint is None:
-                for number in np.flatnonzero(places < 0).tolist():
-                    parts = names[number].replace("\\", "/").split("/")
-                    tails = ["/".join(parts[-length:]) for length in range(1, len(parts))]
-                    for place in wanted.find(tails).tolist():
-                        if place >= 0:
-                            ends[place] = min(2, ends[place] + 1)
-                            last[place] = rows[number]
-        return np.where((found < 0) & (ends == 1), last, found)
+            finder.add(rows, names)
+        return finder.rows()
 
     def _named(self) -> Iterator[tuple[Rows, Texts]]:
         """Stream row numbers (n,) and image paths in blocks; stale rows are left out."""

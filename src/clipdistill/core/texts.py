@@ -188,7 +188,7 @@ class Index:
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = texts
         self._hashes = _hashes(texts)
-        self._order = _sorting(self._hashes)
+        self._order = places_sorting(self._hashes)
         self._hashes.sort()
 
     def find(self, wanted: Sequence[str]) -> NDArray[np.intp]:
@@ -230,7 +230,7 @@ class Index:
         return -1
 
 
-def _sorting(hashes: NDArray[np.int64]) -> NDArray[np.integer]:
+def places_sorting(hashes: NDArray[np.int64]) -> NDArray[np.integer]:
     """The places that sort hashes, uint32 or int64 (N,); of equal ones the last place first.
 
     Ranges of hashes are sorted one after the other: the hashes are spread evenly.

@@ -64,7 +64,7 @@ class Resumption:
 
 def gone_images(items: Listing, store: EmbeddingStore) -> int:
     """How many of the embedded images are not among `items`."""
-    finder = RowFinder(items.keys, store.count)
+    finder = RowFinder(items.keys, store.count, count_others=True)
     for start, rows in store.rows():
         finder.add(np.arange(start, start + len(rows)), rows.keys)
     return finder.others()

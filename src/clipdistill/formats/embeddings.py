@@ -52,7 +52,7 @@ from ..images.views import ViewSpec
 from .cards import TeacherCard
 from .merged import ENTRY, MergedFolder, change_of, read_merged
 from .merged import VERSION as MERGED_VERSION
-from .parquet import TypeMismatch, arrow, write_rows
+from .parquet import TypeMismatch, arrow, open_rows, write_rows
 from .row_finder import RowFinder
 from .rows import COLUMNS, Row, Rows, texts_of
 from .views import VIEWS, Views, read_views, write_views
@@ -658,7 +658,7 @@ def _vectors_path(root: Path, number: int) -> Path:
 def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
     """Open a shard's parquet without reading its rows; read from it inside `reading_parquet`."""
     with reading_parquet(path):
-        return arrow(PURPOSE).parquet.ParquetFile(at_hand(path))
+        return open_rows(at_hand(path), PURPOSE)
 
 
 @contextlib.contextmanager
@@ -819,7 +819,7 @@ def find_rows(embeddings: Embeddings, keys: Sequence[str]) -> NDArray[np.integer
     if embeddings.teacher.fingerprint is not None:
         return Index(embeddings.rows.keys).find(keys)
     if embeddings.header.layout == "clip-retrieval":
-        finder = RowFinder(Texts.of(keys), len(embeddings.rows), by_ends=True)
+        finder = RowFinder(keys, len(embeddings.rows), by_ends=True)
         finder.add(np.arange(len(embeddings.rows)), embeddings.rows.keys)
         return finder.rows()
     index = Index(embeddings.rows.keys)

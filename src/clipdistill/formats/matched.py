@@ -83,7 +83,7 @@ def match_embeddings(items: Listing, root: Path) -> Matched:
     stored = sum(shard.count for shard in shards)
     if not stored:
         return _of_loaded(items, load_embeddings(root))  # says what is missing
-    finder = RowFinder(items.keys, stored)
+    finder = RowFinder(items.keys, stored, count_others=True)
     packed = np.zeros((len(items), CONTENT_BYTES), np.uint8)
     example = ""
     for start, rows in iter_rows(shards, header):

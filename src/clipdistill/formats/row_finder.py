@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,16 +17,24 @@ class RowFinder:
     """Finds the row of each key among names that are added in the order of their rows.
 
     A key that occurs several times has the last row.  It takes 16 bytes per key (20 with 2^31 rows
-    and more), and 5 more with `by_ends`.
+    and more), 5 more with `by_ends`, and 8 of each other name with `count_others`.
 
     Args:
         keys: names of N images below the images folder.
         stored: number of rows, at most.
         by_ends: whether a key that is not there itself stands for the only row whose path ends with
             it: pools without a card may hold whole paths.
+        count_others: whether names that are none of the keys shall be counted.
     """
 
-    def __init__(self, keys: Texts, stored: int, *, by_ends: bool = False) -> None:
+    def __init__(
+        self,
+        keys: Sequence[str],
+        stored: int,
+        *,
+        by_ends: bool = False,
+        count_others: bool = False,
+    ) -> None:
         kind = np.int32 if stored < 1 << 31 else np.int64
         self._index = Index(keys)
         self._rows: NDArray[np.integer] = np.full(len(keys), -1, kind)
@@ -32,7 +42,7 @@ class RowFinder:
         if by_ends:
             self._ends = np.zeros(len(keys), np.uint8)
             self._last: NDArray[np.integer] = np.full(len(keys), -1, kind)
-        self._others: list[NDArray[np.int64]] = []
+        self._others: list[NDArray[np.int64]] | None = [] if count_others else None
 
     def add(self, rows: NDArray[np.integer], names: Texts) -> NDArray[np.intp]:
         """Look at further rows, int (n,), and their names; returns the place of each among the
@@ -45,8 +55,9 @@ class RowFinder:
             others = np.flatnonzero(~there)
             if self._ends is not None:
                 self._add_ends(rows, names, others, self._ends)
-            hashes = (hash(names[number]) for number in others.tolist())
-            self._others.append(np.fromiter(hashes, np.int64, len(others)))
+            if self._others is not None:
+                hashes = (hash(names[number]) for number in others.tolist())
+                self._others.append(np.fromiter(hashes, np.int64, len(others)))
         return places
 
     def _add_ends(
@@ -77,5 +88,5 @@ class RowFinder:
         return self._rows
 
     def others(self) -> int:
-        """How many different names are none of the keys."""
-        return len(np.unique(np.concatenate([np.empty(0, np.int64), *self._others])))
+        """How many different names are none of the keys; 0 where they are not counted."""
+        return len(np.unique(np.concatenate([np.empty(0, np.int64), *(self._others or [])])))
