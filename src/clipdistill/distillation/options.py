@@ -66,7 +66,8 @@ class TrainingOptions:
     Attributes:
         pretrained: start from timm's ImageNet weights (fetched from the model hub).
         student_weights: start from the weights in this .safetensors or .pth, not from timm's.
-        calibration_images: training images that show the ranges of activations, before QAT.
+        calibration_images: training images that show the ranges of activations before QAT, and on
+            which 2:4 pruning compensates.
         calibration: how to take the ranges from them: max, percentile (the 99.99th) or entropy.
         fit_projection: before training pretrained weights, fit the projection to the teacher's
             embeddings by ridge regression, which takes one pass over the images (32,768 at most).

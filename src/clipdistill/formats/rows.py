@@ -244,7 +244,7 @@ def texts_of(column: Any, name: str) -> Texts:
 def _numbers(column: Any, name: str) -> NDArray[np.int64]:
     pa = arrow("Reading embeddings")
     if pa.types.is_signed_integer(column.type) and not column.null_count:
-        return np.asarray(column.to_numpy(), np.int64)
+        return np.array(column.to_numpy(), np.int64)  # not a view that keeps the table
     found = numbers(column, name)
     limits = np.iinfo(np.int64)
     known = [
