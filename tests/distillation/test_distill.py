@@ -774,6 +774,7 @@ TWO = """
 """
 
 
+@pytest.mark.scale
 def test_two_processes_learn_what_one_does_and_use_every_picture_once(tmp_path, data):
     (tmp_path / "two.py").write_text(textwrap.dedent(TWO))
     # No batch norm, whose statistics are each process's own: the rest must agree closely.

@@ -443,6 +443,7 @@ TWO = """
 """
 
 
+@pytest.mark.scale
 def test_two_processes_make_both_together(tmp_path, finished, data):
     (tmp_path / "two.py").write_text(textwrap.dedent(TWO))
     recipe = {

@@ -166,6 +166,7 @@ def test_a_lock_of_another_machine_holds_while_it_changes(s3, monkeypatch):  # n
     assert s3.get("out") == {}
 
 
+@pytest.mark.scale
 def test_a_store_that_fails_now_and_then_costs_nothing(run, s3, images, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(storage, "PAUSE", 0.01)
     url = s3.put(images)
