@@ -197,9 +197,9 @@ def report(done: dict[str, Any], world: World) -> None:
             lines.append([name, *(spread([row[one] for row in rows]) for one in measures)])
     images = len(world.labelled.items)
     notes = [
-        f"tf_efficientnet_lite0 from ImageNet weights at 96 px; zero-shot top-1 of {images}",
-        f"labelled photos. {FEW} photos: {FEW_EPOCHS} epochs; junk: 1,000 photos of the pool and",
-        f"1,000 of other things, {JUNK_EPOCHS} epochs.",
+        f"tf_efficientnet_lite0 from ImageNet weights at 160 px; zero-shot top-1 of {images}",
+        f"labelled photos. At 96 px: {FEW} photos, {FEW_EPOCHS} epochs; and 1,000 photos of the",
+        f"pool with 1,000 of other things (junk), {JUNK_EPOCHS} epochs.",
     ]
     columns = ["case", "text", "refined", "teacher, refined", "agreement on 1,000 names"]
     write_report(
