@@ -316,7 +316,7 @@ def distill(
     output_dim: int | None = None,
     init_checkpoint: str | Path | None = None,
     sparse: bool = False,
-    sparse_from: Literal['magnitude'] = 'magnitude',
+    sparse_from: Literal['compensated', 'magnitude'] = 'compensated',
     qat: bool = False,
     prompts: str | Path | None = None,
     pretrained: bool = False,

@@ -581,3 +581,15 @@ def test_saving_and_loading_a_card_keeps_it(finished, tmp_path):
         save_weights(tmp_path / kind, load_weights(out / "model.safetensors"))
         save_card(tmp_path / kind, card)
         assert load_card(tmp_path / kind) == card
+
+
+def test_the_larger_weights_stay_where_that_is_chosen(tmp_path, finished, data):
+    start = options(data, "sparse", num_epochs=1)
+    methods = {}
+    for method in ("magnitude", "compensated"):
+        out = tmp_path / method
+        result = run(data, out, replace(start, sparse_from=method))
+        methods[method] = result.compression.sparse.method
+        weights = load_weights(out / "model.safetensors")
+        assert all(is_sparse(weights[f"{one}.weight"]) for one in result.compression.sparse.layers)
+    assert methods == {"magnitude": "magnitude", "compensated": "compensated"}

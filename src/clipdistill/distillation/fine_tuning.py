@@ -127,7 +127,8 @@ def begin(
     if options.sparse:
         shown = some_rows(data.train, options.calibration_images, options.seed)
         images = functools.partial(_batches, data, shown, network, card.preprocess, options)
-        done = add_sparsity(done, size, images if sparse is None else None)
+        compensates = sparse is None and options.sparse_from == "compensated"
+        done = add_sparsity(done, size, images if compensates else None)
         rows.append(_row("pruned", validator(network)))
     elif options.qat:
         if sparse is not None:

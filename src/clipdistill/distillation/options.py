@@ -182,7 +182,9 @@ class DistillOptions(TrainingOptions):
             the model's own.
         sparse: 2:4 sparsity: half of the weights of every layer that sparse tensor cores can use
             become zero and stay so. Needs --init-checkpoint.
-        sparse_from: which weights stay: magnitude, the two largest of any four.
+        sparse_from: which weights stay: compensated, the two of any four without which the layer's
+            outputs on --calibration-images change least, the others' part taken over (SparseGPT);
+            or magnitude, the two largest.
         qat: INT8 quantisation-aware training. Needs --init-checkpoint, a student in floating
             point, and the extra `compress`. With --sparse it follows the 2:4 training, with a fifth
             of its epochs (one or more).
@@ -194,7 +196,7 @@ class DistillOptions(TrainingOptions):
     output_dim: int | None = None
     init_checkpoint: Path | None = None
     sparse: bool = False
-    sparse_from: Literal["magnitude"] = "magnitude"
+    sparse_from: Literal["compensated", "magnitude"] = "compensated"
     qat: bool = False
     prompts: Path | None = None
 
