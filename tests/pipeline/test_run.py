@@ -624,6 +624,26 @@ def test_a_short_training_is_advised_for_few_images(
     assert all(line.startswith("300 images: with so few, ") for line in found)
 
 
+@pytest.mark.parametrize(
+    ("change", "size", "views"),
+    [
+        ({}, False, False),
+        ({"image_size": 160}, False, False),
+        ({"image_size": 96}, True, True),
+        ({"image_size": 96, "views": 3}, True, False),
+        ({"image_size": 64, "pretrained": False}, False, True),
+    ],
+)
+def test_larger_images_and_views_are_advised_where_few_images_are_small(
+    change: dict[str, Any], size: bool, views: bool
+) -> None:
+    options = RunOptions(images=Path("photos"), **change)
+    context = SimpleNamespace(inputs=SimpleNamespace(items=range(300)), options=options)
+    planned = [SimpleNamespace(runs=True, step=SimpleNamespace(name="embed"))]
+    said = " ".join(_few_images(context, planned))
+    assert ("--image-size 160" in said, "--views 3" in said) == (size, views)
+
+
 def test_a_student_is_chosen_by_size(world: Path, options: RunOptions, tmp_path: Path) -> None:
     chosen = replace(options, student="auto", max_size=6.0)
     planned = run(world / "prompts.txt", tmp_path / "out", chosen, dry_run=True)

@@ -33,8 +33,10 @@ from .steps import steps_of
 from .steps.step import Step
 
 FEW_IMAGES = 1000
-"""Below it, views are advised: with 300 photos 3 views gave 2 to 4 points more accuracy
-(benchmarks/recipe-limits-2026-11-28.md)."""
+"""Images below which advice is given (benchmarks/recipe-limits-2026-11-28.md)."""
+LARGE_SIDE = 160
+"""Image size that is advised for so few images, and below which views are: with 300 photos, a
+pretrained student had 10 points more at 160 px than at 96, where 3 views gave 2 to 4."""
 FEW_EPOCHS = 15
 """Epochs that are advised for so few images from pretrained weights: with 300 photos, 60 epochs
 took four times as long and gained nothing (the same report)."""
@@ -163,15 +165,18 @@ def _with_epochs(context: RunContext, time_budget: str | None) -> RunContext:
 
 
 def _few_images(context: RunContext, planned: list[Planned]) -> list[str]:
-    """Advice where few images will be embedded: views of them, and a short training."""
+    """Advice where few images will be embedded: larger ones, views, and a short training."""
     count, options = len(context.inputs.items or ()), context.options
     embeds = any(one.runs and one.step.name == "embed" for one in planned)
     if not embeds or not 0 < count < FEW_IMAGES:
         return []
     advice = []
-    if not options.views:
-        advice.append("several views of each usually help. Add: --views 3")
     starts_pretrained = options.pretrained or options.student_weights is not None
+    if options.image_size is not None and options.image_size < LARGE_SIDE:
+        if starts_pretrained:
+            advice.append(f"larger ones help most. Use: --image-size {LARGE_SIDE}, or more")
+        if not options.views:
+            advice.append("several views of each usually help. Add: --views 3")
     if starts_pretrained and options.fit_projection and options.num_epochs > FEW_EPOCHS:
         advice.append(f"a pretrained student needs few epochs. Add: --num-epochs {FEW_EPOCHS}")
     return [f"{many(count, 'image')}: with so few, {one}" for one in advice]
