@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -107,7 +108,13 @@ def test_branches_are_merged_before_pruning_where_they_would_fill_the_zeros(
 ) -> None:
     done = add_sparsity(Compressed(build(arch)), SIZE)
     assert done.compression.merged == merged
-    assert found_sparsity(done.network, SIZE) == done.compression.sparse
+    sparse = done.compression.sparse
+    assert sparse is not None
+    assert found_sparsity(done.network, SIZE) == replace(sparse, method="found")
+    shown = torch.randn(16, 3, SIZE, SIZE)
+    better = add_sparsity(Compressed(build(arch)), SIZE, lambda: shown.split(8))
+    assert better.compression.merged == merged
+    assert found_sparsity(better.network, SIZE) == replace(sparse, method="found")
     again = rebuild(arch, 16, SIZE, Compression.from_json(done.compression.to_json()))
     again.load_state_dict(done.network.state_dict())
     pixels = torch.randn(2, 3, SIZE, SIZE)
