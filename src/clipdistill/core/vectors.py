@@ -57,12 +57,13 @@ class _Place:
             return None
         try:
             status = os.fstat(handle)
-            if (status.st_size, status.st_mtime_ns) != self.state:
+            count = math.prod(self.shape)
+            short = status.st_size < self.offset + count * self.dtype.itemsize
+            if short or (status.st_size, status.st_mtime_ns) != self.state:
                 return None
             whole = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
         finally:
             os.close(handle)
-        count = math.prod(self.shape)
         return np.frombuffer(whole, self.dtype, count, self.offset).reshape(self.shape)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import platform
 import time
@@ -23,12 +22,10 @@ from ..core.progress import message
 from ..core.results import Result, Table, list_some
 from ..core.signatures import PathOrUrl
 from ..core.storage import location
-from ..core.vectors import Vectors
 from ..core.wording import many, percent
-from ..formats.cards import Compression, Quantization, StudentCard, TeacherCard, shipped_training
+from ..formats.cards import Compression, Quantization, StudentCard, shipped_training
 from ..formats.embeddings import CACHE, Failure, embeddings_at_hand
-from ..formats.matched import match_embeddings
-from ..formats.rows import Contents
+from ..formats.matched import Matched, match_embeddings
 from ..formats.selection import load_selection
 from ..formats.student import (
     CHECKPOINT,
@@ -43,7 +40,6 @@ from ..formats.student import (
     save_samples,
 )
 from ..formats.text import TextEmbeddings
-from ..formats.views import Views
 from ..images.loading import default_workers
 from ..images.pixels import PixelCache
 from ..images.sources import Listing, list_images
@@ -255,35 +251,6 @@ def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """Pictures and the rows of their embeddings."""
-
-    items: Listing
-    contents: Contents
-    targets: Vectors
-    teacher: TeacherCard
-    not_embedded: int
-    gone: int
-    views: Views | None = None
-
-    def streamed(self, options: DistillOptions) -> bool:
-        """Whether the images are read tar by tar: the buffer does not hold all of them."""
-        return self.items.in_tars() is not None and len(self.items) > options.shuffle_buffer
-
-    def fingerprint(self) -> str:
-        """Fingerprint of the images and of the teacher of their embeddings."""
-        digest = hashlib.blake2b(str(self.teacher.fingerprint).encode(), digest_size=16)
-        for key, content in zip(self.items.keys, self.contents, strict=True):
-            digest.update(f"\n{key}\t{content}".encode())
-        # A sample of the vectors tells raw ones from normalised ones, and other unnamed teachers.
-        some = self.targets[:: max(1, len(self.targets) // 64)]
-        digest.update(np.ascontiguousarray(some).tobytes())
-        if self.views is not None:
-            digest.update(f"{self.views.spec}".encode())
-        return digest.hexdigest()
-
-
 def distill(
     arch: str,
     images: PathOrUrl,
@@ -378,7 +345,7 @@ def _chosen(items: Listing, only: Path | None) -> Listing:
     return chosen
 
 
-def _load_pairs(images: Path, embeddings: Path, options: DistillOptions) -> _Pairs:
+def _load_pairs(images: Path, embeddings: Path, options: DistillOptions) -> Matched:
     """The images that are chosen, with the embeddings and the views that shall be replayed.
 
     Raises:
@@ -395,7 +362,7 @@ def _load_pairs(images: Path, embeddings: Path, options: DistillOptions) -> _Pai
     return pairs
 
 
-def _pair(items: Listing, root: Path) -> _Pairs:
+def _pair(items: Listing, root: Path) -> Matched:
     """Bring images and embeddings together by name.
 
     Raises:
@@ -408,18 +375,15 @@ def _pair(items: Listing, root: Path) -> _Pairs:
             f"The embeddings are of images named like {found.example!r}, the images are named like "
             f"{items[0].key!r}. Give the folder that was embedded, or run `clipdistill embed`."
         )
-    return _Pairs(
-        items=found.items,
-        contents=found.contents,
-        targets=found.targets,
-        views=found.views,
-        teacher=found.teacher,
-        not_embedded=found.not_embedded,
-        gone=found.gone,
-    )
+    return found
 
 
-def _with_views(pairs: _Pairs, count: int | None, embeddings: Path) -> _Pairs:
+def _streamed(pairs: Matched, options: DistillOptions) -> bool:
+    """Whether the images are read tar by tar: the buffer does not hold all of them."""
+    return pairs.items.in_tars() is not None and len(pairs.items) > options.shuffle_buffer
+
+
+def _with_views(pairs: Matched, count: int | None, embeddings: Path) -> Matched:
     """The pairs with the views that shall be replayed: all that are stored unless given.
 
     Raises:
@@ -440,7 +404,7 @@ def _with_views(pairs: _Pairs, count: int | None, embeddings: Path) -> _Pairs:
 
 
 def _new_card(
-    arch: str, pairs: _Pairs, parent: StudentCard | None, options: DistillOptions
+    arch: str, pairs: Matched, parent: StudentCard | None, options: DistillOptions
 ) -> StudentCard:
     """The card of a student before its training; its input is that of `parent`, if any."""
     from ..models.student import default_preprocess
@@ -610,7 +574,7 @@ def _initial_network(card: StudentCard, options: DistillOptions) -> torch.nn.Mod
 
 
 def _pixel_cache(
-    pairs: _Pairs, card: StudentCard, embeddings: Path, options: DistillOptions
+    pairs: Matched, card: StudentCard, embeddings: Path, options: DistillOptions
 ) -> PixelCache:
     folder = options.cache_dir or embeddings / CACHE
     workers = default_workers() if options.num_workers is None else options.num_workers
@@ -622,7 +586,7 @@ def _pixel_cache(
         workers=workers,
         views=None if pairs.views is None else pairs.views.shown,
         limit_bytes=int(options.cache_gb * BYTES_PER_GB),
-        partial=not pairs.streamed(options),
+        partial=not _streamed(pairs, options),
     )
 
 
@@ -653,7 +617,7 @@ def _agree(cache: PixelCache) -> None:
 
 
 def _split(
-    pairs: _Pairs,
+    pairs: Matched,
     cache: PixelCache,
     text: TextEmbeddings | None,
     options: DistillOptions,
@@ -684,7 +648,7 @@ def _split(
 
 
 def _order(
-    pairs: _Pairs, cache: PixelCache, train: NDArray[np.intp], options: DistillOptions
+    pairs: Matched, cache: PixelCache, train: NDArray[np.intp], options: DistillOptions
 ) -> Order:
     """The order of the images to learn from: tar by tar where `options` say so, else shuffled."""
     from .batches import ShuffledOrder
@@ -693,7 +657,7 @@ def _order(
     views = 0 if pairs.views is None else pairs.views.spec.count
     size, seed = options.batch_size, options.seed
     stored = pairs.items.in_tars()
-    if stored is None or not pairs.streamed(options):
+    if stored is None or not _streamed(pairs, options):
         return ShuffledOrder(train, batch_size=size, seed=seed, views=views)
     return StreamedOrder(
         train,
@@ -787,7 +751,7 @@ def _as_kept(compression: Compression | None, state: TrainingState) -> Compressi
 def _result(
     out: Path,
     card: StudentCard,
-    pairs: _Pairs,
+    pairs: Matched,
     failures: dict[int, str],
     resumed: bool,
     seconds: float,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,18 @@ class Matched:
     def teacher(self) -> TeacherCard:
         """The teacher that made the embeddings."""
         return self.header.teacher
+
+    def fingerprint(self) -> str:
+        """Fingerprint of the images and of the teacher of their embeddings: 32 hex digits."""
+        digest = hashlib.blake2b(str(self.teacher.fingerprint).encode(), digest_size=16)
+        for key, content in zip(self.items.keys, self.contents, strict=True):
+            digest.update(f"\n{key}\t{content}".encode())
+        # A sample of the vectors tells raw ones from normalised ones, and other unnamed teachers.
+        some = self.targets[:: max(1, len(self.targets) // 64)]
+        digest.update(np.ascontiguousarray(some).tobytes())
+        if self.views is not None:
+            digest.update(f"{self.views.spec}".encode())
+        return digest.hexdigest()
 
 
 def match_embeddings(items: Listing, root: Path) -> Matched:
