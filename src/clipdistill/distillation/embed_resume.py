@@ -147,13 +147,14 @@ def _by_content(
     same = np.zeros(len(own), bool)
     found = np.full(len(different), -1, np.int64)
     holding = _holding(store)
+    alike = int(np.unique(heads, return_counts=True)[1].max())  # agree in 8 bytes: nearly always 1
     for start, rows in store.rows():
         packed = rows.contents.packed()
         here = np.flatnonzero((own >= start) & (own < start + len(rows)) & known)
         same[here] = (packed[own[here] - start] == contents[here]).all(axis=1)
         theirs = _heads(packed)
         first = np.searchsorted(heads, theirs, side="left", sorter=order)
-        for further in range(int(_most_alike(heads))):  # contents that agree in 8 bytes: nearly 1
+        for further in range(alike):
             place = order[np.minimum(first + further, len(order) - 1)]
             hits = (packed == different[place]).all(axis=1)
             if holding is not None:
@@ -164,11 +165,6 @@ def _by_content(
 
 def _heads(contents: NDArray[np.uint8]) -> NDArray[np.int64]:
     return contents[:, :8].copy().view(np.int64)[:, 0]
-
-
-def _most_alike(heads: NDArray[np.int64]) -> int:
-    """How often the most frequent number occurs."""
-    return int(np.unique(heads, return_counts=True)[1].max())
 
 
 def _holding(store: EmbeddingStore) -> NDArray[np.bool_] | None:
