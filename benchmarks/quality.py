@@ -44,6 +44,7 @@ def main() -> None:
             warmup=0.0,
             grad_clip=0.0,
             flip=False,
+            crop=1.0,
             ema_decay=0.0,
             **common,
         ),

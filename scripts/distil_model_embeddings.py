@@ -92,6 +92,7 @@ def distil(args: argparse.Namespace) -> object:
         ema_decay=0.0,
         grad_clip=0.0,
         flip=False,
+        crop=1.0,
         batch_size=args.batch_size,
         num_epochs=args.num_epochs,
         val_fraction=0.0,

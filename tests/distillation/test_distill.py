@@ -219,6 +219,65 @@ def test_half_of_the_pictures_are_mirrored_or_none(tmp_path, data, monkeypatch, 
     assert (0.4 < share < 0.6) if flip else share == 0
 
 
+def shown_to_the_network(data: Embedded, out: Path, monkeypatch, **change: object) -> list:
+    """Every (pixels, targets) of a training's batches, float32 (B, 3, H, W) and (B, D)."""
+    seen = []
+    real = training.Trainer._step
+
+    def spy(self, step, rate, pixels, targets, fine, size):
+        seen.append((pixels.clone(), targets.clone()))
+        return real(self, step, rate, pixels, targets, fine, size)
+
+    monkeypatch.setattr(training.Trainer, "_step", spy)
+    run(data, out, replace(FAST, flip=False, val_fraction=0.0, **change))
+    monkeypatch.undo()
+    return seen
+
+
+def test_crops_reach_the_network_anew_in_every_epoch(tmp_path, data, monkeypatch):
+    plain, cropped = (
+        shown_to_the_network(data, tmp_path / str(crop), monkeypatch, crop=crop)
+        for crop in (1.0, 0.3)
+    )
+    assert len(plain) == len(cropped) == 16
+    for (pixels, targets), (parts, same) in zip(plain, cropped, strict=True):
+        assert torch.equal(targets, same)
+        assert parts.shape == pixels.shape
+        assert not torch.isclose(parts, pixels).flatten(1).all(dim=1).any()
+    means = [torch.cat([p.mean(dim=(1, 2, 3)) for p, _ in cropped[at : at + 8]]) for at in (0, 8)]
+    assert not torch.allclose(*(values.sort().values for values in means))
+
+
+def test_views_are_not_cropped(tmp_path, data, tiny_teacher_name, monkeypatch):
+    views = tmp_path / "views"
+    embed(data.images, views, model_name=tiny_teacher_name, device="cpu", views=2)
+    viewed = Embedded(data.images, views)
+    plain, cropped = (
+        shown_to_the_network(viewed, tmp_path / str(crop), monkeypatch, crop=crop)
+        for crop in (1.0, 0.3)
+    )
+    same = [
+        torch.isclose(a, b, atol=1e-4).flatten(1).all(dim=1)
+        for (a, _), (b, _) in zip(plain, cropped, strict=True)
+    ]
+    share = float(torch.cat(same).float().mean())
+    assert 0.5 < share < 0.85  # two of three shown are views, the third is the image, cropped
+
+
+def test_a_training_of_before_crops_is_continued_as_it_was(tmp_path, data):
+    out = tmp_path / "student"
+    older = {"optimizer": "adamw", "lr": 2e-3, "crop": 1.0}
+    run(data, out, replace(FAST, **older))
+    card = json.loads((out / "student.json").read_text())
+    del card["training"]["options"]["crop"]
+    (out / "student.json").write_text(json.dumps(card))
+    with pytest.raises(OutputError, match=r"--crop was 1\.0, now 0\.4 by default") as refused:
+        run(data, out)
+    for name, value in older.items():
+        assert f"(--{name} {value} continues it)" in str(refused.value)
+    assert run(data, out, replace(FAST, **older)).epochs == 2
+
+
 def test_without_held_out_pictures_the_last_epoch_is_kept(tmp_path, data):
     result = run(data, tmp_path / "student", replace(FAST, val_fraction=0.0))
     assert (result.train_images, result.val_images, result.val_cosine) == (60, 0, None)
@@ -505,7 +564,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(interrupted, finished, data):
 @pytest.mark.parametrize(
     ("change", "option"),
     [
-        ({"lr": 1e-3}, "--lr was 0.002, now 0.001"),
+        ({"lr": 1e-3}, "--lr was 0.004, now 0.001"),
         ({"num_epochs": 3}, "--num-epochs"),
         ({"batch_size": 16}, "--batch-size"),
         ({"seed": 4}, "--seed"),
@@ -570,7 +629,7 @@ def test_a_damaged_checkpoint_is_refused(interrupted, data):
 # Losses that are not finite.
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adam", "sgd"])
 @pytest.mark.parametrize("batch_size", [8, 500])
 def test_an_exploding_run_stops_and_saves_nothing_bad(tmp_path, data, optimizer, batch_size):
     options = replace(

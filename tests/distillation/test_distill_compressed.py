@@ -20,7 +20,7 @@ from clipdistill.core.errors import FormatError, InputError, MismatchError, Outp
 from clipdistill.distillation.batches import split_rows
 from clipdistill.distillation.distill import distill
 from clipdistill.distillation.embed import embed
-from clipdistill.distillation.options import LR, QAT_LR, SPARSE_LR, DistillOptions
+from clipdistill.distillation.options import CROP, MUON_LR, QAT_LR, SPARSE_LR, DistillOptions
 from clipdistill.distillation.trainer import Trainer
 from clipdistill.formats.cards import Sparsity
 from clipdistill.formats.embeddings import load_embeddings
@@ -417,11 +417,25 @@ def test_the_calibration_decides_what_is_learnt(tmp_path, finished, data):
 
 
 def test_each_kind_of_training_has_its_default_learning_rate(data):
-    assert FAST.peak_lr == FAST.identity()["lr"] == LR
+    assert FAST.peak_lr == FAST.identity()["lr"] == MUON_LR
     for kind, rate in {"sparse": SPARSE_LR, "qat": QAT_LR, "both": SPARSE_LR}.items():
         assert options(data, kind).peak_lr == options(data, kind).identity()["lr"] == rate
         assert options(data, kind, lr=0.01).peak_lr == 0.01
     assert options(data, "both").stages()[-1].peak_lr == pytest.approx(QAT_LR)
+
+
+def test_random_weights_have_an_optimizer_and_crops_of_their_own(data):
+    random = DistillOptions()
+    assert (random.stepper, random.least_area) == ("muon", CROP)
+    for other in (
+        DistillOptions(pretrained=True),
+        DistillOptions(init_checkpoint=data / "dense"),
+        *(options(data, kind) for kind in ("sparse", "qat", "both")),
+    ):
+        assert (other.stepper, other.least_area) == ("adamw", 1.0)
+    given = DistillOptions(optimizer="adamw", crop=0.7, lr=0.5)
+    found = {name: given.identity()[name] for name in ("optimizer", "crop", "lr")}
+    assert found == {"optimizer": "adamw", "crop": 0.7, "lr": 0.5}
 
 
 # Several processes.

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -220,16 +221,43 @@ def test_step_seeds_differ_and_fit_torch():
         torch.manual_seed(seed)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "muon", "adam", "sgd"])
 def test_optimizers_get_every_parameter_once(name):
     network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
     optimizer = make_optimizer(network, DistillOptions(optimizer=name, lr=0.5, weight_decay=0.1))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     assert {id(p) for p in parameters} == {id(p) for p in network.parameters()}
     assert len(parameters) == 4
-    if name == "adamw":
+    if name in ("adamw", "muon"):
         plain = [p for g in optimizer.param_groups if g["weight_decay"] == 0 for p in g["params"]]
         assert {id(p) for p in plain} == {id(p) for p in network.parameters() if p.ndim == 1}
+
+
+def test_a_step_of_muon_is_orthogonal_and_leaves_projection_and_norms_to_adamw():
+    network = timm.create_model("test_resnet", num_classes=8)
+    options = DistillOptions(optimizer="muon", lr=0.01, weight_decay=0.0)
+    optimizer = make_optimizer(network, options)
+    before = {name: value.detach().clone() for name, value in network.named_parameters()}
+    torch.manual_seed(0)
+    network(torch.randn(8, 3, 32, 32)).square().mean().backward()
+    optimizer.step()
+    moved = {
+        name: before[name] - value.detach()
+        for name, value in network.named_parameters()
+        if value.grad is not None and value.grad.any()  # not before a norm whose scale is still 0
+    }
+    assert len(moved) > 10
+    for name, value in moved.items():
+        fallback = value.ndim == 1 or name == "fc.weight"
+        if fallback:  # with Nesterov momentum of 0.9, the first step of AdamW is 1.9 times the rate
+            largest = float(value.abs().max())
+            assert largest == pytest.approx(0.019, rel=1e-2) or largest == 0
+        else:
+            matrix = value.flatten(1)
+            strengths = torch.linalg.svdvals(matrix) / (0.01 * 0.2 * max(matrix.shape) ** 0.5)
+            # Newton-Schulz makes the large singular values one, and enlarges the small ones.
+            assert 0.8 < strengths[0] < 1.3, name
+            assert strengths[3] > 0.5, name  # eight images: a gradient is of rank 8 or less
 
 
 def test_loading_ahead_keeps_order_and_is_bounded():

@@ -55,6 +55,7 @@ RANGES = {
     "calibration_images": SOME,
     "camera": ANY,
     "checkpoint_seconds": ANY,
+    "crop": Range(0, 1, above=True),
     "duplicates": SHARE,
     "ema_decay": FACTOR,
     "exact_up_to": ANY,

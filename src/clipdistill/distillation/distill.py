@@ -44,7 +44,7 @@ from ..images.loading import default_workers
 from ..images.pixels import PixelCache
 from ..images.sources import Listing, list_images
 from ..models.class_list import load_class_list
-from .options import COMPRESSING, INT8_EPOCHS, DistillOptions
+from .options import BEFORE_CROPS, COMPRESSING, INT8_EPOCHS, DistillOptions
 
 if TYPE_CHECKING:
     import torch
@@ -482,7 +482,7 @@ def _difference(found: StudentCard, wanted: StudentCard, options: DistillOptions
     if found.training.get("data") != wanted.training["data"]:
         return "from other images or embeddings"
     # What a card leaves out (see `DistillOptions.identity`) has its default.
-    defaults = DistillOptions().to_json()
+    defaults = {**DistillOptions().to_json(), **BEFORE_CROPS}
     theirs, ours = (shipped_training(one.training).get("options", {}) for one in (found, wanted))
     both = ours.pop(INT8_EPOCHS, None) and theirs.get("sparse") and theirs.get("qat")
     if both and INT8_EPOCHS not in theirs:
@@ -491,9 +491,10 @@ def _difference(found: StudentCard, wanted: StudentCard, options: DistillOptions
     pairs = [
         (key, theirs.get(key, defaults.get(key)), ours.get(key, defaults.get(key))) for key in keys
     ]
+    by_default = [key for key in options.resolved if getattr(options, key) is None]
     changed = [
         f"--{key.replace('_', '-')} was {before}, now {now}"
-        + (f" by default (--lr {before} continues it)" if key == "lr" and not options.lr else "")
+        + (f" by default (--{key} {before} continues it)" if key in by_default else "")
         for key, before, now in pairs
         if before != now and not _is_older(before, now)
     ]

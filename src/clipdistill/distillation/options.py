@@ -36,8 +36,18 @@ INT8_EPOCHS = "int8_epochs"
 """In the identity of a 2:4 INT8 student: epochs of the INT8 training that follows the 2:4 training.
 Students that were trained for both at once, before 2026-11-28, do not have it."""
 
+BEFORE_CROPS = {"crop": 1.0}
+"""What is true of cards that have no `crop`, those of before 2026-11-28."""
+
+Optimizer = Literal["adamw", "muon", "adam", "sgd"]
+
 LR = 2e-3
-"""Default peak learning rate of a training from random weights, or with a random projection."""
+"""Default peak learning rate of a training with a random projection, or from random weights."""
+MUON_LR = 4e-3
+"""Default peak learning rate of a training with muon from random weights."""
+CROP = 0.4
+"""Default share of the area of a random crop, in a training from random weights; that of stored
+views."""
 FITTED_LR = 1e-3
 """Default peak of a training that begins with a fitted projection.  Measured 2026-11 on photos
 (tf_efficientnet_lite0, 96 px, 2 epochs; agreement with the teacher on held-out photos, 84.8% before
@@ -75,10 +85,12 @@ class TrainingOptions:
         criterion: cosine (1 - cosine, on the sphere where zero-shot works), relational (cosine, and
             the similarities within a batch), anchors (cosine, and the similarities to some of the
             teacher's embeddings), mse, l1 or huber (on the embeddings as they are stored).
-        optimizer: adamw, adam or sgd.
-        lr: peak learning rate; default: 2e-3, with a fitted projection or --sparse 1e-3, with --qat
-            1e-4. With --sparse and --qat, that of the 2:4 training; the INT8 training has a tenth
-            of it.
+        optimizer: adamw, muon (steps of weight matrices made orthogonal, and adamw for the rest: a
+            network with random weights learns faster), adam or sgd; default: from random weights
+            muon, otherwise adamw.
+        lr: peak learning rate; default: 2e-3, with muon 4e-3, with a fitted projection or --sparse
+            1e-3, with --qat 1e-4. With --sparse and --qat, that of the 2:4 training; the INT8
+            training has a tenth of it.
         weight_decay: weight decay of adamw (decoupled), adam and sgd (L2).
         momentum: momentum of sgd.
         schedule: of the learning rate after the warm-up: cosine (to zero) or constant.
@@ -86,6 +98,8 @@ class TrainingOptions:
         ema_decay: decay of the moving average of the weights; the average is kept; 0: none.
         grad_clip: largest gradient norm; 0: no clipping.
         flip: mirror half of the images, anew in every epoch.
+        crop: smallest share of an image's area that a random crop shows, drawn anew in every epoch;
+            1: the whole image; default: from random weights 0.4, otherwise 1.
         views: views per image to replay from the embeddings of `embed --views`, each with the
             teacher's embedding of it; default: all that are stored; 0: the image itself alone.
         batch_size: images per step, over all processes together.
@@ -114,7 +128,7 @@ class TrainingOptions:
     calibration: Calibration = CALIBRATION
     image_size: int | None = None
     criterion: Criterion = "cosine"
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    optimizer: Optimizer | None = None
     lr: float | None = None
     weight_decay: float = 0.05
     momentum: float = 0.9
@@ -123,6 +137,7 @@ class TrainingOptions:
     ema_decay: float = 0.0
     grad_clip: float = 1.0
     flip: bool = True
+    crop: float | None = None
     views: int | None = None
     batch_size: int = 64
     shuffle_buffer: int = 4096
@@ -160,6 +175,7 @@ class TrainingOptions:
             "val_fraction": (0 <= self.val_fraction <= 0.5, "0 to 0.5"),
             "ema_decay": (0 <= self.ema_decay < 1, "0 (off) to below 1"),
             "warmup": (0 <= self.warmup < 1, "0 to below 1"),
+            "crop": (self.crop is None or 0 < self.crop <= 1, "above 0, to 1 (no crops)"),
             "cache_gb": (self.cache_gb >= 0, "0 or more"),
             "image_size": (self.image_size is None or self.image_size >= 16, "16 or more"),
             "num_workers": (workers is None or workers >= 0, "0 or more"),
@@ -223,7 +239,28 @@ class DistillOptions(TrainingOptions):
             return SPARSE_LR
         if self.qat:
             return QAT_LR
-        return FITTED_LR if self.fits_projection else LR
+        if self.fits_projection:
+            return FITTED_LR
+        return MUON_LR if self.stepper == "muon" else LR
+
+    @property
+    def stepper(self) -> Optimizer:
+        """The optimizer: the one given, or the default of this kind of training."""
+        return self.optimizer or ("muon" if self.starts_random else "adamw")
+
+    @property
+    def least_area(self) -> float:
+        """Smallest share of an image's area in a random crop; 1: no crops."""
+        return self.crop if self.crop is not None else CROP if self.starts_random else 1.0
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The settings whose defaults depend on the kind of training, as they are used."""
+        return {
+            "lr": self.peak_lr,
+            "optimizer": self.stepper,
+            "crop": self.least_area,
+        }
 
     def stages(self) -> tuple[DistillOptions, ...]:
         """The trainings, one after the other: with --sparse and --qat first 2:4, then INT8."""
@@ -255,6 +292,11 @@ class DistillOptions(TrainingOptions):
         return pretrained and self.init_checkpoint is None
 
     @property
+    def starts_random(self) -> bool:
+        """Whether it starts from random weights."""
+        return not (self.pretrained or self.starts_from_file or self.compresses)
+
+    @property
     def fits_projection(self) -> bool:
         """Whether the projection is fitted before the training."""
         return self.fit_projection and self.starts_pretrained
@@ -270,7 +312,7 @@ class DistillOptions(TrainingOptions):
             left_out = (*left_out, "views")
         if not self.starts_pretrained:
             left_out = (*left_out, "fit_projection")
-        settings = {**self.to_json(), "lr": self.peak_lr}
+        settings = {**self.to_json(), **self.resolved}
         if self.sparse and self.qat:
             settings[INT8_EPOCHS] = self.stages()[-1].num_epochs
         return {k: v for k, v in settings.items() if k not in left_out}

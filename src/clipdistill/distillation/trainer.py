@@ -37,6 +37,7 @@ from ..formats.student import (
 )
 from ..models.compression.sparsity import Masks, hold, hold_gradients
 from ..models.torch_embedder import memory_layout, to_input
+from .augmentation import WHOLE, cropped, draw_crops
 from .batches import Share, _ahead, _step_seed
 from .losses import LossContext, distillation_loss
 from .optimizer import learning_rate, make_optimizer
@@ -298,7 +299,7 @@ class Trainer:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         views = self.data.views
 
-        def load(share: Share) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor, int]:
+        def load(share: Share) -> tuple[int, list[torch.Tensor], int]:
             rows, numbers = share.rows, share.shown
             # Views have been mirrored before the teacher embedded them.
             mirror = share.mirrored & options.flip & (numbers == 0)
@@ -309,17 +310,21 @@ class Trainer:
                 seen = np.flatnonzero(numbers)
                 every = views.embeddings(rows[seen])
                 targets[seen] = every[np.arange(len(seen)), numbers[seen] - 1]
-            arrays = (pixels, targets, fine.astype(np.float32))
+            crops = draw_crops(rows, options.least_area, options.seed, state.epoch)
+            crops[numbers > 0] = WHOLE  # views are crops
+            arrays = (pixels, targets, fine.astype(np.float32), crops)
             tensors = [torch.from_numpy(array) for array in arrays]
             if self.device.type == "cuda":
                 tensors = [tensor.pin_memory() for tensor in tensors]
-            return share.step, tensors[0], tensors[1], tensors[2], share.size
+            return share.step, tensors, share.size
 
         shares = self.data.order.shares(state.epoch, rank, world, state.step)
-        for step, *tensors, size in _ahead(load, shares):
-            pixels, targets, fine = (t.to(self.device, non_blocking=True) for t in tensors)
-            ready = to_input(pixels, self.card.preprocess).contiguous(memory_format=self.layout)
-            yield step, ready, targets, fine, size
+        for step, tensors, size in _ahead(load, shares):
+            pixels, targets, fine, crops = (t.to(self.device, non_blocking=True) for t in tensors)
+            ready = to_input(pixels, self.card.preprocess)
+            if options.least_area < 1:
+                ready = cropped(ready, crops)
+            yield step, ready.contiguous(memory_format=self.layout), targets, fine, size
 
     def _add_finite(self, running: torch.Tensor, rate: float) -> None:
         """Add the losses since the last check, or stop.

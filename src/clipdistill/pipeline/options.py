@@ -70,7 +70,7 @@ class RunOptions(SourceOptions, FetchOptions, TrainingOptions):
             points of accuracy.
         time_budget: duration of the dense student's training, such as 10m or 2h; a short probe of
             this machine chooses --num-epochs.
-        lr: peak learning rate of the dense student; default: 2e-3.
+        lr: peak learning rate of the dense student; default: 1e-3, with --no-pretrained 4e-3.
         views: views per image for the teacher to embed and the student to train on as well: seeded
             crops, mirrorings and mild colour changes; default: none.
         seed: of the new weights, the order, the mirroring and the images that are held out.

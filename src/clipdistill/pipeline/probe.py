@@ -35,7 +35,8 @@ def what_is_probed(options: RunOptions) -> str:
     """A fingerprint of everything that speed depends on, except the images."""
     chosen = (options.teacher, options.student, options.image_size, options.batch_size)
     weights = str(options.student_weights or options.pretrained)
-    return of_value([*chosen, options.device, options.precision, options.optimizer, weights])
+    optimizer = options.distill_options("dense").stepper
+    return of_value([*chosen, options.device, options.precision, optimizer, weights])
 
 
 def probe(items: Sequence[ImageItem] | None, options: RunOptions) -> Probe:

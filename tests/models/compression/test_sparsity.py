@@ -151,7 +151,7 @@ def test_pruning_again_changes_nothing_and_the_weights_tell():
     assert found_sparsity(network, SIZE) is None
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adam", "sgd"])
 def test_zeros_stay_through_steps_momentum_decay_and_the_moving_average(optimizer):
     network = build("test_resnet").train()
     recipe = DistillOptions(optimizer=optimizer, lr=0.05, momentum=0.9, weight_decay=0.1)
