@@ -51,6 +51,7 @@ NEEDS_EXTRA = (
     "core.serving",
     "deploy.graph",
     "deploy.litert_int8",
+    "distillation.augmentation",
     "distillation.batches",
     "distillation.fine_tuning",
     "distillation.projection",
