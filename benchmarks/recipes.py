@@ -59,8 +59,9 @@ class Recipe:
     raw: bool = False
 
 
-FAST = {"precision": "bf16", "batch_size": 128}
-"""On a CPU with AMX; the rest is the default of a training from random weights: muon and crops."""
+AMX = {"precision": "bf16", "batch_size": 128}
+"""The fast precision and batch size of a CPU with AMX; the rest are the defaults: from random
+weights muon and crops."""
 ADAMW = {"optimizer": "adamw", "lr": 2e-3}
 LITE = "tf_efficientnet_lite0"
 RECIPES = {
@@ -80,26 +81,26 @@ RECIPES = {
         },
         raw=True,  # as the older scripts stored them; the mean squared error depends on it
     ),
-    "resnet18, muon, crops, 96 px": Recipe("resnet18", options={**FAST, "image_size": 96}),
-    "resnet18, muon, crops, 64 px": Recipe("resnet18", options={**FAST, "image_size": 64}),
-    "resnet18, muon, 64 px": Recipe("resnet18", options={**FAST, "image_size": 64, "crop": 1.0}),
+    "resnet18, muon, crops, 96 px": Recipe("resnet18", options={**AMX, "image_size": 96}),
+    "resnet18, muon, crops, 64 px": Recipe("resnet18", options={**AMX, "image_size": 64}),
+    "resnet18, muon, 64 px": Recipe("resnet18", options={**AMX, "image_size": 64, "crop": 1.0}),
     "resnet18, adamw, crops, 64 px": Recipe(
-        "resnet18", options={**FAST, **ADAMW, "image_size": 64, "batch_size": 64}
+        "resnet18", options={**AMX, **ADAMW, "image_size": 64, "batch_size": 64}
     ),
     "resnet18, bf16, batch 32": Recipe(
-        "resnet18", options={**FAST, **ADAMW, "image_size": 64, "batch_size": 32, "crop": 1.0}
+        "resnet18", options={**AMX, **ADAMW, "image_size": 64, "batch_size": 32, "crop": 1.0}
     ),
     "resnet18, muon, crops, 96 px, relational": Recipe(
-        "resnet18", options={**FAST, "image_size": 96, "criterion": "relational"}
+        "resnet18", options={**AMX, "image_size": 96, "criterion": "relational"}
     ),
     "resnet18, muon, crops, 96 px, anchors": Recipe(
-        "resnet18", options={**FAST, "image_size": 96, "criterion": "anchors"}
+        "resnet18", options={**AMX, "image_size": 96, "criterion": "anchors"}
     ),
     "resnet18, muon, crops, 96 px, EMA .99": Recipe(
-        "resnet18", options={**FAST, "image_size": 96, "ema_decay": 0.99}
+        "resnet18", options={**AMX, "image_size": 96, "ema_decay": 0.99}
     ),
     "resnet18, muon, views, 64 px": Recipe(
-        "resnet18", options={**FAST, "image_size": 64}, views=True
+        "resnet18", options={**AMX, "image_size": 64}, views=True
     ),
     "lite0 pretrained, 64 px": Recipe(LITE, True, {"image_size": 64}),
     "lite0 pretrained, 96 px": Recipe(LITE, True, {"image_size": 96}),

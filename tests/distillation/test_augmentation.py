@@ -70,7 +70,7 @@ def test_cropping_shows_the_part_that_was_drawn():
     picture[:, :, :4, 4:] = 1  # the upper right quarter
     middle, half = (0.5, -0.5), (0.5, 0.5)
     shown = cropped(picture, torch.tensor([[*middle, *half]]))
-    assert torch.allclose(shown[..., 1:, :-1][..., :-1, 1:], torch.ones(1, 3, 6, 6))
+    assert torch.allclose(shown[..., 1:-1, 1:-1], torch.ones(1, 3, 6, 6))  # its edges are blended
     whole = torch.rand(2, 3, 8, 8)
     kept = cropped(whole, torch.tensor([WHOLE, WHOLE]))
     assert torch.allclose(kept, whole, atol=1e-5)
@@ -80,3 +80,15 @@ def test_a_crop_reaches_the_edge_without_a_border():
     picture = torch.full((1, 3, 16, 16), 2.5)
     corner = torch.tensor([[-0.6, -0.6, 0.4, 0.4]])
     assert torch.allclose(cropped(picture, corner), picture)
+
+
+def test_crops_are_those_of_torch_with_its_padding_border():
+    pixels = torch.rand(64, 3, 12, 20)
+    crops = torch.from_numpy(draw_crops(np.arange(64), 0.2, 0, 0))
+    crops[:4] = torch.tensor([[x, y, 0.3, 0.5] for x in (-0.7, 0.7) for y in (-0.5, 0.5)])
+    boxes = torch.cat([torch.diag_embed(crops[:, 2:]), crops[:, :2, None]], dim=2)
+    grid = torch.nn.functional.affine_grid(boxes, [64, 3, 12, 20], align_corners=False)
+    expected = torch.nn.functional.grid_sample(
+        pixels, grid, padding_mode="border", align_corners=False
+    )
+    assert torch.allclose(cropped(pixels, crops), expected, atol=1e-5)

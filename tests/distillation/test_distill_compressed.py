@@ -75,7 +75,7 @@ def data(tmp_path_factory, pictures, tiny_teacher_name) -> Path:
     root = tmp_path_factory.mktemp("data")
     pictures(root / "images", 60)
     embed(root / "images", root / "embeddings", model_name=tiny_teacher_name, device="cpu")
-    # Trained as those are that start from pretrained weights, and as it is trained further.
+    # As pretrained students are trained, and as fine-tuning continues.
     recipe = replace(FAST, num_epochs=10, optimizer="adamw", lr=LR, crop=1.0)
     run(root, root / "dense", recipe)
     return root
@@ -188,11 +188,11 @@ def test_weights_beyond_their_range_are_counted(tmp_path, data):
 
 
 def test_training_recovers_what_pruning_cost(tmp_path, data):
-    result = run(data, tmp_path / "sparse", options(data, "sparse", num_epochs=20, lr=2e-3))
+    result = run(data, tmp_path / "sparse", options(data, "sparse", num_epochs=20, lr=4e-3))
     dense, pruned = (one.val_cosine for one in result.before)
     assert pruned < dense - 0.02
-    # 47% and 58% were seen: twelve images are held out, and rounding decides as much.
-    assert result.val_cosine > pruned + 0.25 * (dense - pruned)
+    # With a rate of 2e-3 it recovers 35% to 58%, which differs by chance; with 4e-3 128%.
+    assert result.val_cosine > pruned + 0.75 * (dense - pruned)
 
 
 @pytest.mark.parametrize("kind", ["sparse", "both"])
@@ -429,13 +429,13 @@ def test_each_kind_of_training_has_its_default_learning_rate(data):
 
 def test_random_weights_have_an_optimizer_and_crops_of_their_own(data):
     random = DistillOptions()
-    assert (random.stepper, random.least_area) == ("muon", CROP)
+    assert (random.optimizer_name, random.smallest_crop) == ("muon", CROP)
     for other in (
         DistillOptions(pretrained=True),
         DistillOptions(init_checkpoint=data / "dense"),
         *(options(data, kind) for kind in ("sparse", "qat", "both")),
     ):
-        assert (other.stepper, other.least_area) == ("adamw", 1.0)
+        assert (other.optimizer_name, other.smallest_crop) == ("adamw", 1.0)
     given = DistillOptions(optimizer="adamw", crop=0.7, lr=0.5)
     found = {name: given.identity()[name] for name in ("optimizer", "crop", "lr")}
     assert found == {"optimizer": "adamw", "crop": 0.7, "lr": 0.5}

@@ -47,6 +47,9 @@ def draw_crops(rows: NDArray[np.intp], least: float, seed: int, epoch: int) -> N
 def cropped(pixels: torch.Tensor, crops: torch.Tensor) -> torch.Tensor:
     """Crop images and enlarge the crops to the images' size, bilinearly.
 
+    Beyond the middle of the outermost pixels their colour goes on, as with the padding "border",
+    which torch before 2.13 does not have on MPS.
+
     Args:
         pixels: float32 (B, C, H, W).
         crops: float32 (B, 4), as `draw_crops` gives them; `WHOLE` changes nothing.
@@ -57,7 +60,10 @@ def cropped(pixels: torch.Tensor, crops: torch.Tensor) -> torch.Tensor:
     middles, sides = crops[:, :2], crops[:, 2:]
     boxes = torch.cat([torch.diag_embed(sides), middles[:, :, None]], dim=2)
     grid = affine_grid(boxes, list(pixels.shape), align_corners=False)
-    return grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    height, width = pixels.shape[2:]
+    outermost = torch.tensor([1 - 1 / width, 1 - 1 / height], device=grid.device)
+    grid = torch.minimum(torch.maximum(grid, -outermost), outermost)
+    return grid_sample(pixels, grid, align_corners=False)
 
 
 def _uniform(rows: NDArray[np.intp], count: int, seed: int, epoch: int) -> NDArray[np.float64]:

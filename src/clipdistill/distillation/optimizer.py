@@ -31,7 +31,8 @@ def make_optimizer(network: torch.nn.Module, options: DistillOptions) -> torch.o
     """The optimizer of a training, over every parameter that is trained.
 
     adamw and muon do not decay biases and norms, as timm does.  On a CPU the steps of adamw and
-    adam are fused: at batch 32 a step of a resnet18 at 64 px takes 148 ms instead of 167 (2 cores).
+    adam are fused (measured 2026-11, a resnet18 at 64 px, bf16, batch 32, 2 cores: a step takes
+    148 ms instead of 167).
 
     Args:
         network: on the device where it is trained.
@@ -41,13 +42,13 @@ def make_optimizer(network: torch.nn.Module, options: DistillOptions) -> torch.o
     decayed, plain = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
     rate, decay = options.peak_lr, options.weight_decay
     fused = all(p.device.type == "cpu" for p in trained) or None
-    if options.stepper == "muon":
+    if options.optimizer_name == "muon":
         return _muon(network, decayed, plain, options)
-    if options.stepper == "adamw":
+    if options.optimizer_name == "adamw":
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=fused)
     everything = decayed + plain
-    if options.stepper == "adam":
+    if options.optimizer_name == "adam":
         return torch.optim.Adam(everything, lr=rate, weight_decay=decay, fused=fused)
     return torch.optim.SGD(everything, lr=rate, momentum=options.momentum, weight_decay=decay)
 

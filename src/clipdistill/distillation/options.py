@@ -39,12 +39,12 @@ Students that were trained for both at once, before 2026-11-28, do not have it."
 BEFORE_CROPS = {"crop": 1.0}
 """What is true of cards that have no `crop`, those of before 2026-11-28."""
 
-Optimizer = Literal["adamw", "muon", "adam", "sgd"]
+OptimizerName = Literal["adamw", "muon", "adam", "sgd"]
 
 LR = 2e-3
-"""Default peak learning rate of a training with a random projection, or from random weights."""
+"""Default peak learning rate where none of the following is the default."""
 MUON_LR = 4e-3
-"""Default peak learning rate of a training with muon from random weights."""
+"""Default peak of muon; the trials behind docs/students.md used no other."""
 CROP = 0.4
 """Default share of the area of a random crop, in a training from random weights; that of stored
 views."""
@@ -128,7 +128,7 @@ class TrainingOptions:
     calibration: Calibration = CALIBRATION
     image_size: int | None = None
     criterion: Criterion = "cosine"
-    optimizer: Optimizer | None = None
+    optimizer: OptimizerName | None = None
     lr: float | None = None
     weight_decay: float = 0.05
     momentum: float = 0.9
@@ -241,15 +241,15 @@ class DistillOptions(TrainingOptions):
             return QAT_LR
         if self.fits_projection:
             return FITTED_LR
-        return MUON_LR if self.stepper == "muon" else LR
+        return MUON_LR if self.optimizer_name == "muon" else LR
 
     @property
-    def stepper(self) -> Optimizer:
+    def optimizer_name(self) -> OptimizerName:
         """The optimizer: the one given, or the default of this kind of training."""
         return self.optimizer or ("muon" if self.starts_random else "adamw")
 
     @property
-    def least_area(self) -> float:
+    def smallest_crop(self) -> float:
         """Smallest share of an image's area in a random crop; 1: no crops."""
         return self.crop if self.crop is not None else CROP if self.starts_random else 1.0
 
@@ -258,8 +258,8 @@ class DistillOptions(TrainingOptions):
         """The settings whose defaults depend on the kind of training, as they are used."""
         return {
             "lr": self.peak_lr,
-            "optimizer": self.stepper,
-            "crop": self.least_area,
+            "optimizer": self.optimizer_name,
+            "crop": self.smallest_crop,
         }
 
     def stages(self) -> tuple[DistillOptions, ...]:

@@ -299,7 +299,7 @@ class Trainer:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         views = self.data.views
 
-        def load(share: Share) -> tuple[int, list[torch.Tensor], int]:
+        def load(share: Share) -> tuple[Share, list[torch.Tensor]]:
             rows, numbers = share.rows, share.shown
             # Views have been mirrored before the teacher embedded them.
             mirror = share.mirrored & options.flip & (numbers == 0)
@@ -310,21 +310,27 @@ class Trainer:
                 seen = np.flatnonzero(numbers)
                 every = views.embeddings(rows[seen])
                 targets[seen] = every[np.arange(len(seen)), numbers[seen] - 1]
-            crops = draw_crops(rows, options.least_area, options.seed, state.epoch)
-            crops[numbers > 0] = WHOLE  # views are crops
-            arrays = (pixels, targets, fine.astype(np.float32), crops)
+            arrays = (pixels, targets, fine.astype(np.float32))
             tensors = [torch.from_numpy(array) for array in arrays]
             if self.device.type == "cuda":
                 tensors = [tensor.pin_memory() for tensor in tensors]
-            return share.step, tensors, share.size
+            return share, tensors
 
         shares = self.data.order.shares(state.epoch, rank, world, state.step)
-        for step, tensors, size in _ahead(load, shares):
-            pixels, targets, fine, crops = (t.to(self.device, non_blocking=True) for t in tensors)
+        for share, tensors in _ahead(load, shares):
+            pixels, targets, fine = (t.to(self.device, non_blocking=True) for t in tensors)
             ready = to_input(pixels, self.card.preprocess)
-            if options.least_area < 1:
-                ready = cropped(ready, crops)
-            yield step, ready.contiguous(memory_format=self.layout), targets, fine, size
+            if options.smallest_crop < 1:
+                ready = cropped(ready, self._crops(share))
+            ready = ready.contiguous(memory_format=self.layout)
+            yield share.step, ready, targets, fine, share.size
+
+    def _crops(self, share: Share) -> torch.Tensor:
+        """The crops of a share's images in this epoch, float32 (B, 4); views are shown whole."""
+        options = self.options
+        crops = draw_crops(share.rows, options.smallest_crop, options.seed, self.state.epoch)
+        crops[share.shown > 0] = WHOLE
+        return torch.from_numpy(crops).to(self.device)
 
     def _add_finite(self, running: torch.Tensor, rate: float) -> None:
         """Add the losses since the last check, or stop.

@@ -35,7 +35,7 @@ def what_is_probed(options: RunOptions) -> str:
     """A fingerprint of everything that speed depends on, except the images."""
     chosen = (options.teacher, options.student, options.image_size, options.batch_size)
     weights = str(options.student_weights or options.pretrained)
-    optimizer = options.distill_options("dense").stepper
+    optimizer = options.distill_options("dense").optimizer_name
     return of_value([*chosen, options.device, options.precision, optimizer, weights])
 
 
